@@ -1,0 +1,462 @@
+//! The configuration after every check: nothing is optional that must be there, nothing is a string that has a type.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+/// A whole checked configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Where clients and operators connect.
+    pub listen: Listen,
+    /// Defaults of every pool.
+    pub pool: PoolDefaults,
+    /// How many server connections one Postgres may see.
+    pub budget: Budget,
+    /// Caps of the whole process and of users and databases.
+    pub limits: Limits,
+    /// Every timeout.
+    pub timeouts: Timeouts,
+    /// Keepalive of client and server connections.
+    pub tcp: Tcp,
+    /// How clients prove who they are.
+    pub auth: Auth,
+    /// TLS towards clients.
+    pub tls_client: Tls,
+    /// TLS towards Postgres.
+    pub tls_server: Tls,
+    /// Databases by the name clients use, without `*`.
+    pub databases: BTreeMap<String, Database>,
+    /// The entry for any name that is not listed.
+    pub any_database: Option<Database>,
+    /// Users listed in `[users]`.
+    pub users: BTreeMap<String, User>,
+    /// Services: the defaults, then those listed, in file order.
+    pub services: Services,
+    /// When the reaper shortens its patience.
+    pub pressure: Pressure,
+    /// Who is told when a threshold is crossed.
+    pub alerts: Alerts,
+    /// The recorder.
+    pub incidents: Incidents,
+    /// What is logged, and how.
+    pub log: Log,
+    /// Threads.
+    pub runtime: Runtime,
+}
+
+/// Where clients and operators connect.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Listen {
+    /// TCP addresses for clients.
+    pub addresses: Vec<SocketAddr>,
+    /// Directory of the unix socket; `Some("@name")` is abstract.
+    pub unix_socket_dir: Option<String>,
+    /// File mode of the unix socket.
+    pub unix_socket_mode: u32,
+    /// HTTP: metrics and health.
+    pub http: Option<SocketAddr>,
+    /// Networks whose PROXY headers are believed.
+    pub proxy_protocol_from: Vec<IpNet>,
+}
+
+/// How long a client keeps a server connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    /// Until its transaction ends.
+    #[default]
+    Transaction,
+    /// Until it leaves.
+    Session,
+    /// Until its statement ends; transaction blocks are refused.
+    Statement,
+}
+
+/// Defaults of every pool.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PoolDefaults {
+    /// How long a client keeps a server connection.
+    pub mode: Mode,
+    /// Server connections of one (database, user).
+    pub size: u32,
+    /// Kept open even when nobody needs them.
+    pub min_size: u32,
+    /// Further ones for waiters who have waited `reserve_after`.
+    pub reserve_size: u32,
+    /// See `reserve_size`.
+    pub reserve_after: Duration,
+    /// Prepared statements on one server connection; 0 = not tracked.
+    pub max_prepared_statements: u32,
+    /// Run when a session-mode client leaves; empty = nothing.
+    pub server_reset_query: String,
+}
+
+/// The most server connections that one Postgres may see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MaxServers {
+    /// What Postgres says it has, less its reserves and `headroom`.
+    Auto,
+    /// This many.
+    Exactly(u32),
+}
+
+/// How many server connections one Postgres may see.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Budget {
+    /// The cap.
+    pub max_servers: MaxServers,
+    /// Left free for others when the cap is `auto`.
+    pub headroom: u32,
+    /// How often Postgres is asked; `None` = never.
+    pub check_every: Option<Duration>,
+}
+
+/// Caps; 0 = none.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Limits {
+    /// Client connections in all.
+    pub max_clients: u32,
+    /// Client connections of one user.
+    pub max_clients_per_user: u32,
+    /// Client connections of one database.
+    pub max_clients_per_database: u32,
+    /// Server connections of one user.
+    pub max_servers_per_user: u32,
+    /// Server connections of one database.
+    pub max_servers_per_database: u32,
+    /// Bytes of one protocol message.
+    pub max_message_size: u64,
+}
+
+/// Timeouts; `None` = off.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Timeouts {
+    /// From accept to logged in.
+    pub client_login: Option<Duration>,
+    /// A client that sends nothing, outside a transaction.
+    pub client_idle: Option<Duration>,
+    /// A client that sends nothing, inside a transaction.
+    pub idle_transaction: Option<Duration>,
+    /// A whole transaction.
+    pub transaction: Option<Duration>,
+    /// One query.
+    pub query: Option<Duration>,
+    /// Waiting for a server connection.
+    pub query_wait: Option<Duration>,
+    /// Waiting this long earns a notice.
+    pub query_wait_notify: Option<Duration>,
+    /// Connect and log in to Postgres.
+    pub server_connect: Duration,
+    /// First pause after a failed connect; grows to 15 s.
+    pub server_login_retry: Duration,
+    /// An idle server connection is closed after this.
+    pub server_idle: Option<Duration>,
+    /// A server connection is closed at this age, with jitter.
+    pub server_lifetime: Option<Duration>,
+    /// Forwarding a cancel request.
+    pub cancel: Duration,
+}
+
+/// Keepalive; applied to both sides.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tcp {
+    /// First probe after this.
+    pub keepalive_idle: Duration,
+    /// Between probes.
+    pub keepalive_interval: Duration,
+    /// Probes until the peer counts as dead.
+    pub keepalive_count: u32,
+    /// TCP_USER_TIMEOUT; `None` = the system's.
+    pub user_timeout: Option<Duration>,
+}
+
+/// How clients prove who they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuthMethod {
+    /// No proof.
+    Trust,
+    /// Password in clear.
+    Password,
+    /// MD5, or SCRAM where the secret is one.
+    Md5,
+    /// SCRAM-SHA-256.
+    ScramSha256,
+    /// Client certificate.
+    Cert,
+    /// As the HBA file says.
+    Hba,
+}
+
+/// Authentication.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Auth {
+    /// The method.
+    pub method: AuthMethod,
+    /// PgBouncer's userlist.txt format.
+    pub users_file: Option<PathBuf>,
+    /// HBA rules.
+    pub hba_file: Option<PathBuf>,
+    /// Ident maps.
+    pub ident_file: Option<PathBuf>,
+    /// The role that runs `query`.
+    pub query_user: Option<String>,
+    /// The database in which it runs.
+    pub query_database: Option<String>,
+    /// The query; `None` = the built-in one.
+    pub query: Option<String>,
+    /// Who may do everything on the console.
+    pub admins: Vec<String>,
+    /// Who may SHOW on the console.
+    pub stats: Vec<String>,
+}
+
+/// The six modes of libpq.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsMode {
+    /// Never.
+    Disable,
+    /// If the peer insists.
+    Allow,
+    /// If the peer can.
+    Prefer,
+    /// Always.
+    Require,
+    /// Always, signed by `ca`.
+    VerifyCa,
+    /// Always, signed by `ca` and for the right name.
+    VerifyFull,
+}
+
+/// TLS of one side.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tls {
+    /// The mode.
+    pub mode: TlsMode,
+    /// Own certificate chain, PEM.
+    pub certificate: Option<PathBuf>,
+    /// Own private key, PEM.
+    pub key: Option<PathBuf>,
+    /// Trusted authorities, PEM.
+    pub ca: Option<PathBuf>,
+}
+
+/// A value that must never be printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a value.
+    pub fn new(value: impl Into<String>) -> Self {
+        Self(value.into())
+    }
+
+    /// The value, for the one place that needs it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// Where a Postgres listens.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Host {
+    /// Name or address, and port.
+    Tcp(String, u16),
+    /// Directory of the unix socket (or `@name`), and port.
+    Unix(String, u16),
+}
+
+/// One entry of `[databases]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Database {
+    /// Where it lives. Several hosts stand for one Postgres that moves.
+    pub hosts: Vec<Host>,
+    /// Its name there; `None` = as the client calls it.
+    pub dbname: Option<String>,
+    /// Forced user: every client shares this one's pool.
+    pub user: Option<String>,
+    /// Password of the forced user.
+    pub password: Option<Secret>,
+    /// Overrides of `[pool]`.
+    pub mode: Option<Mode>,
+    /// See [`PoolDefaults::size`].
+    pub pool_size: Option<u32>,
+    /// See [`PoolDefaults::min_size`].
+    pub min_size: Option<u32>,
+    /// See [`PoolDefaults::reserve_size`].
+    pub reserve_size: Option<u32>,
+    /// Server connections over all users; 0 = no cap.
+    pub max_servers: Option<u32>,
+    /// Client connections over all users; 0 = no cap.
+    pub max_clients: Option<u32>,
+    /// Run on every new server connection.
+    pub connect_query: Option<String>,
+    /// Looks up users of this database.
+    pub auth_query: Option<String>,
+}
+
+/// One entry of `[users]`.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct User {
+    /// Plain, `md5...` or `SCRAM-SHA-256$...`.
+    pub password: Option<Secret>,
+    /// Overrides the database's mode.
+    pub mode: Option<Mode>,
+    /// Overrides the database's pool size.
+    pub pool_size: Option<u32>,
+    /// Server connections over all databases; 0 = no cap.
+    pub max_servers: Option<u32>,
+    /// Client connections over all databases; 0 = no cap.
+    pub max_clients: Option<u32>,
+}
+
+/// Limits of one service.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ServiceLimits {
+    /// Server connections at most; 0 = only the budget.
+    pub max_servers: u32,
+    /// Kept for it even when others want them.
+    pub min_servers: u32,
+    /// Client connections at most; 0 = no cap.
+    pub max_clients: u32,
+    /// Share of what is left, relative to the others; at least 1.
+    pub weight: u32,
+    /// Alert above this many server connections; 0 = never.
+    pub alert_servers: u32,
+    /// Alert above this many clients; 0 = never.
+    pub alert_clients: u32,
+    /// See [`Timeouts::client_idle`].
+    pub client_idle: Option<Duration>,
+    /// See [`Timeouts::idle_transaction`].
+    pub idle_transaction: Option<Duration>,
+}
+
+/// How deployments of a service are told apart and retired.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Deployments {
+    /// Regular expression with groups `service` and `deployment`, applied to application_name.
+    pub pattern: String,
+    /// A deployment is current once its sessions have lived this long.
+    pub promote_after: Duration,
+    /// Superseded sessions are left alone this long.
+    pub stale_grace: Duration,
+    /// And must have been idle this long.
+    pub stale_idle: Duration,
+    /// Idle inside a transaction this long: rolled back and closed.
+    pub stale_idle_transaction: Duration,
+    /// At most this many closings a second.
+    pub close_per_second: u32,
+    /// Only say what would be closed.
+    pub dry_run: bool,
+}
+
+/// Which sessions belong to a service. Every key given must fit.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Match {
+    /// Glob over the user name.
+    pub user: Option<String>,
+    /// Glob over the database name.
+    pub database: Option<String>,
+    /// Glob over application_name.
+    pub application_name: Option<String>,
+    /// Networks of the client's address; empty = any.
+    pub address: Vec<IpNet>,
+    /// Glob over the client certificate's common name.
+    pub certificate: Option<String>,
+}
+
+/// One entry of `[services]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Service {
+    /// Its name.
+    pub name: String,
+    /// Which sessions belong to it.
+    pub matches: Match,
+    /// Its limits.
+    pub limits: ServiceLimits,
+    /// Its deployments.
+    pub deployments: Deployments,
+}
+
+/// All services.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Services {
+    /// Limits of a service that is not listed.
+    pub limits: ServiceLimits,
+    /// Deployments of a service that is not listed.
+    pub deployments: Deployments,
+    /// Those listed, in file order: the first match wins.
+    pub listed: Vec<Service>,
+}
+
+/// When the reaper shortens its patience.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pressure {
+    /// Somebody has waited this long with the budget spent.
+    pub waiters_for: Duration,
+    /// Postgres has fewer free connections than this.
+    pub min_headroom: u32,
+    /// Then sessions idle in a transaction this long are closed too.
+    pub idle_transaction: Duration,
+}
+
+/// Alerts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Alerts {
+    /// Alert above this many server connections in all; 0 = never.
+    pub total_servers: u32,
+    /// Receives a JSON POST.
+    pub webhook: Option<String>,
+    /// An alert that lasts is repeated.
+    pub repeat_every: Duration,
+}
+
+/// The recorder.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Incidents {
+    /// Where incidents are kept; `None` = in memory.
+    pub directory: Option<PathBuf>,
+    /// How many are kept.
+    pub keep: u32,
+    /// How often a running incident is noted.
+    pub snapshot_every: Duration,
+}
+
+/// Format of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Log.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Log {
+    /// `error`, `warn`, `info`, `debug` or `trace`.
+    pub level: String,
+    /// Format.
+    pub format: LogFormat,
+    /// One line per login.
+    pub connections: bool,
+    /// One line per goodbye, with its reason.
+    pub disconnections: bool,
+    /// One line per error that pgweir itself sends to a client.
+    pub pooler_errors: bool,
+}
+
+/// Threads.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Runtime {
+    /// Data threads; at least 1.
+    pub threads: usize,
+}

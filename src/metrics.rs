@@ -1,0 +1,1 @@
+//! Every metric series, declared once.

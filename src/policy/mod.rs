@@ -1,0 +1,2 @@
+//! Choices without a socket or a task: which service a session belongs to.
+

@@ -1,0 +1,3 @@
+//! Who may have which server connection.
+
+pub mod book;

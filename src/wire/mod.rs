@@ -1,0 +1,3 @@
+//! The Postgres protocol, as values: bytes in, events and bytes out. No socket, no clock, no task.
+
+pub mod scram;
