@@ -1,1 +1,7 @@
-//! net
+//! Sockets and buffers. Knows nothing of Postgres.
+
+pub mod end;
+pub mod listen;
+pub mod packet;
+pub mod side;
+pub mod stream;

@@ -1,0 +1,139 @@
+//! A connected socket of either kind.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+
+use crate::config::checked::{Host, Tcp};
+
+/// A connected socket. TLS will be one more variant.
+#[derive(Debug)]
+pub enum Stream {
+    /// TCP.
+    Tcp(TcpStream),
+    /// Unix socket.
+    Unix(UnixStream),
+}
+
+/// A socket on its way from one thread's reactor to another's: registered with none.
+#[derive(Debug)]
+pub enum Unregistered {
+    /// TCP.
+    Tcp(std::net::TcpStream),
+    /// Unix socket.
+    Unix(std::os::unix::net::UnixStream),
+}
+
+impl Unregistered {
+    /// Registers the socket with the reactor of the thread that calls.
+    pub fn register(self) -> io::Result<Stream> {
+        Ok(match self {
+            Self::Tcp(socket) => Stream::Tcp(TcpStream::from_std(socket)?),
+            Self::Unix(socket) => Stream::Unix(UnixStream::from_std(socket)?),
+        })
+    }
+}
+
+impl Stream {
+    /// Connects to `host`. The caller bounds the time.
+    pub async fn connect(host: &Host, tcp: &Tcp) -> io::Result<Self> {
+        match host {
+            Host::Tcp(name, port) => {
+                let socket = TcpStream::connect((name.as_str(), *port)).await?;
+                tune(&socket, tcp)?;
+                Ok(Self::Tcp(socket))
+            }
+            Host::Unix(directory, port) => {
+                let path = unix_path(directory, *port);
+                // The kernel marks abstract names with a zero byte, people with an @.
+                let path = path.strip_prefix('@').map_or(path.clone(), |name| format!("\0{name}"));
+                Ok(Self::Unix(UnixStream::connect(path).await?))
+            }
+        }
+    }
+
+    /// Takes the socket out of the reactor it is registered with.
+    pub fn unregister(self) -> io::Result<Unregistered> {
+        Ok(match self {
+            Self::Tcp(socket) => Unregistered::Tcp(socket.into_std()?),
+            Self::Unix(socket) => Unregistered::Unix(socket.into_std()?),
+        })
+    }
+
+    /// Whether something may be read: data, the end, an error. Costs no system call.
+    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(socket) => socket.poll_read_ready(cx),
+            Self::Unix(socket) => socket.poll_read_ready(cx),
+        }
+    }
+
+    /// As [`Self::poll_readable`], for a glance that nobody waits on.
+    pub fn is_readable(&self) -> bool {
+        self.poll_readable(&mut Context::from_waker(Waker::noop())).is_ready()
+    }
+
+    /// Makes the kernel answer with a reset when the socket is dropped, and drop what is unsent.
+    pub fn reset_on_drop(&self) {
+        if let Self::Tcp(socket) = self {
+            // Failing leaves an ordinary close, which is what happens without this call.
+            let _ = SockRef::from(socket).set_linger(Some(std::time::Duration::ZERO));
+        }
+    }
+}
+
+/// The path of a unix socket as Postgres names it.
+pub fn unix_path(directory: &str, port: u16) -> String {
+    format!("{}/.s.PGSQL.{port}", directory.trim_end_matches('/'))
+}
+
+/// No Nagle delay, and keepalive as configured.
+pub fn tune<'a, S>(socket: &'a S, tcp: &Tcp) -> io::Result<()>
+where
+    SockRef<'a>: From<&'a S>,
+{
+    let socket = SockRef::from(socket);
+    socket.set_tcp_nodelay(true)?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(tcp.keepalive_idle)
+        .with_interval(tcp.keepalive_interval)
+        .with_retries(tcp.keepalive_count);
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_user_timeout(tcp.user_timeout)
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(socket) => Pin::new(socket).poll_read(cx, buf),
+            Self::Unix(socket) => Pin::new(socket).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(socket) => Pin::new(socket).poll_write(cx, bytes),
+            Self::Unix(socket) => Pin::new(socket).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(socket) => Pin::new(socket).poll_flush(cx),
+            Self::Unix(socket) => Pin::new(socket).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(socket) => Pin::new(socket).poll_shutdown(cx),
+            Self::Unix(socket) => Pin::new(socket).poll_shutdown(cx),
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! Finds message boundaries in a byte stream without owning a byte of it.
+//!
+//! A [`Scanner`] walks the five-byte headers of the messages in a buffer and says how many leading bytes may be
+//! forwarded. Bodies are jumped over: a row of 1 GB costs one subtraction per read. What it keeps between two
+//! buffers is the count of body bytes still to come; the caller keeps the few bytes of a cut header.
+
+use super::WireError;
+
+/// Type byte and length field (Postgres manual, "Message Formats").
+pub const HEADER: usize = 5;
+
+/// Postgres' own limit for the messages that carry data (`PQ_LARGE_MESSAGE_LIMIT`, 1 GiB less one).
+pub const LARGEST_MESSAGE: u32 = 0x3fff_ffff;
+
+/// A message as the scanner saw it: its type, the length of its body, and what of the body is in this buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen<'a> {
+    /// The type byte.
+    pub tag: u8,
+    /// Length of the whole body in bytes.
+    pub body_len: u32,
+    /// The start of the body: at least [`needed`] bytes of it.
+    pub body: &'a [u8],
+}
+
+/// How many bytes of a message's body must be there before it is seen. ReadyForQuery's status is worth waiting for.
+const fn needed(tag: u8) -> usize {
+    if tag == b'Z' { 1 } else { 0 }
+}
+
+/// The longest piece that [`Scanner::scan`] may leave unconsumed at the end of a buffer.
+pub const LONGEST_TAIL: usize = HEADER;
+
+/// What the reader of a stream wants after it has seen a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// This message may go; show the next one.
+    Go,
+    /// Stop in front of this message.
+    Stop,
+}
+
+/// Walks one direction of a connection. Starts at a message boundary.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Scanner {
+    /// Body bytes of the current message that are still to come.
+    skip: u32,
+}
+
+impl Scanner {
+    /// Whether everything scanned so far ended with a whole message.
+    pub fn at_boundary(self) -> bool {
+        self.skip == 0
+    }
+
+    /// Shows every message that begins in `buffer` to `sink` and returns how many leading bytes are consumed.
+    ///
+    /// The rest, at most [`LONGEST_TAIL`] bytes of a cut header unless the sink stopped the scan, must stand at the front
+    /// of the next buffer. Lengths
+    /// above `limit` are refused before anything of that message is consumed.
+    pub fn scan(
+        &mut self,
+        buffer: &[u8],
+        limit: u32,
+        mut sink: impl FnMut(Seen<'_>) -> Next,
+    ) -> Result<usize, WireError> {
+        let mut at = self.skip_body(buffer);
+        while let Some((tag, body_len)) = header(&buffer[at..], limit)? {
+            let body = &buffer[at + HEADER..];
+            if body.len() < needed(tag).min(body_len as usize) {
+                break;
+            }
+            let here = body.len().min(body_len as usize);
+            if sink(Seen { tag, body_len, body: &body[..here] }) == Next::Stop {
+                break;
+            }
+            at += HEADER + here;
+            // `here` is at most `body_len`, a u32.
+            #[expect(clippy::cast_possible_truncation, reason = "here <= body_len")]
+            {
+                self.skip = body_len - here as u32;
+            }
+        }
+        Ok(at)
+    }
+
+    /// Consumes what `buffer` holds of the message that the buffer before began.
+    fn skip_body(&mut self, buffer: &[u8]) -> usize {
+        let here = buffer.len().min(self.skip as usize);
+        #[expect(clippy::cast_possible_truncation, reason = "here <= skip, a u32")]
+        {
+            self.skip -= here as u32;
+        }
+        here
+    }
+}
+
+/// Where one direction of a connection stands: its scanner, and the bytes of a cut header that were not forwarded yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Flow {
+    scanner: Scanner,
+    tail: [u8; LONGEST_TAIL],
+    tail_len: u8,
+}
+
+impl Flow {
+    /// Whether everything forwarded so far ended with a whole message.
+    pub fn at_boundary(&self) -> bool {
+        self.scanner.at_boundary()
+    }
+
+    /// Whether nothing is kept of a cut header either.
+    pub fn is_empty(&self) -> bool {
+        self.at_boundary() && self.tail_len == 0
+    }
+
+    /// Puts the cut header at the front of `buffer`, behind which reading goes on. Returns its length.
+    pub fn resume(&mut self, buffer: &mut [u8]) -> usize {
+        let len = usize::from(std::mem::take(&mut self.tail_len));
+        buffer[..len].copy_from_slice(&self.tail[..len]);
+        len
+    }
+
+    /// Keeps a cut header of at most [`LONGEST_TAIL`] bytes for [`Self::resume`].
+    pub fn keep(&mut self, tail: &[u8]) {
+        self.tail[..tail.len()].copy_from_slice(tail);
+        self.tail_len = u8::try_from(tail.len()).expect("a tail is at most LONGEST_TAIL bytes");
+    }
+
+    /// As [`Scanner::scan`]. A cut header at the end must be given to [`Self::keep`].
+    pub fn scan(
+        &mut self,
+        buffer: &[u8],
+        limit: u32,
+        sink: impl FnMut(Seen<'_>) -> Next,
+    ) -> Result<usize, WireError> {
+        self.scanner.scan(buffer, limit, sink)
+    }
+}
+
+/// Type and body length of the message at the front of `bytes`; `None` if its header is not whole.
+fn header(bytes: &[u8], limit: u32) -> Result<Option<(u8, u32)>, WireError> {
+    let Some((&[tag, a, b, c, d], _)) = bytes.split_first_chunk::<HEADER>() else {
+        return Ok(None);
+    };
+    let length = u32::from_be_bytes([a, b, c, d]);
+    if length < 4 {
+        return Err(WireError::Length { tag: tag as char, length });
+    }
+    if length > limit {
+        return Err(WireError::TooLong { tag: tag as char, length, limit });
+    }
+    Ok(Some((tag, length - 4)))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn message(tag: u8, body: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![tag];
+        bytes.extend(u32::try_from(body.len() + 4).unwrap().to_be_bytes());
+        bytes.extend(body);
+        bytes
+    }
+
+    /// Feeds `stream` in pieces as a relay does, with the cut header in front of the next piece.
+    fn scan_in_pieces(stream: &[u8], cuts: &[usize]) -> Result<(Vec<(u8, u32)>, Vec<u8>), WireError> {
+        let (mut scanner, mut events, mut forwarded) = (Scanner::default(), vec![], vec![]);
+        let (mut buffer, mut from) = (vec![], 0);
+        for to in cuts.iter().copied().chain([stream.len()]) {
+            let to = to.clamp(from, stream.len());
+            buffer.extend(&stream[from..to]);
+            from = to;
+            let used = scanner.scan(&buffer, LARGEST_MESSAGE, |seen| {
+                assert!(seen.tag != b'Z' || seen.body_len == 0 || !seen.body.is_empty());
+                events.push((seen.tag, seen.body_len));
+                Next::Go
+            })?;
+            assert!(buffer.len() - used <= LONGEST_TAIL);
+            forwarded.extend(buffer.drain(..used));
+        }
+        forwarded.extend(buffer);
+        Ok((events, forwarded))
+    }
+
+    #[test]
+    fn a_body_beyond_the_buffer_is_one_message() {
+        let stream = message(b'D', &[7; 100_000]);
+        let (events, forwarded) = scan_in_pieces(&stream, &[10, 4096, 90_000]).unwrap();
+        assert_eq!(events, [(b'D', 100_000)]);
+        assert_eq!(forwarded, stream);
+    }
+
+    #[test]
+    fn the_status_byte_is_waited_for() {
+        let mut scanner = Scanner::default();
+        let ready = message(b'Z', b"I");
+        let used = scanner.scan(&ready[..5], LARGEST_MESSAGE, |_| panic!("seen without its status")).unwrap();
+        assert_eq!(used, 0);
+    }
+
+    #[test]
+    fn impossible_lengths_are_refused() {
+        for length in [0u32, 1, 2, 3] {
+            let mut bytes = vec![b'Q'];
+            bytes.extend(length.to_be_bytes());
+            let refused = Scanner::default().scan(&bytes, LARGEST_MESSAGE, |_| Next::Go);
+            assert_eq!(refused, Err(WireError::Length { tag: 'Q', length }));
+        }
+    }
+
+    #[test]
+    fn a_stop_consumes_nothing_of_that_message() {
+        let (query, goodbye) = (message(b'Q', b"x\0"), message(b'X', b""));
+        let stream = [query.clone(), goodbye].concat();
+        let stop = |seen: Seen<'_>| if seen.tag == b'X' { Next::Stop } else { Next::Go };
+        assert_eq!(Scanner::default().scan(&stream, LARGEST_MESSAGE, stop), Ok(query.len()));
+    }
+
+    #[test]
+    fn the_limit_counts_the_length_field() {
+        let bytes = message(b'Q', &[0; 96]);
+        assert!(Scanner::default().scan(&bytes, 100, |_| Next::Go).is_ok());
+        let refused = Scanner::default().scan(&bytes, 99, |_| Next::Go);
+        assert_eq!(refused, Err(WireError::TooLong { tag: 'Q', length: 100, limit: 99 }));
+    }
+
+    fn stream() -> impl Strategy<Value = Vec<(u8, Vec<u8>)>> {
+        let body = prop_oneof![3 => proptest::collection::vec(any::<u8>(), 0..20), 1 => proptest::collection::vec(any::<u8>(), 0..3000)];
+        proptest::collection::vec((prop_oneof![Just(b'Z'), Just(b'D'), any::<u8>()], body), 0..20)
+    }
+
+    proptest! {
+        #[test]
+        fn however_the_stream_is_cut_events_and_bytes_are_the_same(
+            messages in stream(), mut cuts in proptest::collection::vec(0usize..20_000, 0..40),
+        ) {
+            let bytes: Vec<u8> = messages.iter().flat_map(|(tag, body)| message(*tag, body)).collect();
+            let expected: Vec<_> = messages.iter().map(|(tag, body)| (*tag, u32::try_from(body.len()).unwrap())).collect();
+            cuts.sort_unstable();
+            let (events, forwarded) = scan_in_pieces(&bytes, &cuts).unwrap();
+            prop_assert_eq!(events, expected);
+            prop_assert_eq!(forwarded, bytes);
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), cut in 0usize..200) {
+            let _ = scan_in_pieces(&bytes, &[cut]);
+        }
+    }
+}
