@@ -1,6 +1,7 @@
 //! The Postgres protocol, as values: bytes in, events and bytes out. No socket, no clock, no task.
 
 pub mod exchange;
+pub mod md5;
 pub mod reply;
 pub mod scan;
 pub mod scram;
