@@ -1,2 +1,1 @@
 //! Choices without a socket or a task: which service a session belongs to.
-
