@@ -1,1 +1,3 @@
-//! client
+//! From accept to "logged in", and who is connected.
+
+pub mod credentials;
