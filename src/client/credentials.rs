@@ -14,10 +14,10 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use crate::config::checked::Secret;
+use crate::server::login::ServerLogin;
 use crate::wire::md5::Md5Secret;
 use crate::wire::scram::{
-    ClientAuth, ClientKeys, DEFAULT_ITERATIONS, KeyCache, SALT_LENGTH, ScramKeys, ScramSecret,
-    mock_secret,
+    ClientKeys, DEFAULT_ITERATIONS, KeyCache, SALT_LENGTH, ScramKeys, ScramSecret, mock_secret,
 };
 
 /// What is known of a user's password.
@@ -374,54 +374,6 @@ impl fmt::Debug for Credential {
             .field("name", &self.name)
             .field("standing", &self.standing)
             .finish_non_exhaustive()
-    }
-}
-
-/// What pgweir can show to Postgres for a user.
-#[derive(Debug, Clone)]
-pub enum ServerLogin {
-    /// The password, good for every method, and the SCRAM keys already derived from it.
-    Password {
-        /// The password.
-        password: Secret,
-        /// Its keys.
-        keys: Arc<KeyCache>,
-    },
-    /// A hash, good for MD5 alone.
-    Md5(Md5Secret),
-    /// Keys that a client's login has shown, good for SCRAM where Postgres has the same secret.
-    Keys(ScramKeys),
-    /// Nothing: only a Postgres that trusts us lets us in.
-    Nothing,
-}
-
-impl ServerLogin {
-    /// The answer to AuthenticationCleartextPassword.
-    pub fn cleartext(&self) -> Option<&Secret> {
-        match self {
-            Self::Password { password, .. } => Some(password),
-            _ => None,
-        }
-    }
-
-    /// What answers AuthenticationMD5Password for `user`.
-    pub fn md5(&self, user: &str) -> Option<Md5Secret> {
-        match self {
-            Self::Password { password, .. } => {
-                Some(Md5Secret::derive(user, password.expose().as_bytes()))
-            }
-            Self::Md5(hash) => Some(hash.clone()),
-            Self::Keys(_) | Self::Nothing => None,
-        }
-    }
-
-    /// What answers AuthenticationSASL.
-    pub fn scram(&self) -> Option<ClientAuth> {
-        match self {
-            Self::Password { keys, .. } => Some(ClientAuth::Password(Arc::clone(keys))),
-            Self::Keys(keys) => Some(ClientAuth::Keys(keys.clone())),
-            Self::Md5(_) | Self::Nothing => None,
-        }
     }
 }
 

@@ -42,7 +42,10 @@ pub struct Forward {
 impl<S> ClientEnd<S> {
     /// A client that is about to begin a message, of at most `limit` bytes as its length field counts.
     pub fn new(stream: S, limit: u32) -> Self {
-        Self { end: End::new(stream), limit }
+        Self {
+            end: End::new(stream),
+            limit,
+        }
     }
 
     /// The socket.
@@ -90,18 +93,30 @@ impl<S> ClientEnd<S> {
         if !goodbye {
             self.end.keep(&bytes[used..]);
         }
-        Ok(Forward { used, whole: self.end.flow().at_boundary(), goodbye })
+        Ok(Forward {
+            used,
+            whole: self.end.flow().at_boundary(),
+            goodbye,
+        })
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> ClientEnd<S> {
     /// Reads what there is into `scratch`, and says how many bytes stand in it.
-    pub fn poll_bytes(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<Result<usize, EndError>> {
+    pub fn poll_bytes(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &mut [u8],
+    ) -> Poll<Result<usize, EndError>> {
         self.end.poll_bytes(cx, scratch)
     }
 
     /// Reads what an idle client sends, and says how many bytes stand in `scratch` and what they call for.
-    pub fn poll_request(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<Result<(usize, Look), EndError>> {
+    pub fn poll_request(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &mut [u8],
+    ) -> Poll<Result<(usize, Look), EndError>> {
         let filled = ready!(self.poll_bytes(cx, scratch))?;
         let look = self.look(&scratch[..filled])?;
         Poll::Ready(Ok((filled, look)))

@@ -1,3 +1,7 @@
 //! From accept to "logged in", and who is connected.
 
+pub mod credentials;
+pub mod directory;
 pub mod end;
+pub mod greet;
+pub mod login;

@@ -33,7 +33,10 @@ pub struct End<S> {
 impl<S> End<S> {
     /// An end that begins with a whole message.
     pub fn new(stream: S) -> Self {
-        Self { side: Side::new(stream), flow: Flow::default() }
+        Self {
+            side: Side::new(stream),
+            flow: Flow::default(),
+        }
     }
 
     /// The socket.
@@ -57,7 +60,12 @@ impl<S> End<S> {
     }
 
     /// Shows the messages that begin in `bytes`, and returns how many leading bytes may be forwarded.
-    pub fn scan(&mut self, bytes: &[u8], limit: u32, sink: impl FnMut(Seen<'_>) -> Next) -> Result<usize, WireError> {
+    pub fn scan(
+        &mut self,
+        bytes: &[u8],
+        limit: u32,
+        sink: impl FnMut(Seen<'_>) -> Next,
+    ) -> Result<usize, WireError> {
         self.flow.scan(bytes, limit, sink)
     }
 
@@ -69,7 +77,11 @@ impl<S> End<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> End<S> {
     /// Reads into `scratch` what there is, behind the cut header of the read before, and says how many bytes stand in it.
-    pub fn poll_bytes(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<Result<usize, EndError>> {
+    pub fn poll_bytes(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &mut [u8],
+    ) -> Poll<Result<usize, EndError>> {
         let kept = self.flow.resume(scratch);
         match self.side.poll_read(cx, &mut scratch[kept..]) {
             Poll::Ready(Ok(0)) => Poll::Ready(Err(EndError::Closed)),

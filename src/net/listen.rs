@@ -6,8 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::net::{TcpListener, UnixListener};
 
 use super::stream::{Unregistered, tune, unix_path};
 use crate::config::checked::Tcp;
@@ -47,10 +46,16 @@ impl std::fmt::Display for Peer {
 /// A listening socket. A unix socket's file is removed when it is dropped.
 #[derive(Debug)]
 pub struct Listener {
-    socket: AsyncFd<Socket>,
+    socket: Accepting,
     name: String,
     file: Option<SocketFile>,
     tcp: Tcp,
+}
+
+#[derive(Debug)]
+enum Accepting {
+    Tcp(TcpListener),
+    Unix(UnixListener),
 }
 
 #[derive(Debug)]
@@ -66,13 +71,20 @@ impl Drop for SocketFile {
 impl Listener {
     /// Listens on a TCP address.
     pub fn tcp(address: SocketAddr, tcp: &Tcp) -> io::Result<Self> {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::STREAM,
+            Some(Protocol::TCP),
+        )?;
         socket.set_reuse_address(true)?;
         if address.is_ipv6() {
             socket.set_only_v6(true)?;
         }
         socket.bind(&address.into())?;
-        let name = socket.local_addr()?.as_socket().map_or_else(|| address.to_string(), |bound| bound.to_string());
+        let name = socket
+            .local_addr()?
+            .as_socket()
+            .map_or_else(|| address.to_string(), |bound| bound.to_string());
         Self::start(socket, name, None, tcp)
     }
 
@@ -86,7 +98,10 @@ impl Listener {
         }
         if fs::exists(&path)? {
             if std::os::unix::net::UnixStream::connect(&path).is_ok() {
-                return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process answers on it"));
+                return Err(io::Error::new(
+                    io::ErrorKind::AddrInUse,
+                    "another process answers on it",
+                ));
             }
             fs::remove_file(&path)?;
         }
@@ -95,11 +110,24 @@ impl Listener {
         Self::start(socket, path.clone(), Some(SocketFile(path)), tcp)
     }
 
-    fn start(socket: Socket, name: String, file: Option<SocketFile>, tcp: &Tcp) -> io::Result<Self> {
+    fn start(
+        socket: Socket,
+        name: String,
+        file: Option<SocketFile>,
+        tcp: &Tcp,
+    ) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         socket.listen(BACKLOG)?;
-        let socket = AsyncFd::with_interest(socket, Interest::READABLE)?;
-        Ok(Self { socket, name, file, tcp: tcp.clone() })
+        let socket = match socket.domain()? {
+            Domain::UNIX => Accepting::Unix(UnixListener::from_std(socket.into())?),
+            _ => Accepting::Tcp(TcpListener::from_std(socket.into())?),
+        };
+        Ok(Self {
+            socket,
+            name,
+            file,
+            tcp: tcp.clone(),
+        })
     }
 
     /// The address as bound, with the port that the kernel chose for port 0.
@@ -107,19 +135,19 @@ impl Listener {
         &self.name
     }
 
-    /// Waits for the next connection. Cancel-safe.
+    /// Waits for the next connection, and takes it out of this thread's reactor for another's. Cancel-safe.
     pub async fn accept(&self) -> io::Result<(Unregistered, Peer)> {
-        let (socket, address) = self.socket.async_io(Interest::READABLE, Socket::accept).await?;
-        socket.set_nonblocking(true)?;
-        match address.as_socket() {
-            Some(address) => {
+        match &self.socket {
+            Accepting::Tcp(listener) => {
+                let (socket, address) = listener.accept().await?;
                 // A peer that has gone already fails here; reading from it will tell.
                 let _ = tune(&socket, &self.tcp);
-                Ok((Unregistered::Tcp(socket.into()), Peer::Tcp(address)))
+                Ok((Unregistered::Tcp(socket.into_std()?), Peer::Tcp(address)))
             }
-            None => {
-                let socket: std::os::unix::net::UnixStream = socket.into();
-                Ok((Unregistered::Unix(socket), Peer::Unix(None)))
+            Accepting::Unix(listener) => {
+                let (socket, _) = listener.accept().await?;
+                let pid = socket.peer_cred().ok().and_then(|peer| peer.pid());
+                Ok((Unregistered::Unix(socket.into_std()?), Peer::Unix(pid)))
             }
         }
     }

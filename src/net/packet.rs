@@ -24,7 +24,10 @@ pub struct Packet {
 impl<S: AsyncRead + AsyncWrite + Unpin> Packets<S> {
     /// Talks over `stream`.
     pub fn new(stream: S) -> Self {
-        Self { stream, read: BytesMut::new() }
+        Self {
+            stream,
+            read: BytesMut::new(),
+        }
     }
 
     /// The stream itself.
@@ -45,7 +48,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Packets<S> {
     /// Reads exactly `N` bytes. Cancel-safe: what was read stays.
     pub async fn array<const N: usize>(&mut self) -> io::Result<[u8; N]> {
         self.fill(N).await?;
-        let array = *self.read.first_chunk().expect("fill() read at least N bytes");
+        let array = *self
+            .read
+            .first_chunk()
+            .expect("fill() read at least N bytes");
         self.read.advance(N);
         Ok(array)
     }
@@ -60,16 +66,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Packets<S> {
     pub async fn read(&mut self, limit: usize) -> io::Result<Packet> {
         self.fill(5).await?;
         let tag = self.read[0];
-        let length = u32::from_be_bytes([self.read[1], self.read[2], self.read[3], self.read[4]]) as usize;
+        let length =
+            u32::from_be_bytes([self.read[1], self.read[2], self.read[3], self.read[4]]) as usize;
         if length < 4 || length - 4 > limit {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
-                format!("message {:?} has the impossible or excessive length {length}", tag as char),
+                format!(
+                    "message {:?} has the impossible or excessive length {length}",
+                    tag as char
+                ),
             ));
         }
         self.fill(1 + length).await?;
         self.read.advance(5);
-        Ok(Packet { tag, body: self.read.split_to(length - 4).freeze() })
+        Ok(Packet {
+            tag,
+            body: self.read.split_to(length - 4).freeze(),
+        })
     }
 
     /// Writes all of `bytes`. **Not cancel-safe**: a part may have been written.

@@ -46,7 +46,11 @@ impl<S> Side<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Side<S> {
     /// Reads what is there into `buffer`. `Ok(0)` is the end of the stream.
-    pub fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+    pub fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
         let mut buffer = ReadBuf::new(buffer);
         ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
         Poll::Ready(Ok(buffer.filled().len()))
@@ -63,7 +67,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Side<S> {
                 Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Poll::Ready(written) => bytes = &bytes[written..],
                 Poll::Pending => {
-                    self.rest = Some(Box::new(Rest { bytes: bytes.to_vec(), written: 0 }));
+                    self.rest = Some(Box::new(Rest {
+                        bytes: bytes.to_vec(),
+                        written: 0,
+                    }));
                     break;
                 }
             }
@@ -73,9 +80,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Side<S> {
 
     /// Writes what [`Self::send`] kept. Ready when nothing is left.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Some(rest) = &mut self.rest else { return Poll::Ready(Ok(())) };
+        let Some(rest) = &mut self.rest else {
+            return Poll::Ready(Ok(()));
+        };
         while rest.written < rest.bytes.len() {
-            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &rest.bytes[rest.written..]))?;
+            let written =
+                ready!(Pin::new(&mut self.stream).poll_write(cx, &rest.bytes[rest.written..]))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }

@@ -50,7 +50,9 @@ impl Stream {
             Host::Unix(directory, port) => {
                 let path = unix_path(directory, *port);
                 // The kernel marks abstract names with a zero byte, people with an @.
-                let path = path.strip_prefix('@').map_or(path.clone(), |name| format!("\0{name}"));
+                let path = path
+                    .strip_prefix('@')
+                    .map_or(path.clone(), |name| format!("\0{name}"));
                 Ok(Self::Unix(UnixStream::connect(path).await?))
             }
         }
@@ -74,7 +76,8 @@ impl Stream {
 
     /// As [`Self::poll_readable`], for a glance that nobody waits on.
     pub fn is_readable(&self) -> bool {
-        self.poll_readable(&mut Context::from_waker(Waker::noop())).is_ready()
+        self.poll_readable(&mut Context::from_waker(Waker::noop()))
+            .is_ready()
     }
 
     /// Makes the kernel answer with a reset when the socket is dropped, and drop what is unsent.
@@ -107,7 +110,11 @@ where
 }
 
 impl AsyncRead for Stream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(socket) => Pin::new(socket).poll_read(cx, buf),
             Self::Unix(socket) => Pin::new(socket).poll_read(cx, buf),
@@ -116,7 +123,11 @@ impl AsyncRead for Stream {
 }
 
 impl AsyncWrite for Stream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Tcp(socket) => Pin::new(socket).poll_write(cx, bytes),
             Self::Unix(socket) => Pin::new(socket).poll_write(cx, bytes),

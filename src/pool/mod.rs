@@ -1,3 +1,6 @@
 //! Who may have which server connection.
 
 pub mod book;
+pub mod errand;
+pub mod lease;
+pub mod pools;

@@ -1,1 +1,7 @@
-//! server
+//! Connections to Postgres: dialling, logging in, looking after idle ones, closing. Knows nothing of pools.
+
+pub mod close;
+pub mod connection;
+pub mod dial;
+pub mod end;
+pub mod login;

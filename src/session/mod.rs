@@ -1,1 +1,4 @@
-//! session
+//! One client's life after login.
+
+pub mod relay;
+pub mod run;

@@ -58,7 +58,14 @@ pub struct Exchange {
 
 impl Default for Exchange {
     fn default() -> Self {
-        Self { owed_simple: 0, owed_sync: 0, batch_open: false, copy: Copy::No, status: Status::Idle, lost_count: false }
+        Self {
+            owed_simple: 0,
+            owed_sync: 0,
+            batch_open: false,
+            copy: Copy::No,
+            status: Status::Idle,
+            lost_count: false,
+        }
     }
 }
 
@@ -70,7 +77,16 @@ impl Exchange {
 
     /// Whether every request was answered, inside a transaction or not.
     pub fn is_answered(&self) -> bool {
-        self.owed_simple == 0 && self.owed_sync == 0 && !self.batch_open && self.copy == Copy::No && !self.lost_count
+        self.owed_simple == 0
+            && self.owed_sync == 0
+            && !self.batch_open
+            && self.copy == Copy::No
+            && !self.lost_count
+    }
+
+    /// Whether every request was answered and a transaction block is open.
+    pub fn is_in_transaction(&self) -> bool {
+        self.is_answered() && self.status != Status::Idle
     }
 
     /// The transaction status of the last ReadyForQuery.
@@ -206,14 +222,34 @@ mod tests {
             ("Q <G", false, "COPY IN runs"),
             ("Q <G dddc <C <ZI", true, "COPY IN, simple"),
             ("Q <G ddf <E <ZI", true, "CopyFail"),
-            ("Q <G dd <E <ZI dd c", true, "failed half-way; what is still sent is ignored by the server"),
-            ("Q <G S dc <C <ZI", true, "Sync inside COPY IN is not answered"),
-            ("PBES <1 <2 <G", false, "COPY IN, extended; the Sync was swallowed"),
+            (
+                "Q <G dd <E <ZI dd c",
+                true,
+                "failed half-way; what is still sent is ignored by the server",
+            ),
+            (
+                "Q <G S dc <C <ZI",
+                true,
+                "Sync inside COPY IN is not answered",
+            ),
+            (
+                "PBES <1 <2 <G",
+                false,
+                "COPY IN, extended; the Sync was swallowed",
+            ),
             ("PBES <1 <2 <G ddc", false, "it must be sent again"),
             ("PBES <1 <2 <G ddc S <C <ZI", true, "and is answered"),
-            ("PBES <1 <2 <G dd <E", false, "failed; the server skips to the next Sync"),
+            (
+                "PBES <1 <2 <G dd <E",
+                false,
+                "failed; the server skips to the next Sync",
+            ),
             ("PBES <1 <2 <G dd <E c S <ZI", true, "which is answered"),
-            ("PBES <1 <2 <G ddc S <E <ZI", true, "the error and the end crossed"),
+            (
+                "PBES <1 <2 <G ddc S <E <ZI",
+                true,
+                "the error and the end crossed",
+            ),
             ("PBEH <1 <2 <G ddc S <C <ZI", true, "tokio-postgres' way"),
             ("Q <H <d <d <c <C <ZI", true, "COPY OUT"),
             ("Q <W", false, "replication never settles"),
@@ -226,7 +262,15 @@ mod tests {
 
     #[test]
     fn where_the_directions_race_it_never_settles() {
-        for script in ["<ZI", "Q <ZI <ZI", "Q <G S <E <ZI", "Q <Z?", "Q <Z", "PBESPBES <1 <2 <G c S <C <ZI", "QQ <G dc <C <ZI <C <ZI"] {
+        for script in [
+            "<ZI",
+            "Q <ZI <ZI",
+            "Q <G S <E <ZI",
+            "Q <Z?",
+            "Q <Z",
+            "PBESPBES <1 <2 <G c S <C <ZI",
+            "QQ <G dc <C <ZI <C <ZI",
+        ] {
             let exchange = play(script);
             assert!(!exchange.is_settled(), "{script}");
             let mut later = exchange;

@@ -113,7 +113,12 @@ pub struct Report {
 impl Report {
     /// A report without detail or hint.
     pub fn new(code: SqlState, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), detail: None, hint: None }
+        Self {
+            code,
+            message: message.into(),
+            detail: None,
+            hint: None,
+        }
     }
 
     /// Adds what to do about it.
@@ -145,8 +150,16 @@ impl Report {
     }
 
     fn fields(&self, tag: u8, severity: &str) -> Vec<u8> {
-        let mut message = Message::new(tag).u8(b'S').text(severity).u8(b'V').text(severity);
-        message = message.u8(b'C').text(self.code.as_str()).u8(b'M').text(&self.message);
+        let mut message = Message::new(tag)
+            .u8(b'S')
+            .text(severity)
+            .u8(b'V')
+            .text(severity);
+        message = message
+            .u8(b'C')
+            .text(self.code.as_str())
+            .u8(b'M')
+            .text(&self.message);
         for (field, text) in [(b'D', &self.detail), (b'H', &self.hint)] {
             if let Some(text) = text {
                 message = message.u8(field).text(text);
@@ -179,7 +192,11 @@ impl ServerError {
                 _ => {}
             }
         }
-        Self { code, message, body: body.into() }
+        Self {
+            code,
+            message,
+            body: body.into(),
+        }
     }
 
     /// The message to pass on to a client.
@@ -242,8 +259,13 @@ mod tests {
 
     #[test]
     fn an_error_names_severity_twice_code_and_message() {
-        let bytes = Report::new(SqlState::TOO_MANY_CONNECTIONS, "full").hint("wait").error(Severity::Fatal);
-        assert_eq!(bytes, b"E\0\0\0\x26SFATAL\0VFATAL\0C53300\0Mfull\0Hwait\0\0");
+        let bytes = Report::new(SqlState::TOO_MANY_CONNECTIONS, "full")
+            .hint("wait")
+            .error(Severity::Fatal);
+        assert_eq!(
+            bytes,
+            b"E\0\0\0\x26SFATAL\0VFATAL\0C53300\0Mfull\0Hwait\0\0"
+        );
     }
 
     proptest! {

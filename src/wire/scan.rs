@@ -71,7 +71,12 @@ impl Scanner {
                 break;
             }
             let here = body.len().min(body_len as usize);
-            if sink(Seen { tag, body_len, body: &body[..here] }) == Next::Stop {
+            if sink(Seen {
+                tag,
+                body_len,
+                body: &body[..here],
+            }) == Next::Stop
+            {
                 break;
             }
             at += HEADER + here;
@@ -145,10 +150,17 @@ fn header(bytes: &[u8], limit: u32) -> Result<Option<(u8, u32)>, WireError> {
     };
     let length = u32::from_be_bytes([a, b, c, d]);
     if length < 4 {
-        return Err(WireError::Length { tag: tag as char, length });
+        return Err(WireError::Length {
+            tag: tag as char,
+            length,
+        });
     }
     if length > limit {
-        return Err(WireError::TooLong { tag: tag as char, length, limit });
+        return Err(WireError::TooLong {
+            tag: tag as char,
+            length,
+            limit,
+        });
     }
     Ok(Some((tag, length - 4)))
 }
@@ -167,7 +179,10 @@ mod tests {
     }
 
     /// Feeds `stream` in pieces as a relay does, with the cut header in front of the next piece.
-    fn scan_in_pieces(stream: &[u8], cuts: &[usize]) -> Result<(Vec<(u8, u32)>, Vec<u8>), WireError> {
+    fn scan_in_pieces(
+        stream: &[u8],
+        cuts: &[usize],
+    ) -> Result<(Vec<(u8, u32)>, Vec<u8>), WireError> {
         let (mut scanner, mut events, mut forwarded) = (Scanner::default(), vec![], vec![]);
         let (mut buffer, mut from) = (vec![], 0);
         for to in cuts.iter().copied().chain([stream.len()]) {
@@ -198,7 +213,11 @@ mod tests {
     fn the_status_byte_is_waited_for() {
         let mut scanner = Scanner::default();
         let ready = message(b'Z', b"I");
-        let used = scanner.scan(&ready[..5], LARGEST_MESSAGE, |_| panic!("seen without its status")).unwrap();
+        let used = scanner
+            .scan(&ready[..5], LARGEST_MESSAGE, |_| {
+                panic!("seen without its status")
+            })
+            .unwrap();
         assert_eq!(used, 0);
     }
 
@@ -216,8 +235,17 @@ mod tests {
     fn a_stop_consumes_nothing_of_that_message() {
         let (query, goodbye) = (message(b'Q', b"x\0"), message(b'X', b""));
         let stream = [query.clone(), goodbye].concat();
-        let stop = |seen: Seen<'_>| if seen.tag == b'X' { Next::Stop } else { Next::Go };
-        assert_eq!(Scanner::default().scan(&stream, LARGEST_MESSAGE, stop), Ok(query.len()));
+        let stop = |seen: Seen<'_>| {
+            if seen.tag == b'X' {
+                Next::Stop
+            } else {
+                Next::Go
+            }
+        };
+        assert_eq!(
+            Scanner::default().scan(&stream, LARGEST_MESSAGE, stop),
+            Ok(query.len())
+        );
     }
 
     #[test]
@@ -225,12 +253,22 @@ mod tests {
         let bytes = message(b'Q', &[0; 96]);
         assert!(Scanner::default().scan(&bytes, 100, |_| Next::Go).is_ok());
         let refused = Scanner::default().scan(&bytes, 99, |_| Next::Go);
-        assert_eq!(refused, Err(WireError::TooLong { tag: 'Q', length: 100, limit: 99 }));
+        assert_eq!(
+            refused,
+            Err(WireError::TooLong {
+                tag: 'Q',
+                length: 100,
+                limit: 99
+            })
+        );
     }
 
     fn stream() -> impl Strategy<Value = Vec<(u8, Vec<u8>)>> {
         let body = prop_oneof![3 => proptest::collection::vec(any::<u8>(), 0..20), 1 => proptest::collection::vec(any::<u8>(), 0..3000)];
-        proptest::collection::vec((prop_oneof![Just(b'Z'), Just(b'D'), any::<u8>()], body), 0..20)
+        proptest::collection::vec(
+            (prop_oneof![Just(b'Z'), Just(b'D'), any::<u8>()], body),
+            0..20,
+        )
     }
 
     proptest! {

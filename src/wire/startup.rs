@@ -83,7 +83,11 @@ pub struct Startup {
 impl Startup {
     /// The last value given for a parameter.
     pub fn parameter(&self, name: &str) -> Option<&str> {
-        self.parameters.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.parameters
+            .iter()
+            .rev()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
     }
 
     /// Answers a client that asked for more than protocol 3.0; `None` if it did not.
@@ -93,14 +97,23 @@ impl Startup {
         }
         let mut message = Message::new(b'v').u32(MAJOR << 16);
         message = message.u32(u32::try_from(self.unknown_options.len()).unwrap_or(u32::MAX));
-        Some(self.unknown_options.iter().fold(message, |message, name| message.text(name)).done())
+        Some(
+            self.unknown_options
+                .iter()
+                .fold(message, |message, name| message.text(name))
+                .done(),
+        )
     }
 }
 
 /// Body length of the packet whose first four bytes are `length`.
 pub fn body_len(length: [u8; 4]) -> Result<usize, StartupError> {
     let length = u32::from_be_bytes(length) as usize;
-    if (8..=LONGEST_STARTUP).contains(&length) { Ok(length - 4) } else { Err(StartupError::Length) }
+    if (8..=LONGEST_STARTUP).contains(&length) {
+        Ok(length - 4)
+    } else {
+        Err(StartupError::Length)
+    }
 }
 
 /// Reads the body of a packet, that is, what follows its length field.
@@ -117,7 +130,13 @@ pub fn parse(body: &[u8]) -> Result<Initial, StartupError> {
 /// The bytes of a CancelRequest.
 pub fn cancel_request(key: &CancelKey) -> Vec<u8> {
     let length = u32::try_from(12 + key.secret.len()).expect("a key has at most 256 bytes");
-    [&length.to_be_bytes(), &CANCEL_REQUEST.to_be_bytes(), &key.pid.to_be_bytes(), &key.secret[..]].concat()
+    [
+        &length.to_be_bytes(),
+        &CANCEL_REQUEST.to_be_bytes(),
+        &key.pid.to_be_bytes(),
+        &key.secret[..],
+    ]
+    .concat()
 }
 
 /// The bytes of a StartupMessage for protocol 3.0.
@@ -131,17 +150,23 @@ pub fn startup_message<'a>(parameters: impl IntoIterator<Item = (&'a str, &'a st
         }
     }
     packet.push(0);
-    let length = u32::try_from(packet.len()).expect("parameters are bounded by the startup packet they came from");
+    let length = u32::try_from(packet.len())
+        .expect("parameters are bounded by the startup packet they came from");
     packet[..4].copy_from_slice(&length.to_be_bytes());
     packet
 }
 
 fn cancel(rest: &[u8]) -> Result<CancelKey, StartupError> {
-    let (pid, secret) = rest.split_first_chunk::<4>().ok_or(StartupError::CancelKey)?;
+    let (pid, secret) = rest
+        .split_first_chunk::<4>()
+        .ok_or(StartupError::CancelKey)?;
     if secret.is_empty() || secret.len() > LONGEST_KEY {
         return Err(StartupError::CancelKey);
     }
-    Ok(CancelKey { pid: u32::from_be_bytes(*pid), secret: secret.into() })
+    Ok(CancelKey {
+        pid: u32::from_be_bytes(*pid),
+        secret: secret.into(),
+    })
 }
 
 fn startup(version: u32, rest: &[u8]) -> Result<Startup, StartupError> {
@@ -166,7 +191,13 @@ fn startup(version: u32, rest: &[u8]) -> Result<Startup, StartupError> {
     if database.is_empty() {
         database.clone_from(&user);
     }
-    Ok(Startup { minor, user, database, parameters, unknown_options })
+    Ok(Startup {
+        minor,
+        user,
+        database,
+        parameters,
+        unknown_options,
+    })
 }
 
 /// Name and value, each ended by a zero byte, until the empty name that must be the packet's last byte.
@@ -175,14 +206,21 @@ fn pairs(mut rest: &[u8]) -> Result<Vec<(String, String)>, StartupError> {
     loop {
         let name = text(&mut rest)?;
         if name.is_empty() {
-            return if rest.is_empty() { Ok(pairs) } else { Err(StartupError::Terminator) };
+            return if rest.is_empty() {
+                Ok(pairs)
+            } else {
+                Err(StartupError::Terminator)
+            };
         }
         pairs.push((name, text(&mut rest)?));
     }
 }
 
 fn text(rest: &mut &[u8]) -> Result<String, StartupError> {
-    let end = rest.iter().position(|byte| *byte == 0).ok_or(StartupError::Terminator)?;
+    let end = rest
+        .iter()
+        .position(|byte| *byte == 0)
+        .ok_or(StartupError::Terminator)?;
     let text = std::str::from_utf8(&rest[..end]).map_err(|_| StartupError::Encoding)?;
     *rest = &rest[end + 1..];
     Ok(text.to_owned())
@@ -200,8 +238,14 @@ mod tests {
 
     #[test]
     fn the_database_defaults_to_the_user() {
-        let Ok(Initial::Startup(startup)) = parse(&packet(0, b"user\0ann\0DateStyle\0ISO\0\0")) else { panic!() };
-        assert_eq!((startup.user.as_str(), startup.database.as_str()), ("ann", "ann"));
+        let Ok(Initial::Startup(startup)) = parse(&packet(0, b"user\0ann\0DateStyle\0ISO\0\0"))
+        else {
+            panic!()
+        };
+        assert_eq!(
+            (startup.user.as_str(), startup.database.as_str()),
+            ("ann", "ann")
+        );
         assert_eq!(startup.parameter("DateStyle"), Some("ISO"));
         assert_eq!(startup.negotiate(), None);
     }
@@ -216,7 +260,10 @@ mod tests {
             (&packet(0, b"user\0\xff\0\0"), StartupError::Encoding),
             (&packet(0, b"database\0x\0\0"), StartupError::NoUser),
             (&[0, 2, 0, 0, 0], StartupError::Version(2, 0)),
-            (&[&CANCEL_REQUEST.to_be_bytes()[..], &[0; 4]].concat(), StartupError::CancelKey),
+            (
+                &[&CANCEL_REQUEST.to_be_bytes()[..], &[0; 4]].concat(),
+                StartupError::CancelKey,
+            ),
         ];
         for (body, error) in cases {
             assert_eq!(parse(body), Err(error), "{body:?}");
@@ -233,8 +280,13 @@ mod tests {
 
     #[test]
     fn a_newer_minor_version_is_negotiated_down() {
-        let Ok(Initial::Startup(startup)) = parse(&packet(2, b"user\0a\0_pq_.x\0y\0\0")) else { panic!() };
-        assert_eq!(startup.negotiate().unwrap(), b"v\0\0\0\x13\0\x03\0\0\0\0\0\x01_pq_.x\0");
+        let Ok(Initial::Startup(startup)) = parse(&packet(2, b"user\0a\0_pq_.x\0y\0\0")) else {
+            panic!()
+        };
+        assert_eq!(
+            startup.negotiate().unwrap(),
+            b"v\0\0\0\x13\0\x03\0\0\0\0\0\x01_pq_.x\0"
+        );
     }
 
     proptest! {

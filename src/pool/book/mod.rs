@@ -102,6 +102,12 @@ pub struct Book {
     candidates: Vec<Candidate>,
 }
 
+impl std::fmt::Debug for Book {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Book").finish_non_exhaustive()
+    }
+}
+
 impl Default for Book {
     fn default() -> Self {
         Self::new()

@@ -1,0 +1,130 @@
+//! What takes time and is done for the pools by tasks of their own: dialling, closing, bringing connections back to order.
+
+use std::sync::Arc;
+
+use super::book::{CloseReason, ServerId, ThreadId};
+use super::pools::Pool;
+use crate::config::checked::Mode;
+use crate::server::close::{close, recover};
+use crate::server::connection::Connection;
+use crate::wire::reply::query;
+
+/// Something to be done on the thread that owns, or is to own, a connection's socket.
+#[derive(Debug)]
+pub struct Errand {
+    /// The pool it is for.
+    pub pool: Arc<Pool>,
+    /// The thread it is for.
+    pub thread: ThreadId,
+    /// The server connection's id.
+    pub server: ServerId,
+    /// What to do.
+    pub task: Task,
+}
+
+/// What an errand does.
+#[derive(Debug)]
+pub enum Task {
+    /// Connect and log in.
+    Dial,
+    /// Close, and say when Postgres has freed the slot.
+    Close(Box<Connection>, Discard),
+    /// Bring it back to order after its client left it half-way.
+    Recover(Box<Connection>),
+    /// Make it as new after a session-mode client has left.
+    Reset(Box<Connection>),
+}
+
+/// Why a server connection is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Discard {
+    /// The book wants it so.
+    Book(CloseReason),
+    /// Postgres closed it, or said what only an end explains.
+    Died,
+    /// Its client left it in a state from which there is no way back, or the way took too long.
+    Abandoned,
+    /// `server_reset_query` failed.
+    ResetFailed,
+    /// It could not be moved to another thread's reactor.
+    MoveFailed,
+}
+
+impl Discard {
+    /// The word for logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Book(CloseReason::ServerIdle) => "server_idle",
+            Self::Book(CloseReason::ServerLifetime) => "server_lifetime",
+            Self::Book(CloseReason::MadeRoom) => "made_room",
+            Self::Book(CloseReason::OverBudget) => "over_budget",
+            Self::Book(CloseReason::OverLimit) => "over_limit",
+            Self::Book(CloseReason::Reconnect) => "reconnect",
+            Self::Died => "died",
+            Self::Abandoned => "abandoned",
+            Self::ResetFailed => "reset_failed",
+            Self::MoveFailed => "move_failed",
+        }
+    }
+}
+
+impl Errand {
+    /// Does it. Must run on `thread`.
+    pub async fn run(self) {
+        let Self {
+            pool,
+            thread,
+            server,
+            task,
+        } = self;
+        match task {
+            Task::Dial => pool.dial(server).await,
+            Task::Close(connection, reason) => {
+                let (database, user, pid) = (&pool.database, &pool.user, connection.key.pid);
+                tracing::debug!(
+                    database,
+                    user,
+                    pid,
+                    reason = reason.as_str(),
+                    "server connection closed"
+                );
+                close(*connection, pool.settings().tcp()).await;
+                pool.closed(server);
+            }
+            Task::Recover(mut connection) => {
+                let settings = pool.settings();
+                match recover(&mut connection, settings.tcp(), settings.recover_limit).await {
+                    Some(_proof) if settings.mode == Mode::Session => {
+                        Box::pin(
+                            Self {
+                                pool,
+                                thread,
+                                server,
+                                task: Task::Reset(connection),
+                            }
+                            .run(),
+                        )
+                        .await;
+                    }
+                    Some(_proof) => pool.put_back(server, connection),
+                    None => pool.discard(server, connection, thread, Discard::Abandoned),
+                }
+            }
+            Task::Reset(mut connection) => match reset(&mut connection, &pool).await {
+                true => pool.put_back(server, connection),
+                false => pool.discard(server, connection, thread, Discard::ResetFailed),
+            },
+        }
+    }
+}
+
+/// Runs `server_reset_query`.
+async fn reset(connection: &mut Connection, pool: &Pool) -> bool {
+    let settings = pool.settings();
+    if settings.server_reset_query.is_empty() {
+        return true;
+    }
+    let message = query(&settings.server_reset_query);
+    let answer = tokio::time::timeout(settings.recover_limit, connection.ask(&message)).await;
+    matches!(answer, Ok(Ok(None))) && connection.end.settled().is_some()
+}

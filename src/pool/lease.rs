@@ -1,0 +1,174 @@
+//! A server connection on loan, and a place in the queue for one.
+
+use std::sync::Arc;
+use std::task::Poll;
+
+use super::book::{ServerId, ThreadId, WaiterId};
+use super::errand::{Discard, Errand, Task};
+use super::pools::{Granted, Pool, Refused};
+use crate::server::connection::Connection;
+use crate::server::end::Settled;
+
+/// A server connection on loan. Dropped, it is brought back to order or closed: it may be in mid-reply.
+#[must_use = "a lease that is dropped costs its server connection a cancel and a rollback"]
+#[derive(Debug)]
+pub struct Lease {
+    connection: Option<Box<Connection>>,
+    server: ServerId,
+    thread: ThreadId,
+    pool: Arc<Pool>,
+}
+
+impl Lease {
+    /// Takes over what was granted. `None`: it turned out to be dead and is being closed.
+    pub(super) fn begin(pool: &Arc<Pool>, thread: ThreadId, granted: Granted) -> Option<Self> {
+        let Granted {
+            server,
+            connection,
+            moves,
+        } = granted;
+        let mut lease = Self {
+            connection: Some(connection),
+            server,
+            thread,
+            pool: Arc::clone(pool),
+        };
+        if moves {
+            lease.settle_in()?;
+        }
+        if lease.connection().is_fit() {
+            return Some(lease);
+        }
+        lease.discard(Discard::Died);
+        None
+    }
+
+    /// Registers the socket with this thread's reactor.
+    fn settle_in(&mut self) -> Option<()> {
+        let connection = self
+            .connection
+            .take()
+            .expect("a lease has its connection until it ends");
+        match connection
+            .unregister()
+            .and_then(crate::server::connection::Moving::register)
+        {
+            Ok(connection) => self.connection = Some(Box::new(connection)),
+            Err(error) => {
+                // The socket is closed already; Postgres frees the slot when it notices, which is at once.
+                tracing::warn!(%error, reason = Discard::MoveFailed.as_str(), "server connection lost");
+                self.pool.lost(self.server);
+                return None;
+            }
+        }
+        Some(())
+    }
+
+    /// The connection.
+    pub fn connection(&mut self) -> &mut Connection {
+        self.connection
+            .as_mut()
+            .expect("a lease has its connection until it ends")
+    }
+
+    /// Gives the connection back for the next client.
+    pub fn release(mut self, _proof: Settled) {
+        if self.connection().is_being_canceled() {
+            return;
+        }
+        if let Some(connection) = self.connection.take() {
+            self.pool.put_back(self.server, connection);
+        }
+    }
+
+    /// Gives the connection back after `server_reset_query` made it as new.
+    pub fn reset(mut self, _proof: Settled) {
+        self.hand_over(Task::Reset);
+    }
+
+    /// Cancels what the connection runs. It is not lent to anybody else before that cancel is over.
+    pub fn cancel(&mut self) {
+        let tcp = self.pool.settings().tcp().clone();
+        self.connection().cancel(tcp);
+    }
+
+    /// Closes the connection.
+    pub fn discard(mut self, reason: Discard) {
+        if let Some(connection) = self.connection.take() {
+            self.pool
+                .discard(self.server, connection, self.thread, reason);
+        }
+    }
+
+    fn hand_over(&mut self, task: impl FnOnce(Box<Connection>) -> Task) {
+        if let Some(connection) = self.connection.take() {
+            let (pool, thread, server) = (Arc::clone(&self.pool), self.thread, self.server);
+            self.pool.send(Errand {
+                pool,
+                thread,
+                server,
+                task: task(connection),
+            });
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.hand_over(Task::Recover);
+    }
+}
+
+/// A place in the queue. Dropped, it is given up.
+#[derive(Debug)]
+pub struct Ticket {
+    waiter: Option<WaiterId>,
+    thread: ThreadId,
+    pool: Arc<Pool>,
+}
+
+/// What came of waiting.
+#[derive(Debug)]
+pub enum Called {
+    /// A server connection.
+    Lease(Lease),
+    /// It died before it could be used: ask again.
+    Again,
+    /// None will come.
+    Refused(Refused),
+}
+
+impl Ticket {
+    pub(super) fn new(pool: &Arc<Pool>, thread: ThreadId, waiter: WaiterId) -> Self {
+        Self {
+            waiter: Some(waiter),
+            thread,
+            pool: Arc::clone(pool),
+        }
+    }
+
+    /// What came of it. Pending: the waker given to `ask` will be woken.
+    pub fn poll(&mut self) -> Poll<Called> {
+        let Some(waiter) = self.waiter else {
+            return Poll::Ready(Called::Again);
+        };
+        let Some(outcome) = self.pool.inquire(waiter) else {
+            return Poll::Pending;
+        };
+        self.waiter = None;
+        Poll::Ready(match outcome {
+            Ok(granted) => {
+                Lease::begin(&self.pool, self.thread, granted).map_or(Called::Again, Called::Lease)
+            }
+            Err(refused) => Called::Refused(refused),
+        })
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if let Some(waiter) = self.waiter {
+            self.pool.leave(waiter);
+        }
+    }
+}

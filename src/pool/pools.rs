@@ -1,0 +1,692 @@
+//! All pools of the process: the book, and the connections and wakers that it keeps account of.
+//!
+//! The book decides, under one lock that is held for well under a microsecond: once when a transaction asks for a server
+//! connection, once when it gives it back. That buys one exact budget and one queue over all threads, without a message from
+//! thread to thread. Sockets are read, written, opened and closed outside of it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Duration;
+
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::time::Instant;
+
+use super::book::{
+    Action, Asked, Book, DatabaseId, HostId, PoolId, PoolLimits, PoolPlace, Refusal, Retry,
+    ServerId, ServiceId, ThreadId, UserId, WaiterId,
+};
+use super::errand::{Discard, Errand, Task};
+use super::lease::{Lease, Ticket};
+use crate::config::checked::{Mode, Tcp};
+use crate::metrics::Traffic;
+use crate::server::connection::Connection;
+use crate::server::dial::{DialError, Target};
+use crate::server::login::Welcome;
+use crate::wire::reply::{Report, Severity, SqlState};
+
+/// All pools of the process.
+#[derive(Debug)]
+pub struct Pools {
+    state: Mutex<State>,
+    /// Where each thread takes its errands from.
+    threads: Vec<UnboundedSender<Errand>>,
+    /// The book's time begins here.
+    epoch: Instant,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    book: Book,
+    /// What the book's last call wants done.
+    actions: Vec<Action>,
+    /// Idle and granted connections, by the index of their id.
+    parked: Vec<Option<(ServerId, Box<Connection>)>>,
+    /// Waiters, by the index of their id.
+    desks: Vec<Option<Desk>>,
+    /// Pools, by the index of their id.
+    pools: Vec<Option<Arc<Pool>>>,
+    by_name: HashMap<(String, String), Arc<Pool>>,
+    names: Names,
+}
+
+/// The book's ids, by the names that people use.
+#[derive(Debug, Default)]
+struct Names {
+    hosts: HashMap<String, HostId>,
+    databases: HashMap<String, DatabaseId>,
+    users: HashMap<String, UserId>,
+    services: HashMap<String, ServiceId>,
+}
+
+/// Where a waiter is called.
+#[derive(Debug)]
+struct Desk {
+    waker: Waker,
+    outcome: Option<Outcome>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Outcome {
+    Granted { server: ServerId, moves: bool },
+    Refused(Refusal),
+}
+
+/// Why a session gets no server connection, and what its client is told.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Refused {
+    /// It has waited for `query_wait`.
+    #[error("no server connection within query_wait")]
+    QueryWait {
+        /// What Postgres said at the last failed login, if that is why.
+        last_error: Option<Arc<str>>,
+    },
+    /// Postgres refuses the login.
+    #[error("Postgres refuses the login: {cause}")]
+    Login {
+        /// In the log's words.
+        cause: Arc<str>,
+        /// The message for the client: Postgres' own words.
+        message: Arc<[u8]>,
+    },
+    /// The pool was taken away.
+    #[error("the pool was removed")]
+    PoolRemoved,
+}
+
+impl Refused {
+    /// The last words to the client.
+    pub fn to_client(&self) -> Vec<u8> {
+        let report = match self {
+            Self::Login { message, .. } => return message.to_vec(),
+            Self::QueryWait { last_error: None } => {
+                Report::new(SqlState::TOO_MANY_CONNECTIONS, "no server connection became free within query_wait")
+                    .hint("All server connections that this client may have are in use; SHOW POOLS tells by whom.")
+            }
+            Self::QueryWait { last_error: Some(error) } => {
+                Report::new(SqlState::UNABLE_TO_CONNECT, "Postgres could not be reached within query_wait")
+                    .detail(error.to_string())
+            }
+            Self::PoolRemoved => Report::new(SqlState::ADMIN_SHUTDOWN, "this database was removed from the configuration"),
+        };
+        report.error(Severity::Fatal)
+    }
+}
+
+/// The server connections of one (database, user).
+#[derive(Debug)]
+pub struct Pool {
+    /// In the book.
+    pub id: PoolId,
+    /// The database as clients call it.
+    pub database: String,
+    /// The role at Postgres.
+    pub user: String,
+    /// The Postgres it belongs to.
+    host: HostId,
+    /// What may change while it is in use.
+    settings: RwLock<Arc<PoolSettings>>,
+    /// What Postgres told at the last login.
+    welcome: RwLock<Option<Arc<Welcome>>>,
+    last_failure: Mutex<Option<Failure>>,
+    /// What each thread moved.
+    traffic: Vec<Traffic>,
+    pools: Arc<Pools>,
+}
+
+#[derive(Debug, Clone)]
+struct Failure {
+    cause: Arc<str>,
+    message: Arc<[u8]>,
+}
+
+/// What may change while a pool is in use.
+#[derive(Debug, Clone)]
+pub struct PoolSettings {
+    /// Where and as whom to log in.
+    pub target: Target,
+    /// How long a client keeps a server connection.
+    pub mode: Mode,
+    /// Sizes.
+    pub limits: PoolLimits,
+    /// The longest wait for a server connection.
+    pub query_wait: Option<Duration>,
+    /// A connection is closed at this age, give or take a tenth.
+    pub server_lifetime: Option<Duration>,
+    /// The first pause after a failed login.
+    pub server_login_retry: Duration,
+    /// Run between two clients in session mode; empty = nothing.
+    pub server_reset_query: String,
+    /// How long it may take to bring a connection back to order.
+    pub recover_limit: Duration,
+    /// The budget of its Postgres; `None` = what Postgres says, less `headroom`.
+    pub budget: Option<u32>,
+    /// See `budget`.
+    pub headroom: u32,
+    /// Caps on its database and user.
+    pub database_cap: u32,
+    /// See `database_cap`.
+    pub user_cap: u32,
+}
+
+impl PoolSettings {
+    /// Socket options.
+    pub fn tcp(&self) -> &Tcp {
+        &self.target.tcp
+    }
+}
+
+impl Pools {
+    /// No pools yet. `threads`: the inbox of each data thread.
+    pub fn new(threads: Vec<UnboundedSender<Errand>>) -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::default(),
+            threads,
+            epoch: Instant::now(),
+        })
+    }
+
+    fn now(&self) -> Duration {
+        self.epoch.elapsed()
+    }
+
+    /// The service of this name, with these limits from now on.
+    pub fn service(&self, name: &str, limits: super::book::ServiceLimits) -> ServiceId {
+        self.update(|state, now| {
+            if let Some(id) = state.names.services.get(name).copied() {
+                state.book.set_service(now, id, limits, &mut state.actions);
+                return id;
+            }
+            let id = state.book.add_service(limits);
+            state.names.services.insert(name.to_owned(), id);
+            id
+        })
+    }
+
+    /// The pool of `database` and `user`, made with `settings` at the first call.
+    pub fn pool(
+        self: &Arc<Self>,
+        database: &str,
+        user: &str,
+        settings: impl FnOnce() -> PoolSettings,
+    ) -> Arc<Pool> {
+        let key = (database.to_owned(), user.to_owned());
+        if let Some(pool) = self.state.lock().by_name.get(&key) {
+            return Arc::clone(pool);
+        }
+        let settings = settings();
+        self.update(|state, _| {
+            if let Some(pool) = state.by_name.get(&key) {
+                return Arc::clone(pool);
+            }
+            let place = state.place(database, user, &settings);
+            let id = state.book.add_pool(place, settings.limits);
+            let pool = Arc::new(Pool {
+                id,
+                database: database.to_owned(),
+                user: user.to_owned(),
+                host: place.host,
+                settings: RwLock::new(Arc::new(settings)),
+                welcome: RwLock::default(),
+                last_failure: Mutex::default(),
+                traffic: self.threads.iter().map(|_| Traffic::default()).collect(),
+                pools: Arc::clone(self),
+            });
+            put(&mut state.pools, id.index(), Arc::clone(&pool));
+            state.by_name.insert(key, Arc::clone(&pool));
+            pool
+        })
+    }
+
+    /// Every pool, in no order.
+    pub fn all(&self) -> Vec<Arc<Pool>> {
+        self.state.lock().by_name.values().cloned().collect()
+    }
+
+    /// Reads the book.
+    pub fn read<T>(&self, view: impl FnOnce(&Book) -> T) -> T {
+        view(&self.state.lock().book)
+    }
+
+    /// Looks after time: deadlines, idle and old connections, back-off, connections that died. Called several times a second.
+    pub fn tick(&self) {
+        self.update(|state, now| {
+            state.book.tick(now, &mut state.actions);
+        });
+    }
+
+    /// Drops idle connections that Postgres has closed. Called about once a second.
+    pub fn sweep(&self) {
+        self.update(|state, now| {
+            let State {
+                book,
+                parked,
+                actions,
+                ..
+            } = state;
+            for connection in parked {
+                let Some((server, parked)) = connection else {
+                    continue;
+                };
+                if !parked.is_fit() && book.die(now, *server, actions) {
+                    *connection = None;
+                }
+            }
+        });
+    }
+
+    /// Carries out `change` and what the book wants done after it.
+    fn update<T>(&self, change: impl FnOnce(&mut State, Duration) -> T) -> T {
+        let now = self.now();
+        let mut state = self.state.lock();
+        let answer = change(&mut state, now);
+        if state.actions.is_empty() {
+            return answer;
+        }
+        let (mut wake, mut errands) = (Vec::new(), Vec::new());
+        state.carry_out(&mut wake, &mut errands);
+        drop(state);
+        wake.into_iter().for_each(Waker::wake);
+        errands.into_iter().for_each(|errand| self.send(errand));
+        answer
+    }
+
+    fn send(&self, errand: Errand) {
+        // A thread whose inbox is closed has ended, and with it the process: its sockets are closed by the kernel.
+        let _ = self.threads[usize::from(errand.thread.0)].send(errand);
+    }
+}
+
+fn put<T>(table: &mut Vec<Option<T>>, index: usize, value: T) {
+    if index >= table.len() {
+        table.resize_with(index + 1, || None);
+    }
+    table[index] = Some(value);
+}
+
+impl State {
+    fn place(&mut self, database: &str, user: &str, settings: &PoolSettings) -> PoolPlace {
+        let hosts: Vec<String> = settings
+            .target
+            .hosts
+            .iter()
+            .map(|host| crate::server::dial::name(host))
+            .collect();
+        let Self { book, names, .. } = self;
+        PoolPlace {
+            host: *names
+                .hosts
+                .entry(hosts.join(","))
+                .or_insert_with(|| book.add_host(settings.budget)),
+            database: *names
+                .databases
+                .entry(database.to_owned())
+                .or_insert_with(|| book.add_database(settings.database_cap)),
+            user: *names
+                .users
+                .entry(user.to_owned())
+                .or_insert_with(|| book.add_user(settings.user_cap)),
+        }
+    }
+
+    /// Does what the book asks for, and lists what is done outside the lock.
+    fn carry_out(&mut self, wake: &mut Vec<Waker>, errands: &mut Vec<Errand>) {
+        let mut actions = std::mem::take(&mut self.actions);
+        for action in actions.drain(..) {
+            match action {
+                Action::Grant {
+                    waiter,
+                    server,
+                    from,
+                    to,
+                } => {
+                    self.call(
+                        waiter,
+                        Outcome::Granted {
+                            server,
+                            moves: from != to,
+                        },
+                        wake,
+                    );
+                }
+                Action::Refuse { waiter, why, .. } => {
+                    self.call(waiter, Outcome::Refused(why), wake)
+                }
+                Action::Dial {
+                    server,
+                    pool,
+                    thread,
+                    ..
+                } => {
+                    let pool = self.pools[pool.index()]
+                        .clone()
+                        .expect("the book dials for pools that exist");
+                    errands.push(Errand {
+                        pool,
+                        thread,
+                        server,
+                        task: Task::Dial,
+                    });
+                }
+                Action::Close {
+                    server,
+                    thread,
+                    reason,
+                } => {
+                    let pool = self
+                        .book
+                        .server(server)
+                        .expect("the book closes what it knows")
+                        .pool;
+                    let pool = self.pools[pool.index()]
+                        .clone()
+                        .expect("a pool outlives its connections");
+                    let task = Task::Close(self.unpark(server), Discard::Book(reason));
+                    errands.push(Errand {
+                        pool,
+                        thread,
+                        server,
+                        task,
+                    });
+                }
+            }
+        }
+        self.actions = actions;
+    }
+
+    /// Tells a waiter what became of it.
+    fn call(&mut self, waiter: WaiterId, outcome: Outcome, wake: &mut Vec<Waker>) {
+        let desk = self.desks[waiter.index()]
+            .as_mut()
+            .expect("a waiter has a desk until it leaves");
+        desk.outcome = Some(outcome);
+        wake.push(desk.waker.clone());
+    }
+
+    fn unpark(&mut self, server: ServerId) -> Box<Connection> {
+        self.parked[server.index()]
+            .take()
+            .expect("the book grants what is parked")
+            .1
+    }
+}
+
+/// An answer to [`Pool::ask`].
+#[derive(Debug)]
+pub enum Checkout {
+    /// A server connection.
+    Lease(Lease),
+    /// A place in the queue.
+    Ticket(Ticket),
+}
+
+/// A connection that the book has granted.
+#[derive(Debug)]
+pub(super) struct Granted {
+    pub(super) server: ServerId,
+    pub(super) connection: Box<Connection>,
+    /// Its socket is registered with another thread's reactor.
+    pub(super) moves: bool,
+}
+
+impl Pool {
+    /// Asks for a server connection on behalf of `service`, from `thread`. `waker` is woken when a place in the queue leads to
+    /// something.
+    pub fn ask(self: &Arc<Self>, service: ServiceId, thread: ThreadId, waker: &Waker) -> Checkout {
+        loop {
+            let waiting = match self.enqueue(service, thread, waker) {
+                Ok(granted) => Lease::begin(self, thread, granted),
+                Err(waiter) => return Checkout::Ticket(Ticket::new(self, thread, waiter)),
+            };
+            // A connection that died while it was idle is closed; there may be another.
+            if let Some(lease) = waiting {
+                return Checkout::Lease(lease);
+            }
+        }
+    }
+
+    fn enqueue(
+        &self,
+        service: ServiceId,
+        thread: ThreadId,
+        waker: &Waker,
+    ) -> Result<Granted, WaiterId> {
+        let query_wait = self.settings.read().query_wait;
+        self.pools.update(|state, now| {
+            let deadline = query_wait.map(|wait| now + wait);
+            match state
+                .book
+                .ask(now, self.id, service, thread, deadline, &mut state.actions)
+            {
+                Asked::Granted { server, from } => Ok(Granted {
+                    server,
+                    connection: state.unpark(server),
+                    moves: from != thread,
+                }),
+                Asked::Waiting(waiter) => {
+                    put(
+                        &mut state.desks,
+                        waiter.index(),
+                        Desk {
+                            waker: waker.clone(),
+                            outcome: None,
+                        },
+                    );
+                    Err(waiter)
+                }
+            }
+        })
+    }
+
+    /// What became of a waiter; `None`: it still waits.
+    pub(super) fn inquire(&self, waiter: WaiterId) -> Option<Result<Granted, Refused>> {
+        let outcome = self.pools.update(|state, _| {
+            let desk = &mut state.desks[waiter.index()];
+            let outcome = desk.as_ref().and_then(|desk| desk.outcome)?;
+            *desk = None;
+            Some(match outcome {
+                Outcome::Refused(why) => Err(why),
+                Outcome::Granted { server, moves } => {
+                    state.book.take(waiter);
+                    Ok(Granted {
+                        server,
+                        connection: state.unpark(server),
+                        moves,
+                    })
+                }
+            })
+        })?;
+        Some(outcome.map_err(|why| self.refused(why)))
+    }
+
+    /// A waiter goes. What was granted to it meanwhile goes on to the next.
+    pub(super) fn leave(&self, waiter: WaiterId) {
+        self.pools.update(|state, now| {
+            let desk = state.desks[waiter.index()].take();
+            if !matches!(
+                desk.and_then(|desk| desk.outcome),
+                Some(Outcome::Refused(_))
+            ) {
+                state.book.leave(now, waiter, &mut state.actions);
+            }
+        });
+    }
+
+    /// A connection comes back in order.
+    pub(super) fn put_back(&self, server: ServerId, connection: Box<Connection>) {
+        self.pools.update(|state, now| {
+            put(&mut state.parked, server.index(), (server, connection));
+            state.book.release(now, server, &mut state.actions);
+        });
+    }
+
+    /// A connection comes back that must be closed.
+    pub(super) fn discard(
+        self: &Arc<Self>,
+        server: ServerId,
+        connection: Box<Connection>,
+        thread: ThreadId,
+        reason: Discard,
+    ) {
+        self.pools.update(|state, _| state.book.discard(server));
+        let task = Task::Close(connection, reason);
+        self.send(Errand {
+            pool: Arc::clone(self),
+            thread,
+            server,
+            task,
+        });
+    }
+
+    /// A connection is gone without a goodbye.
+    pub(super) fn lost(&self, server: ServerId) {
+        self.pools.update(|state, now| {
+            state.book.discard(server);
+            state.book.closed(now, server, &mut state.actions);
+        });
+    }
+
+    /// Has something done for a connection.
+    pub(super) fn send(&self, errand: Errand) {
+        self.pools.send(errand);
+    }
+
+    fn refused(&self, why: Refusal) -> Refused {
+        let last = self.last_failure.lock().clone();
+        match (why, last) {
+            (Refusal::QueryWait, last) => Refused::QueryWait {
+                last_error: last.map(|failure| failure.cause),
+            },
+            (Refusal::LoginRefused, Some(Failure { cause, message })) => {
+                Refused::Login { cause, message }
+            }
+            (Refusal::PoolRemoved | Refusal::LoginRefused, _) => Refused::PoolRemoved,
+        }
+    }
+
+    /// The settings as they are now.
+    pub fn settings(&self) -> Arc<PoolSettings> {
+        Arc::clone(&self.settings.read())
+    }
+
+    /// What Postgres told at the last login.
+    pub fn welcome(&self) -> Option<Arc<Welcome>> {
+        self.welcome.read().clone()
+    }
+
+    /// Where `thread` counts what it moves for this pool.
+    pub fn traffic(&self, thread: ThreadId) -> &Traffic {
+        &self.traffic[usize::from(thread.0)]
+    }
+
+    /// What each thread moved.
+    pub fn all_traffic(&self) -> &[Traffic] {
+        &self.traffic
+    }
+
+    /// Puts new settings into force. Connections that lead elsewhere, or were made as somebody else, are closed as they come free.
+    pub fn change(&self, settings: PoolSettings) {
+        let reconnect = !settings
+            .target
+            .leads_to_the_same(&self.settings.read().target);
+        self.pools.update(|state, now| {
+            state
+                .book
+                .set_pool(now, self.id, settings.limits, &mut state.actions);
+            if let Some(budget) = settings.budget {
+                state
+                    .book
+                    .set_budget(now, self.host, budget, &mut state.actions);
+            }
+            if reconnect {
+                state.book.reconnect(now, self.id, &mut state.actions);
+            }
+        });
+        *self.settings.write() = Arc::new(settings);
+    }
+
+    /// Connects and logs in for the book.
+    pub(super) async fn dial(&self, server: ServerId) {
+        let settings = self.settings();
+        let ask_limit = self.pools.read(|book| book.host(self.host).cap.is_none());
+        match crate::server::dial::dial(&settings.target, ask_limit).await {
+            Ok((connection, limit)) => self.dialed(server, connection, limit, &settings),
+            Err(error) => self.dial_failed(server, &error, &settings),
+        }
+    }
+
+    fn dialed(
+        &self,
+        server: ServerId,
+        connection: Connection,
+        limit: Option<u32>,
+        settings: &PoolSettings,
+    ) {
+        tracing::debug!(
+            database = self.database,
+            user = self.user,
+            pid = connection.key.pid,
+            "server connection opened"
+        );
+        *self.welcome.write() = Some(Arc::clone(&connection.welcome));
+        *self.last_failure.lock() = None;
+        // A tenth more or less, so that connections made together do not all end together.
+        let lifetime = settings
+            .server_lifetime
+            .map(|life| life.mul_f32(rand::random_range(0.9..=1.1)));
+        self.pools.update(|state, now| {
+            if let Some(limit) = limit {
+                let budget = limit.saturating_sub(settings.headroom).max(1);
+                tracing::info!(limit, budget, "budget taken from Postgres");
+                state
+                    .book
+                    .set_budget(now, self.host, budget, &mut state.actions);
+            }
+            put(
+                &mut state.parked,
+                server.index(),
+                (server, Box::new(connection)),
+            );
+            state.book.dialed(
+                now,
+                server,
+                lifetime.map(|life| now + life),
+                &mut state.actions,
+            );
+        });
+    }
+
+    fn dial_failed(&self, server: ServerId, error: &DialError, settings: &PoolSettings) {
+        tracing::warn!(database = self.database, user = self.user, %error, "server login failed");
+        let failure = Failure {
+            cause: error.to_string().into(),
+            message: error.to_client().into(),
+        };
+        *self.last_failure.lock() = Some(failure);
+        let retry = Retry {
+            first: settings.server_login_retry,
+            jitter: rand::random(),
+        };
+        self.pools.update(|state, now| {
+            if error.is_passing() {
+                state
+                    .book
+                    .dial_failed(now, server, Some(retry), &mut state.actions);
+            } else {
+                state
+                    .book
+                    .dial_failed(now, server, None, &mut state.actions);
+                state
+                    .book
+                    .refuse_waiters(self.id, Refusal::LoginRefused, &mut state.actions);
+            }
+        });
+    }
+
+    /// Postgres has freed the slot.
+    pub(super) fn closed(&self, server: ServerId) {
+        self.pools
+            .update(|state, now| state.book.closed(now, server, &mut state.actions));
+    }
+}

@@ -1,0 +1,96 @@
+//! The end of a server connection: brought back to order where its client left it half-way, or closed so that Postgres
+//! has freed the slot before anybody counts it as free.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+
+use super::connection::Connection;
+use super::end::Settled;
+use crate::config::checked::{Host, Tcp};
+use crate::net::stream::Stream;
+use crate::wire::exchange::Status;
+use crate::wire::reply::{Message, TERMINATE, query};
+use crate::wire::startup::{CancelKey, cancel_request};
+
+/// How long Postgres may take to free the slot of a connection that was told to end. It does so within a millisecond unless it
+/// is busy or gone; then the slot is counted as free, because nobody will ever tell us.
+const CLOSE_LIMIT: Duration = Duration::from_secs(30);
+
+/// Cancels what the connection runs and waits until Postgres has sent the signal, which is when it closes the cancel's socket.
+pub async fn cancel(host: &Host, key: &CancelKey, tcp: &Tcp) -> io::Result<()> {
+    let mut stream = Stream::connect(host, tcp).await?;
+    stream.write_all(&cancel_request(key)).await?;
+    stream.read(&mut [0]).await?;
+    Ok(())
+}
+
+/// Brings a connection whose client went away back to order: what runs is cancelled, replies are read off, the transaction is
+/// rolled back. `None` if that was not possible within `limit`: then it must be closed.
+pub async fn recover(connection: &mut Connection, tcp: &Tcp, limit: Duration) -> Option<Settled> {
+    if connection.end.is_half_sent() {
+        return None;
+    }
+    timeout(limit, quieten(connection, tcp)).await.ok()?.ok()?;
+    connection.end.settled()
+}
+
+async fn quieten(connection: &mut Connection, tcp: &Tcp) -> io::Result<()> {
+    let other = |error: crate::net::end::EndError| io::Error::other(error.to_string());
+    let canceled = connection.is_being_canceled();
+    connection.canceled().await;
+    let busy = !connection.end.exchange().is_answered();
+    if busy {
+        cancel(&connection.host, &connection.key, tcp).await?;
+        if connection.end.exchange().in_copy_in() {
+            own(
+                connection,
+                &Message::new(b'f').text("client went away").done(),
+            )
+            .await?;
+        }
+        if connection.end.exchange().needs_sync() {
+            own(connection, &Message::new(b'S').done()).await?;
+        }
+        connection.drain().await.map_err(other)?;
+    }
+    if busy || canceled {
+        // One more round trip: a signal that was still on its way hits this and nobody's query.
+        connection.ask(&query("")).await.map_err(other)?;
+    }
+    if connection.end.exchange().status() != Status::Idle {
+        connection.ask(&query("ROLLBACK")).await.map_err(other)?;
+    }
+    Ok(())
+}
+
+/// Sends a message of pgweir's own.
+async fn own(connection: &mut Connection, message: &[u8]) -> io::Result<()> {
+    std::future::poll_fn(|cx| {
+        connection.end.exchange_mut().client_sent(message[0]);
+        std::task::Poll::Ready(connection.end.send(cx, message, true))
+    })
+    .await
+    .map_err(|error| io::Error::other(error.to_string()))
+}
+
+/// Ends a connection, and returns when Postgres has closed its side: by then it has freed the slot.
+pub async fn close(mut connection: Connection, tcp: &Tcp) {
+    let _ = timeout(CLOSE_LIMIT, connection.canceled()).await;
+    let busy = !connection.end.exchange().is_answered();
+    if busy {
+        // If it fails, Postgres ends the session when it next writes to the closed socket.
+        let _ = timeout(CLOSE_LIMIT, cancel(&connection.host, &connection.key, tcp)).await;
+    }
+    let (mut stream, _unwritten) = connection.end.into_parts();
+    let _ = timeout(CLOSE_LIMIT, async {
+        stream.write_all(&TERMINATE).await?;
+        stream.shutdown().await?;
+        let mut scratch = vec![0; 16 * 1024];
+        while stream.read(&mut scratch).await? > 0 {}
+        io::Result::Ok(())
+    })
+    .await;
+}

@@ -1,0 +1,165 @@
+//! Connects to Postgres and logs in.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::connection::Connection;
+use super::login::{Identity, LoginError, ask, login};
+use crate::config::checked::{Host, Tcp};
+use crate::net::packet::Packets;
+use crate::net::stream::Stream;
+use crate::wire::reply::{Report, Severity, SqlState};
+
+/// Where to connect, as whom, and for how long to try.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// Hosts that stand for one Postgres, tried in order.
+    pub hosts: Vec<Arc<Host>>,
+    /// Whom to log in as.
+    pub identity: Identity,
+    /// Run once after login.
+    pub connect_query: Option<String>,
+    /// Socket options.
+    pub tcp: Tcp,
+    /// For connect and login together.
+    pub limit: Duration,
+}
+
+/// Why no connection came of it.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// Connect and login took too long.
+    #[error("no login within {0:?}")]
+    Timeout(Duration),
+    /// No host could be reached.
+    #[error("cannot connect to {host}: {cause}")]
+    Unreachable {
+        /// The last host tried.
+        host: String,
+        /// Why.
+        #[source]
+        cause: std::io::Error,
+    },
+    /// It was reached, but did not let us in.
+    #[error("login failed: {0}")]
+    Login(#[source] LoginError),
+    /// `connect_query` failed.
+    #[error("connect_query failed: {0}")]
+    ConnectQuery(#[source] LoginError),
+    /// Asking for max_connections failed.
+    #[error("asking for max_connections failed: {0}")]
+    Limit(#[source] LoginError),
+}
+
+impl Target {
+    /// Whether a connection made for `other` is as good as one made for this.
+    pub fn leads_to_the_same(&self, other: &Self) -> bool {
+        let same_identity = self.identity.user == other.identity.user
+            && self.identity.database == other.identity.database;
+        same_identity && self.hosts == other.hosts && self.connect_query == other.connect_query
+    }
+}
+
+impl DialError {
+    /// Whether another try may succeed without anybody changing anything: Postgres is down, starting, or full.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Login(LoginError::Refused(error)) => is_passing(error.code),
+            Self::Login(LoginError::NoProof(_) | LoginError::Method(_) | LoginError::Scram(_)) => {
+                false
+            }
+            Self::ConnectQuery(LoginError::Refused(error)) => is_passing(error.code),
+            _ => true,
+        }
+    }
+
+    /// What clients that wait for this connection are told: Postgres' own words where there are any.
+    pub fn to_client(&self) -> Vec<u8> {
+        match self {
+            Self::Login(LoginError::Refused(error)) => error.to_bytes(),
+            Self::Login(
+                error @ (LoginError::NoProof(_) | LoginError::Method(_) | LoginError::Scram(_)),
+            ) => Report::new(
+                SqlState::INVALID_AUTHORIZATION,
+                format!("pgweir could not log in to Postgres: {error}"),
+            )
+            .hint("Give this user's password in [users] or users_file.")
+            .error(Severity::Fatal),
+            error => {
+                Report::new(SqlState::UNABLE_TO_CONNECT, error.to_string()).error(Severity::Fatal)
+            }
+        }
+    }
+}
+
+/// Conditions that pass: operator intervention (57P01 to 57P05), insufficient resources (53), connection exceptions (08).
+fn is_passing(code: SqlState) -> bool {
+    matches!(&code.0[..2], b"57" | b"53" | b"08")
+}
+
+/// How many connections Postgres leaves to ordinary users (manual, "Connection Settings").
+const LIMIT_QUERY: &str = "SELECT current_setting('max_connections')::int \
+    - current_setting('superuser_reserved_connections')::int \
+    - coalesce(current_setting('reserved_connections', true)::int, 0)";
+
+/// Connects and logs in. With `ask_limit`, also asks how many connections Postgres leaves to ordinary users, if it says.
+pub async fn dial(
+    target: &Target,
+    ask_limit: bool,
+) -> Result<(Connection, Option<u32>), DialError> {
+    timeout(target.limit, connect_and_log_in(target, ask_limit))
+        .await
+        .map_err(|_| DialError::Timeout(target.limit))?
+}
+
+async fn connect_and_log_in(
+    target: &Target,
+    ask_limit: bool,
+) -> Result<(Connection, Option<u32>), DialError> {
+    let (stream, host) = connect(target).await?;
+    let mut packets = Packets::new(stream);
+    let (welcome, key) = login(&mut packets, &target.identity)
+        .await
+        .map_err(DialError::Login)?;
+    if let Some(sql) = &target.connect_query {
+        ask(&mut packets, sql)
+            .await
+            .map_err(DialError::ConnectQuery)?;
+    }
+    let limit = match ask_limit {
+        true => ask(&mut packets, LIMIT_QUERY)
+            .await
+            .map_err(DialError::Limit)?
+            .and_then(|text| text.parse().ok()),
+        false => None,
+    };
+    let (stream, _nothing) = packets.into_parts();
+    Ok((Connection::new(stream, key, Arc::new(welcome), host), limit))
+}
+
+async fn connect(target: &Target) -> Result<(Stream, Arc<Host>), DialError> {
+    let mut failed = None;
+    for host in &target.hosts {
+        match Stream::connect(host, &target.tcp).await {
+            Ok(stream) => return Ok((stream, Arc::clone(host))),
+            Err(cause) => {
+                failed = Some(DialError::Unreachable {
+                    host: name(host),
+                    cause,
+                })
+            }
+        }
+    }
+    Err(failed.expect("a checked configuration names at least one host"))
+}
+
+/// A host as people write it.
+pub fn name(host: &Host) -> String {
+    match host {
+        Host::Tcp(name, port) if name.contains(':') => format!("[{name}]:{port}"),
+        Host::Tcp(name, port) => format!("{name}:{port}"),
+        Host::Unix(directory, port) => crate::net::stream::unix_path(directory, *port),
+    }
+}

@@ -1,0 +1,320 @@
+//! Logs in to Postgres over an open stream (manual, "Start-up").
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::config::checked::Secret;
+use crate::net::packet::{Packet, Packets};
+use crate::wire::md5::Md5Secret;
+use crate::wire::reply::{Message, ServerError, authentication, query};
+use crate::wire::scram::{self, ClientAuth, ClientExchange, KeyCache, ScramError, ScramKeys};
+use crate::wire::startup::{CancelKey, startup_message};
+
+/// The longest message that is read before the login is over. A server's error may be long; 64 kB is plenty.
+const LONGEST_LOGIN_MESSAGE: usize = 256 * 1024;
+
+/// What pgweir can show to Postgres for a user.
+#[derive(Debug, Clone)]
+pub enum ServerLogin {
+    /// The password, good for every method, and the SCRAM keys already derived from it.
+    Password {
+        /// The password.
+        password: Secret,
+        /// Its keys.
+        keys: Arc<KeyCache>,
+    },
+    /// A hash, good for MD5 alone.
+    Md5(Md5Secret),
+    /// Keys that a client's login has shown, good for SCRAM where Postgres has the same secret.
+    Keys(ScramKeys),
+    /// Nothing: only a Postgres that trusts us lets us in.
+    Nothing,
+}
+
+impl ServerLogin {
+    /// A password, with no keys derived from it yet.
+    pub fn password(password: &Secret) -> Self {
+        Self::Password {
+            password: password.clone(),
+            keys: Arc::new(KeyCache::new(password.expose())),
+        }
+    }
+
+    /// The answer to AuthenticationCleartextPassword.
+    pub fn cleartext(&self) -> Option<&Secret> {
+        match self {
+            Self::Password { password, .. } => Some(password),
+            _ => None,
+        }
+    }
+
+    /// What answers AuthenticationMD5Password for `user`.
+    pub fn md5(&self, user: &str) -> Option<Md5Secret> {
+        match self {
+            Self::Password { password, .. } => {
+                Some(Md5Secret::derive(user, password.expose().as_bytes()))
+            }
+            Self::Md5(hash) => Some(hash.clone()),
+            Self::Keys(_) | Self::Nothing => None,
+        }
+    }
+
+    /// What answers AuthenticationSASL.
+    pub fn scram(&self) -> Option<ClientAuth> {
+        match self {
+            Self::Password { keys, .. } => Some(ClientAuth::Password(Arc::clone(keys))),
+            Self::Keys(keys) => Some(ClientAuth::Keys(keys.clone())),
+            Self::Md5(_) | Self::Nothing => None,
+        }
+    }
+}
+
+/// Whom to log in as.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// The role.
+    pub user: String,
+    /// The database.
+    pub database: String,
+    /// The proof.
+    pub proof: ServerLogin,
+    /// application_name of the connection until a client sets another.
+    pub application_name: String,
+}
+
+/// What Postgres told at login.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Welcome {
+    /// ParameterStatus messages, in order.
+    pub parameters: Vec<(Box<str>, Box<str>)>,
+}
+
+impl Welcome {
+    /// The value of a reported parameter.
+    pub fn parameter(&self, name: &str) -> Option<&str> {
+        self.parameters
+            .iter()
+            .find(|(key, _)| &**key == name)
+            .map(|(_, value)| &**value)
+    }
+}
+
+/// Why a login failed.
+#[derive(Debug, thiserror::Error)]
+pub enum LoginError {
+    /// The connection failed.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// Postgres refused, in its own words.
+    #[error("{0}")]
+    Refused(ServerError),
+    /// Postgres wants a proof that we do not have.
+    #[error("Postgres asks for {0}, for which pgweir has no usable secret of this user")]
+    NoProof(&'static str),
+    /// An authentication method that pgweir does not speak.
+    #[error("Postgres asks for authentication method {0}, which is not supported")]
+    Method(u32),
+    /// The SCRAM exchange went wrong.
+    #[error("SCRAM with Postgres failed: {0}")]
+    Scram(#[from] ScramError),
+    /// What came was no login dialogue.
+    #[error("unexpected {0} from Postgres during login")]
+    Unexpected(&'static str),
+}
+
+/// Logs in. Returns when the server is ready for a query and has nothing more to say.
+pub async fn login<S>(
+    packets: &mut Packets<S>,
+    identity: &Identity,
+) -> Result<(Welcome, CancelKey), LoginError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    packets
+        .write(&startup_message([
+            ("user", identity.user.as_str()),
+            ("database", &identity.database),
+            ("application_name", &identity.application_name),
+        ]))
+        .await?;
+    authenticate(packets, identity).await?;
+    welcome(packets).await
+}
+
+/// The next message that is no notice; an error ends the login.
+async fn next<S>(packets: &mut Packets<S>) -> Result<Packet, LoginError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    loop {
+        let packet = packets.read(LONGEST_LOGIN_MESSAGE).await?;
+        match packet.tag {
+            b'E' => return Err(LoginError::Refused(ServerError::parse(&packet.body))),
+            b'N' => {}
+            _ => return Ok(packet),
+        }
+    }
+}
+
+/// The next authentication request: its code and data.
+async fn request<S>(packets: &mut Packets<S>) -> Result<(u32, Bytes), LoginError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let Packet {
+        tag: b'R',
+        mut body,
+    } = next(packets).await?
+    else {
+        return Err(LoginError::Unexpected("message"));
+    };
+    let code = body
+        .try_get_u32()
+        .map_err(|_| LoginError::Unexpected("authentication request"))?;
+    Ok((code, body))
+}
+
+async fn authenticate<S>(packets: &mut Packets<S>, identity: &Identity) -> Result<(), LoginError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let (code, data) = request(packets).await?;
+    match code {
+        authentication::OK => return Ok(()),
+        authentication::CLEARTEXT => {
+            let password = identity
+                .proof
+                .cleartext()
+                .ok_or(LoginError::NoProof("a password"))?;
+            packets
+                .write(&Message::new(b'p').text(password.expose()).done())
+                .await?;
+        }
+        authentication::MD5 => {
+            let salt = *data.first_chunk().ok_or(LoginError::Unexpected("salt"))?;
+            let secret = identity
+                .proof
+                .md5(&identity.user)
+                .ok_or(LoginError::NoProof("an MD5 password"))?;
+            let response = secret.response(salt);
+            packets
+                .write(&Message::new(b'p').text(&response).done())
+                .await?;
+        }
+        authentication::SASL => scram(packets, identity, &data).await?,
+        method => return Err(LoginError::Method(method)),
+    }
+    match request(packets).await? {
+        (authentication::OK, _) => Ok(()),
+        (method, _) => Err(LoginError::Method(method)),
+    }
+}
+
+async fn scram<S>(
+    packets: &mut Packets<S>,
+    identity: &Identity,
+    mechanisms: &[u8],
+) -> Result<(), LoginError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    if !mechanisms
+        .split(|byte| *byte == 0)
+        .any(|name| name == scram::MECHANISM.as_bytes())
+    {
+        return Err(LoginError::Unexpected("list of SASL mechanisms"));
+    }
+    let auth = identity
+        .proof
+        .scram()
+        .ok_or(LoginError::NoProof("a SCRAM password"))?;
+    let (exchange, first) = ClientExchange::begin(scram::nonce(rand::random()), auth);
+    let length = u32::try_from(first.len()).expect("a nonce and a header");
+    packets
+        .write(
+            &Message::new(b'p')
+                .text(scram::MECHANISM)
+                .u32(length)
+                .bytes(&first)
+                .done(),
+        )
+        .await?;
+    let (authentication::SASL_CONTINUE, challenge) = request(packets).await? else {
+        return Err(LoginError::Unexpected("SASL step"));
+    };
+    let (exchange, answer) = exchange.answer(&challenge)?;
+    packets
+        .write(&Message::new(b'p').bytes(&answer).done())
+        .await?;
+    let (authentication::SASL_FINAL, signature) = request(packets).await? else {
+        return Err(LoginError::Unexpected("SASL step"));
+    };
+    Ok(exchange.verify(&signature)?)
+}
+
+/// Reads up to ReadyForQuery, and past whatever was sent with it.
+async fn welcome<S>(packets: &mut Packets<S>) -> Result<(Welcome, CancelKey), LoginError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut welcome = Welcome::default();
+    let mut key = CancelKey {
+        pid: 0,
+        secret: Box::default(),
+    };
+    loop {
+        let mut packet = next(packets).await?;
+        match packet.tag {
+            b'S' => welcome
+                .parameters
+                .push(parameter(&packet.body).ok_or(LoginError::Unexpected("ParameterStatus"))?),
+            b'K' => {
+                key.pid = packet
+                    .body
+                    .try_get_u32()
+                    .map_err(|_| LoginError::Unexpected("BackendKeyData"))?;
+                key.secret = packet.body[..].into();
+            }
+            b'Z' => break,
+            _ => return Err(LoginError::Unexpected("message")),
+        }
+    }
+    while packets.has_more() {
+        next(packets).await?;
+    }
+    Ok((welcome, key))
+}
+
+/// Runs a query of pgweir's own and gives the first column of its first row.
+pub async fn ask<S>(packets: &mut Packets<S>, sql: &str) -> Result<Option<String>, LoginError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    packets.write(&query(sql)).await?;
+    let (mut value, mut failed) = (None, None);
+    loop {
+        let packet = packets.read(LONGEST_LOGIN_MESSAGE).await?;
+        match packet.tag {
+            b'D' if value.is_none() => value = first_column(packet.body),
+            b'E' => failed = Some(ServerError::parse(&packet.body)),
+            b'Z' => break,
+            _ => {}
+        }
+    }
+    failed.map_or(Ok(value), |error| Err(LoginError::Refused(error)))
+}
+
+fn first_column(mut row: Bytes) -> Option<String> {
+    let _columns = row.try_get_u16().ok()?;
+    let length = usize::try_from(row.try_get_i32().ok()?).ok()?;
+    String::from_utf8(row.get(..length)?.to_vec()).ok()
+}
+
+/// Name and value of a ParameterStatus.
+pub fn parameter(body: &[u8]) -> Option<(Box<str>, Box<str>)> {
+    let mut texts = body.split(|byte| *byte == 0).map(String::from_utf8_lossy);
+    Some((texts.next()?.into(), texts.next()?.into()))
+}

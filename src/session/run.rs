@@ -1,0 +1,382 @@
+//! A session: idle without a buffer, waiting in a pool's queue, or leased to a server connection. One future for its life.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::mem;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use super::relay::{Relay, RelayError};
+use crate::client::directory::{Ask, Entry, Listed, Seat};
+use crate::client::end::{ClientEnd, Look};
+use crate::config::checked::Mode;
+use crate::net::end::EndError;
+use crate::net::stream::Stream;
+use crate::pool::book::{ServiceId, ThreadId};
+use crate::pool::errand::Discard;
+use crate::pool::lease::{Called, Lease, Ticket};
+use crate::pool::pools::{Checkout, Pool, Refused};
+use crate::server::end::Settled;
+use crate::wire::WireError;
+use crate::wire::reply::{Report, Severity, SqlState, ready_for_query};
+
+/// Bytes that one read moves at most. The kernel's own socket buffers are of this order.
+const SCRATCH: usize = 64 * 1024;
+
+/// Bytes that are read of an idle client's request. If no server connection is free they are kept until one is, so this
+/// bounds what a waiting client costs.
+const REQUEST: usize = 4 * 1024;
+
+thread_local! {
+    /// The one read buffer of a thread: borrowed inside one poll, never across a return.
+    static SCRATCH_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
+}
+
+/// Why a session ended. Each has its own word in log and metrics.
+#[derive(Debug, thiserror::Error)]
+pub enum End {
+    /// Terminate.
+    #[error("client said goodbye")]
+    Goodbye,
+    /// The socket was closed or failed without a Terminate.
+    #[error("client went away: {0}")]
+    ClientGone(EndError),
+    /// It sent what the protocol does not allow.
+    #[error("client broke the protocol: {0}")]
+    Violation(WireError),
+    /// Postgres closed the connection, or it failed, while this client held it.
+    #[error("server connection failed: {0}")]
+    ServerLost(EndError),
+    /// No server connection could be had.
+    #[error("{0}")]
+    Refused(Refused),
+    /// A transaction block in statement mode.
+    #[error("transaction block in statement mode")]
+    TransactionBlock,
+    /// pgweir is shutting down.
+    #[error("pgweir is shutting down")]
+    Drained,
+    /// An operator or a limit wants it so.
+    #[error("closed by an administrator")]
+    Killed,
+}
+
+impl End {
+    fn client(error: EndError) -> Self {
+        RelayError::client(error).into()
+    }
+
+    /// The word for logs and metrics.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Goodbye => "goodbye",
+            Self::ClientGone(_) => "client_gone",
+            Self::Violation(_) => "protocol_violation",
+            Self::ServerLost(_) => "server_lost",
+            Self::Refused(Refused::QueryWait { .. }) => "query_wait",
+            Self::Refused(Refused::Login { .. }) => "server_login",
+            Self::Refused(Refused::PoolRemoved) => "pool_removed",
+            Self::TransactionBlock => "transaction_block",
+            Self::Drained => "drained",
+            Self::Killed => "killed",
+        }
+    }
+
+    /// What the client is told before its socket is closed.
+    fn last_words(&self) -> Option<Vec<u8>> {
+        let report = match self {
+            Self::Goodbye | Self::ClientGone(_) => return None,
+            Self::Violation(error) => Report::new(SqlState::PROTOCOL_VIOLATION, error.to_string()),
+            Self::ServerLost(EndError::Wire(error)) => Report::new(
+                SqlState::CONNECTION_FAILURE,
+                format!("Postgres sent what is no protocol: {error}"),
+            ),
+            Self::ServerLost(_) => Report::new(
+                SqlState::CONNECTION_FAILURE,
+                "server closed the connection unexpectedly",
+            )
+            .hint("Postgres ended the session or crashed; its log says why."),
+            Self::Refused(refused) => return Some(refused.to_client()),
+            Self::TransactionBlock => Report::new(
+                SqlState::NOT_SUPPORTED,
+                "transaction blocks are not allowed in statement pooling mode",
+            )
+            .hint("Set mode = \"transaction\" for this database or user."),
+            Self::Drained => Report::new(
+                SqlState::ADMIN_SHUTDOWN,
+                "terminating connection: pgweir is shutting down",
+            ),
+            Self::Killed => Report::new(
+                SqlState::ADMIN_SHUTDOWN,
+                "terminating connection due to administrator command",
+            ),
+        };
+        Some(report.error(Severity::Fatal))
+    }
+}
+
+impl From<RelayError> for End {
+    fn from(error: RelayError) -> Self {
+        match error {
+            RelayError::Goodbye => Self::Goodbye,
+            RelayError::ClientGone(error) => Self::ClientGone(error),
+            RelayError::Violation(error) => Self::Violation(error),
+            RelayError::ServerLost(error) => Self::ServerLost(error),
+        }
+    }
+}
+
+/// What a session needs for its life.
+#[derive(Debug)]
+pub struct Terms {
+    /// Its pool.
+    pub pool: Arc<Pool>,
+    /// Its service.
+    pub service: ServiceId,
+    /// Its thread.
+    pub thread: ThreadId,
+    /// How long it keeps a server connection.
+    pub mode: Mode,
+    /// Its place in the directory.
+    pub listed: Listed,
+    /// Its seats under the caps on clients.
+    pub seats: Box<[Seat]>,
+}
+
+/// A logged-in client. Resolves to why it ended; by then the client was told.
+#[derive(Debug)]
+pub struct Session {
+    client: ClientEnd<Stream>,
+    phase: Phase,
+    terms: Terms,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// Outside a transaction, without a server connection or a buffer.
+    Idle,
+    /// In the pool's queue, with what it has said so far.
+    Waiting(Ticket, Box<[u8]>),
+    /// Holding a server connection.
+    Leased(Lease),
+}
+
+impl Session {
+    /// A session of a client that has been told ReadyForQuery.
+    pub fn new(client: ClientEnd<Stream>, terms: Terms) -> Self {
+        Self {
+            client,
+            phase: Phase::Idle,
+            terms,
+        }
+    }
+
+    /// Its entry in the directory.
+    pub fn entry(&self) -> &Arc<Entry> {
+        self.terms.listed.entry()
+    }
+
+    fn step(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<End> {
+        if self.entry().is_asked()
+            && let Some(end) = self.heed(cx)
+        {
+            return Poll::Ready(self.end(cx, end));
+        }
+        loop {
+            let next = match &self.phase {
+                Phase::Idle => ready!(self.listen(cx, scratch)),
+                Phase::Waiting(..) => ready!(self.wait(cx, scratch)),
+                Phase::Leased(_) => ready!(self.relay(cx, scratch)),
+            };
+            match next {
+                Ok(phase) => self.phase = phase,
+                Err(end) => return Poll::Ready(self.end(cx, end)),
+            }
+        }
+    }
+
+    /// Reads an idle client's request and asks for a server connection.
+    fn listen(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<Result<Phase, End>> {
+        if self.entry().asked(Ask::Drain) {
+            return Poll::Ready(Err(End::Drained));
+        }
+        // Nothing is read while something is owed: that bounds what a slow reader costs.
+        ready!(self.client.poll_flush(cx)).map_err(End::client)?;
+        let (filled, look) =
+            ready!(self.client.poll_request(cx, &mut scratch[..REQUEST])).map_err(End::client)?;
+        Poll::Ready(match look {
+            Look::Nothing => Ok(Phase::Idle),
+            Look::Goodbye => Err(End::Goodbye),
+            Look::Request(at) => self.check_out(cx, &scratch[at..filled]),
+        })
+    }
+
+    /// Asks for a server connection for a request that begins with `said`.
+    fn check_out(&mut self, cx: &mut Context<'_>, said: &[u8]) -> Result<Phase, End> {
+        let Terms {
+            pool,
+            service,
+            thread,
+            ..
+        } = &self.terms;
+        match pool.ask(*service, *thread, cx.waker()) {
+            Checkout::Lease(lease) => self.begin(cx, lease, said),
+            Checkout::Ticket(ticket) => Ok(Phase::Waiting(ticket, said.into())),
+        }
+    }
+
+    /// Sends on what was said before the lease.
+    fn begin(&mut self, cx: &mut Context<'_>, mut lease: Lease, said: &[u8]) -> Result<Phase, End> {
+        let sent = Relay {
+            client: &mut self.client,
+            server: &mut lease.connection().end,
+            traffic: self.terms.pool.traffic(self.terms.thread),
+        }
+        .client_said(cx, said);
+        // On an error the lease is dropped here, and what was sent is brought back to order.
+        sent.map(|()| Phase::Leased(lease)).map_err(End::from)
+    }
+
+    fn wait(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<Result<Phase, End>> {
+        let Phase::Waiting(ticket, said) = &mut self.phase else {
+            unreachable!("called in this phase only")
+        };
+        let Poll::Ready(called) = ticket.poll() else {
+            overhear(&mut self.client, cx, said, scratch).map_err(End::client)?;
+            return Poll::Pending;
+        };
+        let said = mem::take(said);
+        Poll::Ready(match called {
+            Called::Lease(lease) => self.begin(cx, lease, &said),
+            Called::Again => self.check_out(cx, &said),
+            Called::Refused(refused) => Err(End::Refused(refused)),
+        })
+    }
+
+    fn relay(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<Result<Phase, End>> {
+        let Phase::Leased(lease) = &mut self.phase else {
+            unreachable!("called in this phase only")
+        };
+        let traffic = self.terms.pool.traffic(self.terms.thread);
+        let server = &mut lease.connection().end;
+        let polled = Relay {
+            client: &mut self.client,
+            server,
+            traffic,
+        }
+        .poll(cx, scratch);
+        if self.terms.mode == Mode::Statement && server.exchange().is_in_transaction() {
+            return Poll::Ready(Err(End::TransactionBlock));
+        }
+        let proof = ready!(polled)?;
+        traffic.transactions.add(1);
+        Poll::Ready(self.boundary(proof))
+    }
+
+    /// A transaction has ended.
+    fn boundary(&mut self, proof: Settled) -> Result<Phase, End> {
+        if self.terms.mode == Mode::Session && self.entry().asked(Ask::Drain) {
+            return Err(End::Drained);
+        }
+        Ok(match mem::replace(&mut self.phase, Phase::Idle) {
+            Phase::Leased(lease) if self.terms.mode != Mode::Session => {
+                lease.release(proof);
+                Phase::Idle
+            }
+            phase => phase,
+        })
+    }
+
+    /// Does what was asked from outside, as far as it is for now and not for the next transaction boundary.
+    fn heed(&mut self, cx: &mut Context<'_>) -> Option<End> {
+        let entry = self.terms.listed.entry();
+        if entry.asked(Ask::Leave) {
+            return Some(End::Killed);
+        }
+        if entry.asked(Ask::Cancel) {
+            self.cancel(cx);
+        }
+        let drain = self.terms.listed.entry().asked(Ask::Drain);
+        let Phase::Leased(lease) = &mut self.phase else {
+            return None;
+        };
+        (drain && lease.connection().end.settled().is_some()).then_some(End::Drained)
+    }
+
+    /// Its client wants its query stopped.
+    fn cancel(&mut self, cx: &mut Context<'_>) {
+        match &mut self.phase {
+            // Postgres ignores the cancel of an idle session too.
+            Phase::Idle => {}
+            Phase::Leased(lease) => lease.cancel(),
+            Phase::Waiting(_, said) => {
+                let Some(rest) = after_query(said) else {
+                    return;
+                };
+                let stopped = Report::new(
+                    SqlState::QUERY_CANCELED,
+                    "canceling statement due to user request",
+                );
+                let words = [stopped.error(Severity::Error), ready_for_query()].concat();
+                if !rest.is_empty() || self.client.send(cx, &words).is_err() {
+                    return;
+                }
+                self.phase = Phase::Idle;
+            }
+        }
+    }
+
+    /// Gives back what the session holds and tells the client why it ends.
+    fn end(&mut self, cx: &mut Context<'_>, end: End) -> End {
+        let mut told = false;
+        if let Phase::Leased(mut lease) = mem::replace(&mut self.phase, Phase::Idle) {
+            told = lease.connection().end.said_error_last();
+            match (lease.connection().end.settled(), &end) {
+                (_, End::ServerLost(_)) => lease.discard(Discard::Died),
+                (Some(proof), _) if self.terms.mode == Mode::Session => lease.reset(proof),
+                (Some(proof), _) => lease.release(proof),
+                (None, _) => drop(lease),
+            }
+        }
+        // Postgres' own last words are better than ours.
+        let told = told && matches!(end, End::ServerLost(_));
+        if let Some(words) = end.last_words().filter(|_| !told) {
+            // A client that is too slow for its last words, or gone, goes without them.
+            let _ = self.client.send(cx, &words);
+        }
+        end
+    }
+}
+
+impl Future for Session {
+    type Output = End;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<End> {
+        SCRATCH_BUFFER.with_borrow_mut(|scratch| self.step(cx, scratch))
+    }
+}
+
+/// Reads what a waiting client adds to its request, as long as there is room, and notices when it goes.
+fn overhear(
+    client: &mut ClientEnd<Stream>,
+    cx: &mut Context<'_>,
+    said: &mut Box<[u8]>,
+    scratch: &mut [u8],
+) -> Result<(), EndError> {
+    while said.len() < REQUEST {
+        match client.poll_bytes(cx, &mut scratch[..REQUEST - said.len()]) {
+            Poll::Ready(filled) => *said = [said, &scratch[..filled?]].concat().into(),
+            Poll::Pending => break,
+        }
+    }
+    Ok(())
+}
+
+/// What stands behind a simple query that is wholly there; `None` if that is not what stands at the front.
+fn after_query(said: &[u8]) -> Option<&[u8]> {
+    let (&[tag, a, b, c, d], _) = said.split_first_chunk()?;
+    (tag == b'Q')
+        .then(|| said.get(1 + u32::from_be_bytes([a, b, c, d]) as usize..))
+        .flatten()
+}
