@@ -336,9 +336,9 @@ pub struct ServiceLimits {
     pub alert_servers: u32,
     /// Alert above this many clients; 0 = never.
     pub alert_clients: u32,
-    /// See [`Timeouts::client_idle`].
+    /// See [`Timeouts::client_idle`]; `None` = what stands there.
     pub client_idle: Option<Duration>,
-    /// See [`Timeouts::idle_transaction`].
+    /// See [`Timeouts::idle_transaction`]; `None` = what stands there.
     pub idle_transaction: Option<Duration>,
 }
 

@@ -15,6 +15,17 @@ pub struct Mistake {
     pub message: String,
 }
 
+impl Mistake {
+    /// A mistake without a place.
+    pub(super) fn of_the_whole(message: impl Into<String>) -> Self {
+        Self {
+            line: 0,
+            column: 0,
+            message: message.into(),
+        }
+    }
+}
+
 /// All mistakes of one file, in the order of their places.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mistakes {
@@ -31,18 +42,6 @@ impl Mistakes {
             file: file.to_owned(),
             list,
         }
-    }
-
-    /// A mistake of the file as a whole.
-    pub(super) fn of_the_whole(file: &str, message: impl Into<String>) -> Self {
-        Self::new(
-            file,
-            vec![Mistake {
-                line: 0,
-                column: 0,
-                message: message.into(),
-            }],
-        )
     }
 
     /// The same mistakes under another file name.

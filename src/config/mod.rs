@@ -15,11 +15,13 @@ mod raw;
 mod sections;
 mod value;
 
+use std::net::SocketAddr;
 use std::path::Path;
 
 use checked::{Config, User};
-use env::Lookup;
-use raw::Document;
+use location::Location;
+use raw::{Document, Notes};
+use value::Given;
 
 pub use mistake::{Mistake, Mistakes};
 
@@ -32,8 +34,12 @@ const SMALLEST: &str = "[databases.\"*\"]\nurl = \"postgres://127.0.0.1:5432\"\n
 /// Reads a file, with the environment of this process.
 pub fn load(path: &Path) -> Result<Config, Mistakes> {
     let name = path.display().to_string();
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| Mistakes::of_the_whole(&name, format!("cannot be read: {error}")))?;
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        Mistakes::new(
+            &name,
+            vec![Mistake::of_the_whole(format!("cannot be read: {error}"))],
+        )
+    })?;
     parse(&text, &name, &|variable| std::env::var(variable).ok())
 }
 
@@ -44,7 +50,7 @@ pub fn parse(
     env: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Config, Mistakes> {
     let document = Document::parse(text);
-    let mut notes = document.notes(env as Lookup<'_>);
+    let mut notes = Notes::new(env);
     let config = sections::read(document.root(&mut notes));
     check::contradictions(&config, &mut notes);
     match document.mistakes(notes) {
@@ -58,54 +64,49 @@ pub fn parse(
 /// A database named in `to` is ignored, since each client names its own. A user with a password becomes one that clients
 /// may log in as, not one that they are forced to be. With nothing in `listen` the default address is used.
 pub fn from_url(to: &str, listen: &[String]) -> Result<Config, Mistakes> {
-    let mut config = parse(SMALLEST, "the defaults", &|_| None)
-        .expect("the smallest file, which a test reads, is right");
+    let mut config = parse(SMALLEST, "the smallest file", &|_| None)
+        .expect("the smallest file is right: a test reads it");
     let mut wrong = Vec::new();
-    let mut note = |message: String| {
-        wrong.push(Mistake {
-            line: 0,
-            column: 0,
-            message,
-        })
-    };
     match location::parse_url(to) {
-        Ok(location) => {
-            let database = config
-                .any_database
-                .as_mut()
-                .expect("the smallest file has an entry for any database");
-            database.hosts = location.hosts;
-            if let (Some(user), password @ Some(_)) = (location.user, location.password) {
-                config.users.insert(
-                    user,
-                    User {
-                        password,
-                        ..User::default()
-                    },
-                );
-            }
-        }
-        Err(why) => note(format!("--to {why}")),
+        Ok(location) => serve_location(&mut config, location),
+        Err(why) => wrong.push(Mistake::of_the_whole(format!("--to {why}"))),
     }
-    for address in listen {
-        if let Err(why) = value::address(&value::Given::Text {
-            written: address,
-            expanded: None,
-        }) {
-            note(format!("--listen {why}"));
-        }
-    }
+    let (addresses, bad): (Vec<_>, Vec<_>) = listen
+        .iter()
+        .map(|text| listen_address(text))
+        .partition(Result::is_ok);
+    wrong.extend(bad.into_iter().filter_map(Result::err));
     if !listen.is_empty() {
-        config.listen.addresses = listen
-            .iter()
-            .filter_map(|address| address.parse().ok())
-            .collect();
+        config.listen.addresses = addresses.into_iter().flatten().collect();
     }
     if wrong.is_empty() {
         Ok(config)
     } else {
         Err(Mistakes::new("command line", wrong))
     }
+}
+
+fn serve_location(config: &mut Config, location: Location) {
+    if let (Some(user), password @ Some(_)) = (location.user, location.password) {
+        config.users.insert(
+            user,
+            User {
+                password,
+                ..User::default()
+            },
+        );
+    }
+    if let Some(any) = config.any_database.as_mut() {
+        any.hosts = location.hosts;
+    }
+}
+
+fn listen_address(text: &str) -> Result<SocketAddr, Mistake> {
+    let given = Given::Text {
+        written: text,
+        expanded: None,
+    };
+    value::address(&given).map_err(|why| Mistake::of_the_whole(format!("--listen {why}")))
 }
 
 /// How many data threads a machine gets when the file leaves the choice to us.
@@ -118,7 +119,7 @@ pub fn default_threads(cores: usize) -> usize {
 /// The dotted name of every setting, `NAME` standing for the name of a database, user or service.
 pub fn settings() -> Vec<String> {
     let document = Document::parse("[databases.NAME]\n[users.NAME]\n[services.NAME]\n");
-    let mut notes = document.notes(&|_| None);
+    let mut notes = Notes::new(&|_| None);
     sections::read(document.root(&mut notes));
     notes.asked().map(str::to_owned).collect()
 }

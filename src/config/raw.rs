@@ -43,16 +43,6 @@ impl<'t> Document<'t> {
         }
     }
 
-    /// The notes for one reading.
-    pub(super) fn notes<'a>(&'a self, lookup: Lookup<'a>) -> Notes<'a> {
-        Notes {
-            lookup,
-            wrong: Vec::new(),
-            contradictions: Vec::new(),
-            asked: BTreeMap::new(),
-        }
-    }
-
     /// The root table, with the defaults under it.
     pub(super) fn root<'n, 'a>(&'a self, notes: &'n mut Notes<'a>) -> Table<'n, 'a> {
         let layers = vec![
@@ -138,7 +128,17 @@ enum Source {
     Broken,
 }
 
-impl Notes<'_> {
+impl<'a> Notes<'a> {
+    /// Nothing noted yet. Variables will be looked up there.
+    pub(super) fn new(lookup: Lookup<'a>) -> Self {
+        Self {
+            lookup,
+            wrong: Vec::new(),
+            contradictions: Vec::new(),
+            asked: BTreeMap::new(),
+        }
+    }
+
     /// The dotted names of all settings that were asked for.
     pub(super) fn asked(&self) -> impl Iterator<Item = &str> {
         self.asked.keys().map(String::as_str)

@@ -59,7 +59,7 @@ impl<'t> Given<'t> {
     }
 
     /// The text, if the environment had a part in it: only then may a string stand for a number.
-    fn from_environment(&self) -> Option<&str> {
+    fn as_environment_text(&self) -> Option<&str> {
         match self {
             Self::Text { expanded, .. } => expanded.as_deref(),
             _ => None,
@@ -136,7 +136,7 @@ pub(super) fn path(given: &Given<'_>) -> Parsed<Option<std::path::PathBuf>> {
 
 /// `true` or `false`.
 pub(super) fn boolean(given: &Given<'_>) -> Parsed<bool> {
-    match (given, given.from_environment()) {
+    match (given, given.as_environment_text()) {
         (Given::Boolean(value), _) => Ok(*value),
         (_, Some("true")) => Ok(true),
         (_, Some("false")) => Ok(false),
@@ -149,7 +149,7 @@ pub(super) fn count(given: &Given<'_>) -> Parsed<u32> {
     let number = match given {
         Given::Integer(number) => number.and_then(|number| u32::try_from(number).ok()),
         _ => given
-            .from_environment()
+            .as_environment_text()
             .and_then(|text| text.trim().parse().ok()),
     };
     number.ok_or_else(|| given.not("a whole number from 0"))
