@@ -1,4 +1,6 @@
 //! The configuration after every check: nothing is optional that must be there, nothing is a string that has a type.
+//!
+//! Where a duration is no `Option`, [`Duration::ZERO`] has the meaning that its comment gives.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -6,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use regex::Regex;
 
 /// A whole checked configuration.
 #[derive(Debug, Clone, PartialEq)]
@@ -86,7 +89,7 @@ pub struct PoolDefaults {
     pub min_size: u32,
     /// Further ones for waiters who have waited `reserve_after`.
     pub reserve_size: u32,
-    /// See `reserve_size`.
+    /// See `reserve_size`; zero = at once.
     pub reserve_after: Duration,
     /// Prepared statements on one server connection; 0 = not tracked.
     pub max_prepared_statements: u32,
@@ -127,7 +130,7 @@ pub struct Limits {
     pub max_servers_per_user: u32,
     /// Server connections of one database.
     pub max_servers_per_database: u32,
-    /// Bytes of one protocol message.
+    /// Bytes of one protocol message; 0 = as many as the protocol allows.
     pub max_message_size: u64,
 }
 
@@ -148,19 +151,19 @@ pub struct Timeouts {
     pub query_wait: Option<Duration>,
     /// Waiting this long earns a notice.
     pub query_wait_notify: Option<Duration>,
-    /// Connect and log in to Postgres.
+    /// Connect and log in to Postgres; zero = no limit of ours.
     pub server_connect: Duration,
-    /// First pause after a failed connect; grows to 15 s.
+    /// First pause after a failed connect, never zero; grows to 15 s.
     pub server_login_retry: Duration,
     /// An idle server connection is closed after this.
     pub server_idle: Option<Duration>,
     /// A server connection is closed at this age, with jitter.
     pub server_lifetime: Option<Duration>,
-    /// Forwarding a cancel request.
+    /// Forwarding a cancel request; zero = no limit of ours.
     pub cancel: Duration,
 }
 
-/// Keepalive; applied to both sides.
+/// Keepalive; applied to both sides. Zero = the system's own setting.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tcp {
     /// First probe after this.
@@ -333,32 +336,56 @@ pub struct ServiceLimits {
     pub alert_servers: u32,
     /// Alert above this many clients; 0 = never.
     pub alert_clients: u32,
-    /// See [`Timeouts::client_idle`].
+    /// See [`Timeouts::client_idle`]; `None` = what stands there.
     pub client_idle: Option<Duration>,
-    /// See [`Timeouts::idle_transaction`].
+    /// See [`Timeouts::idle_transaction`]; `None` = what stands there.
     pub idle_transaction: Option<Duration>,
 }
 
 /// How deployments of a service are told apart and retired.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Deployments {
-    /// Regular expression with groups `service` and `deployment`, applied to application_name.
-    pub pattern: String,
-    /// A deployment is current once its sessions have lived this long.
+    /// Finds service and deployment in application_name.
+    pub pattern: Pattern,
+    /// A deployment is current once its sessions have lived this long; zero = at once.
     pub promote_after: Duration,
-    /// Superseded sessions are left alone this long.
+    /// Superseded sessions are left alone this long; zero = for ever.
     pub stale_grace: Duration,
-    /// And must have been idle this long.
+    /// And must have been idle this long; zero = idle at all.
     pub stale_idle: Duration,
-    /// Idle inside a transaction this long: rolled back and closed.
+    /// Idle inside a transaction this long: rolled back and closed; zero = never.
     pub stale_idle_transaction: Duration,
-    /// At most this many closings a second.
+    /// At most this many closings a second; 0 = as many as there are.
     pub close_per_second: u32,
     /// Only say what would be closed.
     pub dry_run: bool,
 }
 
-/// Which sessions belong to a service. Every key given must fit.
+/// A regular expression with the group `deployment` and, mostly, `service`.
+#[derive(Debug, Clone)]
+pub struct Pattern(Regex);
+
+impl Pattern {
+    /// Compiles it. That it has its groups is for the caller to check.
+    pub fn new(text: &str) -> Result<Self, regex::Error> {
+        Regex::new(text).map(Self)
+    }
+
+    /// The regular expression.
+    pub fn as_regex(&self) -> &Regex {
+        &self.0
+    }
+}
+
+/// Two patterns are the same if they are written the same.
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_str() == other.0.as_str()
+    }
+}
+
+/// Which sessions belong to a service. Every key given must fit; with none, no session is matched by these rules, and the
+/// service is found by its name alone.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Match {
     /// Glob over the user name.
@@ -400,11 +427,11 @@ pub struct Services {
 /// When the reaper shortens its patience.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Pressure {
-    /// Somebody has waited this long with the budget spent.
+    /// Somebody has waited this long with the budget spent; zero = waiters are no sign of pressure.
     pub waiters_for: Duration,
     /// Postgres has fewer free connections than this.
     pub min_headroom: u32,
-    /// Then sessions idle in a transaction this long are closed too.
+    /// Then sessions idle in a transaction this long are closed too; zero = never.
     pub idle_transaction: Duration,
 }
 
@@ -413,9 +440,9 @@ pub struct Pressure {
 pub struct Alerts {
     /// Alert above this many server connections in all; 0 = never.
     pub total_servers: u32,
-    /// Receives a JSON POST.
-    pub webhook: Option<String>,
-    /// An alert that lasts is repeated.
+    /// Receives a JSON POST. Secret, because such urls hold their token.
+    pub webhook: Option<Secret>,
+    /// An alert that lasts is repeated; zero = never.
     pub repeat_every: Duration,
 }
 
@@ -426,7 +453,7 @@ pub struct Incidents {
     pub directory: Option<PathBuf>,
     /// How many are kept.
     pub keep: u32,
-    /// How often a running incident is noted.
+    /// How often a running incident is noted; zero = only its begin and its end.
     pub snapshot_every: Duration,
 }
 

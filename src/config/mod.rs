@@ -1,3 +1,125 @@
 //! `pooler.toml`: read, checked as a whole, compared with the one before.
+//!
+//! A file becomes a [`Config`], in which nothing is missing and nothing contradicts, or the list of all its mistakes.
+//! Nothing here knows who reads the values or how they are applied.
 
+pub mod change;
 pub mod checked;
+pub mod users_file;
+
+mod check;
+mod env;
+mod location;
+mod mistake;
+mod raw;
+mod sections;
+mod value;
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use checked::{Config, User};
+use location::Location;
+use raw::{Document, Notes};
+use value::Given;
+
+pub use mistake::{Mistake, Mistakes};
+
+/// The longest name of a service, in bytes: as long as Postgres lets any name be, and one more.
+pub const LONGEST_SERVICE_NAME: usize = 64;
+
+/// The smallest file: all else is the default.
+const SMALLEST: &str = "[databases.\"*\"]\nurl = \"postgres://127.0.0.1:5432\"\n";
+
+/// Reads a file, with the environment of this process.
+pub fn load(path: &Path) -> Result<Config, Mistakes> {
+    let name = path.display().to_string();
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        Mistakes::new(
+            &name,
+            vec![Mistake::of_the_whole(format!("cannot be read: {error}"))],
+        )
+    })?;
+    parse(&text, &name, &|variable| std::env::var(variable).ok())
+}
+
+/// Reads the text of a file. `env` looks up environment variables; `file_name` is for the mistakes.
+pub fn parse(
+    text: &str,
+    file_name: &str,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<Config, Mistakes> {
+    let document = Document::parse(text);
+    let mut notes = Notes::new(env);
+    let config = sections::read(document.root(&mut notes));
+    check::contradictions(&config, &mut notes);
+    match document.mistakes(notes) {
+        none if none.is_empty() => Ok(config),
+        mistakes => Err(Mistakes::new(file_name, mistakes)),
+    }
+}
+
+/// The configuration of a pooler without a file: every database of the Postgres at `to`, for clients at `listen`.
+///
+/// A database named in `to` is ignored, since each client names its own. A user with a password becomes one that clients
+/// may log in as, not one that they are forced to be. With nothing in `listen` the default address is used.
+pub fn from_url(to: &str, listen: &[String]) -> Result<Config, Mistakes> {
+    let mut config = parse(SMALLEST, "the smallest file", &|_| None)
+        .expect("the smallest file is right: a test reads it");
+    let mut wrong = Vec::new();
+    match location::parse_url(to) {
+        Ok(location) => serve_location(&mut config, location),
+        Err(why) => wrong.push(Mistake::of_the_whole(format!("--to {why}"))),
+    }
+    let (addresses, bad): (Vec<_>, Vec<_>) = listen
+        .iter()
+        .map(|text| listen_address(text))
+        .partition(Result::is_ok);
+    wrong.extend(bad.into_iter().filter_map(Result::err));
+    if !listen.is_empty() {
+        config.listen.addresses = addresses.into_iter().flatten().collect();
+    }
+    if wrong.is_empty() {
+        Ok(config)
+    } else {
+        Err(Mistakes::new("command line", wrong))
+    }
+}
+
+fn serve_location(config: &mut Config, location: Location) {
+    if let (Some(user), password @ Some(_)) = (location.user, location.password) {
+        config.users.insert(
+            user,
+            User {
+                password,
+                ..User::default()
+            },
+        );
+    }
+    if let Some(any) = config.any_database.as_mut() {
+        any.hosts = location.hosts;
+    }
+}
+
+fn listen_address(text: &str) -> Result<SocketAddr, Mistake> {
+    let given = Given::Text {
+        written: text,
+        expanded: None,
+    };
+    value::address(&given).map_err(|why| Mistake::of_the_whole(format!("--listen {why}")))
+}
+
+/// How many data threads a machine gets when the file leaves the choice to us.
+pub fn default_threads(cores: usize) -> usize {
+    // Beyond this the relay waits for Postgres, and threads only split the pool of idle connections.
+    const MOST: usize = 4;
+    cores.clamp(1, MOST)
+}
+
+/// The dotted name of every setting, `NAME` standing for the name of a database, user or service.
+pub fn settings() -> Vec<String> {
+    let document = Document::parse("[databases.NAME]\n[users.NAME]\n[services.NAME]\n");
+    let mut notes = Notes::new(&|_| None);
+    sections::read(document.root(&mut notes));
+    notes.asked().map(str::to_owned).collect()
+}

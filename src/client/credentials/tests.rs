@@ -1,7 +1,7 @@
 use super::*;
 use crate::wire::scram::tests::pbkdf2_runs;
 use crate::wire::scram::{
-    ChannelBinding, ClientExchange, ScramError, ServerExchange, Verified, nonce,
+    ChannelBinding, ClientAuth, ClientExchange, ScramError, ServerExchange, Verified, nonce,
 };
 
 const KEY: [u8; 32] = [7; 32];

@@ -1,0 +1,276 @@
+//! What differs between two configurations, and whether it takes effect at a reload.
+//!
+//! Settings are named, values are not: some are secret.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use super::checked::{
+    Alerts, Auth, Budget, Config, Database, Deployments, Incidents, Limits, Listen, Log, Match,
+    PoolDefaults, Pressure, Runtime, Service, ServiceLimits, Services, Tcp, Timeouts, Tls, User,
+};
+use super::raw::dotted;
+
+/// One setting that differs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// Its dotted name, as in the file: `pool.size`. An entry that came or went has one name for all
+    /// of it, `databases.site`; `services` alone is their order, in which the first match wins.
+    pub name: String,
+    /// When the new value counts.
+    pub effect: Effect,
+}
+
+/// When a changed setting counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// From the reload on.
+    Live,
+    /// From the next start on.
+    Restart,
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.effect {
+            Effect::Live => write!(f, "{} changed", self.name),
+            Effect::Restart => write!(f, "{} changed, and needs a restart", self.name),
+        }
+    }
+}
+
+/// Every setting that differs.
+pub fn between(old: &Config, new: &Config) -> Vec<Change> {
+    let mut changes = Vec::new();
+    config(
+        &mut |name| {
+            let effect = effect_of(&name);
+            changes.push(Change { name, effect });
+        },
+        old,
+        new,
+    );
+    changes
+}
+
+fn effect_of(name: &str) -> Effect {
+    match name {
+        "runtime.threads" | "log.format" => Effect::Restart,
+        _ if name.starts_with("listen.") => Effect::Restart,
+        _ => Effect::Live,
+    }
+}
+
+/// Takes the dotted name of a setting that differs.
+type Note<'n> = &'n mut dyn FnMut(String);
+
+fn config(note: Note<'_>, old: &Config, new: &Config) {
+    // Every field by name, here and below: one that is added and forgotten does not compile.
+    let Config {
+        listen: _,
+        pool: _,
+        budget: _,
+        limits: _,
+        timeouts: _,
+        tcp: _,
+        auth: _,
+        tls_client: _,
+        tls_server: _,
+        databases: _,
+        any_database: _,
+        users: _,
+        services: _,
+        pressure: _,
+        alerts: _,
+        incidents: _,
+        log: _,
+        runtime: _,
+    } = old;
+    listen(note, "listen", &old.listen, &new.listen);
+    pool(note, "pool", &old.pool, &new.pool);
+    budget(note, "budget", &old.budget, &new.budget);
+    limits(note, "limits", &old.limits, &new.limits);
+    timeouts(note, "timeouts", &old.timeouts, &new.timeouts);
+    tcp(note, "tcp", &old.tcp, &new.tcp);
+    auth(note, "auth", &old.auth, &new.auth);
+    tls(note, "tls.client", &old.tls_client, &new.tls_client);
+    tls(note, "tls.server", &old.tls_server, &new.tls_server);
+    entries(
+        note,
+        "databases",
+        &all_databases(old),
+        &all_databases(new),
+        database,
+    );
+    entries(
+        note,
+        "users",
+        &by_name(&old.users),
+        &by_name(&new.users),
+        user,
+    );
+    all_services(note, &old.services, &new.services);
+    pressure(note, "pressure", &old.pressure, &new.pressure);
+    alerts(note, "alerts", &old.alerts, &new.alerts);
+    incidents(note, "incidents", &old.incidents, &new.incidents);
+    log(note, "log", &old.log, &new.log);
+    runtime(note, "runtime", &old.runtime, &new.runtime);
+}
+
+/// Makes a function that notes each field of a struct that differs, by its key if that is another word.
+macro_rules! compare {
+    ($name:ident: $struct:ident { $($field:ident $(= $key:literal)?),* $(,)? }) => {
+        fn $name(note: Note<'_>, table: &str, old: &$struct, new: &$struct) {
+            let $struct { $($field),* } = old;
+            $(if *$field != new.$field {
+                note(dotted(table, [$($key,)? stringify!($field)][0]));
+            })*
+        }
+    };
+}
+
+compare! { listen: Listen { addresses, unix_socket_dir, unix_socket_mode, http, proxy_protocol_from } }
+
+compare! { pool: PoolDefaults {
+    mode, size, min_size, reserve_size, reserve_after, max_prepared_statements, server_reset_query,
+} }
+
+compare! { budget: Budget { max_servers, headroom, check_every } }
+
+compare! { limits: Limits {
+    max_clients, max_clients_per_user, max_clients_per_database, max_servers_per_user,
+    max_servers_per_database, max_message_size,
+} }
+
+compare! { timeouts: Timeouts {
+    client_login, client_idle, idle_transaction, transaction, query, query_wait, query_wait_notify,
+    server_connect, server_login_retry, server_idle, server_lifetime, cancel,
+} }
+
+compare! { tcp: Tcp { keepalive_idle, keepalive_interval, keepalive_count, user_timeout } }
+
+compare! { auth: Auth {
+    method, users_file, hba_file, ident_file, query_user, query_database, query, admins, stats,
+} }
+
+compare! { tls: Tls { mode, certificate, key, ca } }
+
+compare! { database: Database {
+    hosts = "host", dbname, user, password, mode, pool_size, min_size, reserve_size, max_servers, max_clients,
+    connect_query, auth_query,
+} }
+
+compare! { user: User { password, mode, pool_size, max_servers, max_clients } }
+
+compare! { matches: Match { user, database, application_name, address, certificate } }
+
+compare! { service_limits: ServiceLimits {
+    max_servers, min_servers, max_clients, weight, alert_servers, alert_clients, client_idle,
+    idle_transaction,
+} }
+
+compare! { deployments: Deployments {
+    pattern, promote_after, stale_grace, stale_idle, stale_idle_transaction, close_per_second, dry_run,
+} }
+
+compare! { pressure: Pressure { waiters_for, min_headroom, idle_transaction } }
+
+compare! { alerts: Alerts { total_servers, webhook, repeat_every } }
+
+compare! { incidents: Incidents { directory, keep, snapshot_every } }
+
+compare! { log: Log { level, format, connections, disconnections, pooler_errors } }
+
+compare! { runtime: Runtime { threads } }
+
+fn all_services(note: Note<'_>, old: &Services, new: &Services) {
+    let Services {
+        limits,
+        deployments: star_deployments,
+        listed,
+    } = old;
+    let star = dotted("services", "*");
+    service_limits(note, &star, limits, &new.limits);
+    deployments(
+        note,
+        &dotted(&star, "deployments"),
+        star_deployments,
+        &new.deployments,
+    );
+    entries(
+        note,
+        "services",
+        &by_service(listed),
+        &by_service(&new.listed),
+        service,
+    );
+    if order(listed, &new.listed) != order(&new.listed, listed) {
+        note("services".to_owned());
+    }
+}
+
+fn service(note: Note<'_>, table: &str, old: &Service, new: &Service) {
+    let Service {
+        name: _,
+        matches: rules,
+        limits,
+        deployments: own_deployments,
+    } = old;
+    matches(note, &dotted(table, "match"), rules, &new.matches);
+    service_limits(note, table, limits, &new.limits);
+    deployments(
+        note,
+        &dotted(table, "deployments"),
+        own_deployments,
+        &new.deployments,
+    );
+}
+
+/// The order of those services that are in the other list too.
+fn order<'a>(listed: &'a [Service], other: &[Service]) -> Vec<&'a str> {
+    let other = by_service(other);
+    let names = listed.iter().map(|service| service.name.as_str());
+    names.filter(|name| other.contains_key(name)).collect()
+}
+
+/// Entries by name.
+type Named<'a, T> = BTreeMap<&'a str, &'a T>;
+
+fn by_name<T>(entries: &BTreeMap<String, T>) -> Named<'_, T> {
+    entries
+        .iter()
+        .map(|(name, entry)| (name.as_str(), entry))
+        .collect()
+}
+
+fn by_service(listed: &[Service]) -> Named<'_, Service> {
+    listed
+        .iter()
+        .map(|service| (service.name.as_str(), service))
+        .collect()
+}
+
+fn all_databases(config: &Config) -> Named<'_, Database> {
+    let any = config.any_database.iter().map(|any| ("*", any));
+    by_name(&config.databases).into_iter().chain(any).collect()
+}
+
+/// Entries that came or went by name, the others setting by setting.
+fn entries<T>(
+    note: Note<'_>,
+    table: &str,
+    old: &Named<'_, T>,
+    new: &Named<'_, T>,
+    compare: impl Fn(Note<'_>, &str, &T, &T),
+) {
+    for (name, old) in old {
+        let table = dotted(table, name);
+        match new.get(name) {
+            Some(new) => compare(note, &table, old, new),
+            None => note(table),
+        }
+    }
+    for name in new.keys().filter(|name| !old.contains_key(*name)) {
+        note(dotted(table, name));
+    }
+}

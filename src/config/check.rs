@@ -1,0 +1,195 @@
+//! What is right setting by setting and wrong together.
+
+use super::checked::{
+    AuthMethod, Config, Database, MaxServers, PoolDefaults, ServiceLimits, Tls, TlsMode,
+};
+use super::raw::{Notes, dotted};
+
+/// Notes every contradiction.
+pub(super) fn contradictions(config: &Config, notes: &mut Notes<'_>) {
+    listen(config, notes);
+    pools(config, notes);
+    budget(config, notes);
+    auth(config, notes);
+    tls("tls.client", &config.tls_client, notes);
+    tls("tls.server", &config.tls_server, notes);
+    offered_tls(&config.tls_client, notes);
+    service_limits(&dotted("services", "*"), &config.services.limits, notes);
+    for service in &config.services.listed {
+        service_limits(&dotted("services", &service.name), &service.limits, notes);
+    }
+}
+
+fn names<const N: usize>(table: &str, keys: [&str; N]) -> [String; N] {
+    keys.map(|key| dotted(table, key))
+}
+
+fn listen(config: &Config, notes: &mut Notes<'_>) {
+    let listen = &config.listen;
+    if listen.addresses.is_empty() && listen.unix_socket_dir.is_none() {
+        let names = names("listen", ["addresses", "unix_socket_dir"]);
+        notes.contradiction(
+            &names,
+            "there is nothing to listen on: give an address or unix_socket_dir",
+        );
+    }
+    // The system chooses port 0 anew each time.
+    let fixed = || {
+        listen
+            .addresses
+            .iter()
+            .filter(|address| address.port() != 0)
+    };
+    let is_repeated = |(index, address)| fixed().take(index).any(|before| before == address);
+    if fixed().enumerate().any(is_repeated) {
+        notes.contradiction(
+            &names("listen", ["addresses"]),
+            "addresses names the same address twice",
+        );
+    }
+    if listen
+        .http
+        .is_some_and(|http| fixed().any(|address| *address == http))
+    {
+        notes.contradiction(
+            &names("listen", ["http", "addresses"]),
+            "http is one of the addresses for clients",
+        );
+    }
+}
+
+fn pools(config: &Config, notes: &mut Notes<'_>) {
+    if config.pool.min_size > config.pool.size {
+        let names = names("pool", ["min_size", "size"]);
+        notes.contradiction(
+            &names,
+            format!("min_size is more than size, {}", config.pool.size),
+        );
+    }
+    let any = config.any_database.iter().map(|database| ("*", database));
+    let listed = config
+        .databases
+        .iter()
+        .map(|(name, database)| (name.as_str(), database));
+    for (name, database) in listed.chain(any) {
+        database_pool(&dotted("databases", name), database, &config.pool, notes);
+    }
+}
+
+fn database_pool(table: &str, database: &Database, defaults: &PoolDefaults, notes: &mut Notes<'_>) {
+    // With neither given it is a matter of [pool], and was noted there.
+    if database.min_size.is_none() && database.pool_size.is_none() {
+        return;
+    }
+    let size = database.pool_size.unwrap_or(defaults.size);
+    if database.min_size.unwrap_or(defaults.min_size) > size {
+        let mut related = names(table, ["min_size", "pool_size"]).to_vec();
+        related.extend(names("pool", ["min_size", "size"]));
+        notes.contradiction(&related, format!("min_size is more than pool_size, {size}"));
+    }
+}
+
+fn budget(config: &Config, notes: &mut Notes<'_>) {
+    let MaxServers::Exactly(most) = config.budget.max_servers else {
+        if config.budget.check_every.is_none() {
+            let names = names("budget", ["check_every", "max_servers"]);
+            notes.contradiction(
+                &names,
+                "max_servers = \"auto\" needs to watch Postgres: give check_every, or a number",
+            );
+        }
+        return;
+    };
+    let kept: u64 = config
+        .services
+        .listed
+        .iter()
+        .map(|service| u64::from(service.limits.min_servers))
+        .sum();
+    if kept > u64::from(most) {
+        let mut related = names("budget", ["max_servers"]).to_vec();
+        related.extend(
+            config
+                .services
+                .listed
+                .iter()
+                .map(|s| dotted(&dotted("services", &s.name), "min_servers")),
+        );
+        let message =
+            format!("max_servers is {most}, but the min_servers of all services come to {kept}");
+        notes.contradiction(&related, message);
+    }
+}
+
+fn auth(config: &Config, notes: &mut Notes<'_>) {
+    let auth = &config.auth;
+    if auth.method == AuthMethod::Hba && auth.hba_file.is_none() {
+        notes.contradiction(
+            &names("auth", ["method", "hba_file"]),
+            "method = \"hba\" needs hba_file",
+        );
+    }
+    let verified = matches!(
+        config.tls_client.mode,
+        TlsMode::VerifyCa | TlsMode::VerifyFull
+    );
+    if auth.method == AuthMethod::Cert && !verified {
+        let names = ["auth.method".to_owned(), "tls.client.mode".to_owned()];
+        notes.contradiction(&names, "method = \"cert\" needs [tls.client] with mode \"verify-full\" (or \"verify-ca\") and its files");
+    }
+    let needs_user = [
+        ("query", auth.query.is_some()),
+        ("query_database", auth.query_database.is_some()),
+    ];
+    for (key, _) in needs_user
+        .into_iter()
+        .filter(|(_, given)| *given && auth.query_user.is_none())
+    {
+        notes.contradiction(
+            &names("auth", [key, "query_user"]),
+            format!("{key} needs query_user, who runs the query"),
+        );
+    }
+}
+
+fn tls(table: &str, tls: &Tls, notes: &mut Notes<'_>) {
+    let pair = names(table, ["certificate", "key"]);
+    match (&tls.certificate, &tls.key) {
+        (Some(_), None) => notes.contradiction(&pair, "certificate needs its key"),
+        (None, Some(_)) => notes.contradiction(&pair, "key needs its certificate"),
+        _ => {}
+    }
+    if matches!(tls.mode, TlsMode::VerifyCa | TlsMode::VerifyFull) && tls.ca.is_none() {
+        notes.contradiction(
+            &names(table, ["mode", "ca"]),
+            "this mode needs ca, the authorities to trust",
+        );
+    }
+}
+
+/// Towards clients pgweir is the TLS server, which cannot be without a certificate.
+fn offered_tls(tls: &Tls, notes: &mut Notes<'_>) {
+    let insists = matches!(
+        tls.mode,
+        TlsMode::Require | TlsMode::VerifyCa | TlsMode::VerifyFull
+    );
+    if insists && tls.certificate.is_none() && tls.key.is_none() {
+        notes.contradiction(
+            &names("tls.client", ["mode", "certificate", "key"]),
+            "this mode needs certificate and key",
+        );
+    }
+}
+
+fn service_limits(table: &str, limits: &ServiceLimits, notes: &mut Notes<'_>) {
+    if limits.max_servers != 0 && limits.min_servers > limits.max_servers {
+        let names = names(table, ["min_servers", "max_servers"]);
+        notes.contradiction(
+            &names,
+            format!(
+                "min_servers is more than max_servers, {}",
+                limits.max_servers
+            ),
+        );
+    }
+}

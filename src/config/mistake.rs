@@ -1,0 +1,103 @@
+//! What is wrong with a file: every mistake with its line and column, so that one reading shows them all.
+//!
+//! No message repeats a value that may be secret; see `value.rs` for what may be quoted.
+
+use std::fmt;
+
+/// One mistake, and where it is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mistake {
+    /// Line, from 1; 0 = the file as a whole.
+    pub line: usize,
+    /// Column in characters, from 1; 0 = the file as a whole.
+    pub column: usize,
+    /// What is wrong, and what would be right.
+    pub message: String,
+}
+
+impl Mistake {
+    /// A mistake without a place.
+    pub(super) fn of_the_whole(message: impl Into<String>) -> Self {
+        Self {
+            line: 0,
+            column: 0,
+            message: message.into(),
+        }
+    }
+}
+
+/// All mistakes of one file, in the order of their places.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistakes {
+    file: String,
+    list: Vec<Mistake>,
+}
+
+impl Mistakes {
+    /// Puts mistakes in order, and names each once.
+    pub(super) fn new(file: &str, mut list: Vec<Mistake>) -> Self {
+        list.sort();
+        list.dedup();
+        Self {
+            file: file.to_owned(),
+            list,
+        }
+    }
+
+    /// The same mistakes under another file name.
+    #[must_use]
+    pub fn in_file(self, file: &str) -> Self {
+        Self {
+            file: file.to_owned(),
+            ..self
+        }
+    }
+
+    /// Each mistake, in the order of their places.
+    pub fn iter(&self) -> std::slice::Iter<'_, Mistake> {
+        self.list.iter()
+    }
+}
+
+impl<'a> IntoIterator for &'a Mistakes {
+    type Item = &'a Mistake;
+    type IntoIter = std::slice::Iter<'a, Mistake>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+/// One line for each: `file:line:column: message`.
+impl fmt::Display for Mistakes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (
+            index,
+            Mistake {
+                line,
+                column,
+                message,
+            },
+        ) in self.list.iter().enumerate()
+        {
+            let separator = if index == 0 { "" } else { "\n" };
+            match line {
+                0 => write!(f, "{separator}{}: {message}", self.file)?,
+                _ => write!(f, "{separator}{}:{line}:{column}: {message}", self.file)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Mistakes {}
+
+/// Line and column, both from 1, of a byte of the text.
+pub(super) fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
+    let before = &text[..text.floor_char_boundary(offset)];
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    (
+        before.matches('\n').count() + 1,
+        before[line_start..].chars().count() + 1,
+    )
+}
