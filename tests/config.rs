@@ -532,6 +532,26 @@ fn all_mistakes_are_listed_once_and_in_order() {
 }
 
 #[test]
+fn a_broken_value_contradicts_nothing() {
+    for (more, expected) in [
+        (
+            "[pool]\nsize = \"x\"\nmin_size = 50",
+            "4:8: size must be a whole number from 1, not \"x\"",
+        ),
+        (
+            "[services.\"*\"]\nmax_servers = 2\n[services.a]\nmax_servers = true\nmin_servers = 3",
+            "6:15: max_servers must be a whole number from 0, not true",
+        ),
+        (
+            "[databases.a]\nurl = \"x\"",
+            "4:7: url must begin with postgres:// or postgresql://",
+        ),
+    ] {
+        assert_mistakes(more, &[expected]);
+    }
+}
+
+#[test]
 fn a_value_from_the_environment_is_never_shown() {
     for (more, expected) in [
         (
@@ -718,6 +738,12 @@ mod whatever_the_text {
     }
 
     proptest! {
+        #[test]
+        fn reading_deep_nesting_never_panics(open in "\\[|\\{a=|a\\.|\\[a\\.", depth in 1..20_000_usize) {
+            survive(&format!("a = {}", open.repeat(depth)));
+            survive(&open.repeat(depth));
+        }
+
         #[test]
         fn reading_never_panics(text in any::<String>()) {
             survive(&text);

@@ -138,7 +138,7 @@ impl Credentials {
         self.make(name, stored)
     }
 
-    /// Derives the SCRAM secret of every plain password that has none yet, each in about a millisecond.
+    /// Derives the SCRAM secret of every plain password that has none yet, each in half a millisecond or more.
     ///
     /// Meant for a thread that serves no client. Without it each user's first SCRAM login does so, and takes longer by that.
     pub fn derive_all(&self) {
@@ -281,7 +281,7 @@ impl Credential {
 
     /// Whether `password` came in clear and is right. Takes constant time for plain and MD5 secrets.
     ///
-    /// For a SCRAM secret it runs PBKDF2 each time, about a millisecond: such users should log in with SCRAM.
+    /// For a SCRAM secret it runs PBKDF2 each time, half a millisecond or more: such users should log in with SCRAM.
     pub fn verify_password(&self, password: &[u8]) -> bool {
         let matches = match &self.measure {
             Measure::Plain { password: ours, .. } => same_text(ours.expose().as_bytes(), password),

@@ -179,11 +179,9 @@ impl<'a> Notes<'a> {
         }
     }
 
+    /// The first thing noted of a setting stays: what stands in for a broken value is not what was given.
     fn note(&mut self, name: String, source: Source) {
-        let seen = self.asked.entry(name).or_insert(source);
-        if source == Source::Broken {
-            *seen = source;
-        }
+        self.asked.entry(name).or_insert(source);
     }
 }
 

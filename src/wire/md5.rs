@@ -114,7 +114,7 @@ mod tests {
             "md5",
             "md5x",
             &text[..34],
-            &text.to_uppercase(),
+            &format!("md5{}", text[3..].to_uppercase()),
             &format!("{text}0"),
         ] {
             assert!(Md5Secret::parse(other).is_none(), "{other}");

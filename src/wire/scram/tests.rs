@@ -123,6 +123,15 @@ fn passwords_become_the_secrets_that_postgres_makes_of_them() {
             "I\u{ad}X",
             "TwiG5B034X/HKSQaaKx16w==$NdQSPfjQke4Vd4eI9COt93gYqkONBM7ICWGpxanJbJQ=:siQvjcrtnzDvijSbQ/eVjnp/o5m3Y0Ewqm1+hLXRNGw=",
         ),
+        // A space of no width alone; a letter that Unicode 3.2 did not know, with a compatibility form that it did
+        (
+            "\u{200b}",
+            "o3lGOjgVvoYYA+XzwRomDA==$QPUNb+gQWc2kF8Qer/bqwqWe6jc7aHtP23zRl/fOoEY=:4hhgcV4sv2sYpcMzmIWfTAeOY+RKVB5RPb0V+I0VIIY=",
+        ),
+        (
+            "a\u{2c7c}",
+            "H4X3bVZkB1Fi/51eSKdDjA==$8PMQNtH03D3rpU/qWfddVMXaII5fleoJC5Bb579nCP8=:njFMTiKjl7soBiUXOWaO+Il3JFg4U8pOQDjQmyP/Yv8=",
+        ),
         // Right to left, mixed and alone
         (
             "\u{5d0}a",
