@@ -2,6 +2,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::{IntCounter, IntCounterVec, Opts, Registry, TextEncoder};
+
 /// A counter that one thread writes and any thread reads: adding costs no locked instruction.
 #[derive(Debug, Default)]
 pub struct Tally(AtomicU64);
@@ -29,4 +32,128 @@ pub struct Traffic {
     pub queries: Tally,
     /// Leases that ended settled.
     pub transactions: Tally,
+}
+
+/// Why metrics could not be written.
+pub type RenderError = prometheus::Error;
+
+/// Every series of the process that is counted where it happens. What the pools and the directory know is read from them.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Sessions that were let in.
+    pub logins: IntCounter,
+    login_failures: IntCounterVec,
+    sessions_ended: IntCounterVec,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let registry = Registry::new();
+        let logins = IntCounter::new("pgweir_logins_total", "Clients that were let in.");
+        let reasons = |name, help| IntCounterVec::new(Opts::new(name, help), &["reason"]);
+        let login_failures = reasons(
+            "pgweir_login_failures_total",
+            "Clients that were not let in, by reason.",
+        );
+        let sessions_ended = reasons(
+            "pgweir_sessions_ended_total",
+            "Sessions that ended, by reason.",
+        );
+        let proof = "names and labels are constants that prometheus accepts";
+        let metrics = Self {
+            registry,
+            logins: logins.expect(proof),
+            login_failures: login_failures.expect(proof),
+            sessions_ended: sessions_ended.expect(proof),
+        };
+        let Self {
+            registry,
+            logins,
+            login_failures,
+            sessions_ended,
+        } = &metrics;
+        registry.register(Box::new(logins.clone())).expect(proof);
+        registry
+            .register(Box::new(login_failures.clone()))
+            .expect(proof);
+        registry
+            .register(Box::new(sessions_ended.clone()))
+            .expect(proof);
+        metrics
+    }
+}
+
+impl Metrics {
+    /// Counts a client that was not let in.
+    pub fn login_failed(&self, reason: &str) {
+        self.login_failures.with_label_values(&[reason]).inc();
+    }
+
+    /// Counts a session that ended.
+    pub fn session_ended(&self, reason: &str) {
+        self.sessions_ended.with_label_values(&[reason]).inc();
+    }
+
+    /// The text of a scrape; `more` adds what is read rather than counted.
+    pub fn render(&self, more: Vec<MetricFamily>) -> Result<String, RenderError> {
+        let mut families = self.registry.gather();
+        families.extend(more);
+        TextEncoder::new().encode_to_string(&families)
+    }
+}
+
+/// Series of one name that are read at the time of a scrape.
+#[derive(Debug)]
+pub struct Reading {
+    family: MetricFamily,
+    labels: &'static [&'static str],
+}
+
+impl Reading {
+    /// A gauge.
+    pub fn gauge(name: &str, help: &str, labels: &'static [&'static str]) -> Self {
+        Self::new(name, help, labels, MetricType::GAUGE)
+    }
+
+    /// A counter.
+    pub fn counter(name: &str, help: &str, labels: &'static [&'static str]) -> Self {
+        Self::new(name, help, labels, MetricType::COUNTER)
+    }
+
+    fn new(name: &str, help: &str, labels: &'static [&'static str], kind: MetricType) -> Self {
+        let mut family = MetricFamily::default();
+        family.set_name(name.to_owned());
+        family.set_help(help.to_owned());
+        family.set_field_type(kind);
+        Self { family, labels }
+    }
+
+    /// Adds a value under these labels.
+    #[expect(clippy::cast_precision_loss, reason = "Prometheus has only floats")]
+    pub fn add(&mut self, values: &[&str], value: u64) {
+        let mut metric = Metric::default();
+        let pairs = self.labels.iter().zip(values).map(|(name, value)| {
+            let mut pair = LabelPair::default();
+            pair.set_name((*name).to_owned());
+            pair.set_value((*value).to_owned());
+            pair
+        });
+        metric.set_label(pairs.collect());
+        if self.family.get_field_type() == MetricType::COUNTER {
+            let mut counter = Counter::default();
+            counter.set_value(value as f64);
+            metric.set_counter(counter);
+        } else {
+            let mut gauge = Gauge::default();
+            gauge.set_value(value as f64);
+            metric.set_gauge(gauge);
+        }
+        self.family.mut_metric().push(metric);
+    }
+
+    /// The family, for [`Metrics::render`].
+    pub fn done(self) -> MetricFamily {
+        self.family
+    }
 }

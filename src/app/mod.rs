@@ -1,1 +1,8 @@
-//!
+//! Who is accepted and sent where; start, reload, drain.
+
+pub mod admit;
+pub mod http;
+pub mod log;
+pub mod serve;
+pub mod worker;
+pub mod world;

@@ -1,5 +1,6 @@
 //! Who is connected: sessions by id, reachable from any thread, and counts of clients against their caps.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
@@ -162,6 +163,15 @@ impl Directory {
     /// Asks the same of every session.
     pub fn ask_all(&self, ask: Ask) {
         self.sessions.iter().for_each(|entry| entry.ask(ask));
+    }
+
+    /// How many sessions there are of each kind.
+    pub fn count(&self) -> HashMap<Arc<Who>, u64> {
+        let mut counts = HashMap::new();
+        for entry in &self.sessions {
+            *counts.entry(Arc::clone(&entry.who)).or_default() += 1;
+        }
+        counts
     }
 
     /// How many sessions there are.

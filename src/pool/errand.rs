@@ -44,6 +44,8 @@ pub enum Discard {
     Died,
     /// Its client left it in a state from which there is no way back, or the way took too long.
     Abandoned,
+    /// It was made to try a password.
+    Probe,
     /// `server_reset_query` failed.
     ResetFailed,
     /// It could not be moved to another thread's reactor.
@@ -62,6 +64,7 @@ impl Discard {
             Self::Book(CloseReason::Reconnect) => "reconnect",
             Self::Died => "died",
             Self::Abandoned => "abandoned",
+            Self::Probe => "probe",
             Self::ResetFailed => "reset_failed",
             Self::MoveFailed => "move_failed",
         }
@@ -110,10 +113,13 @@ impl Errand {
                     None => pool.discard(server, connection, thread, Discard::Abandoned),
                 }
             }
-            Task::Reset(mut connection) => match reset(&mut connection, &pool).await {
-                true => pool.put_back(server, connection),
-                false => pool.discard(server, connection, thread, Discard::ResetFailed),
-            },
+            Task::Reset(mut connection) => {
+                if reset(&mut connection, &pool).await {
+                    pool.put_back(server, connection);
+                } else {
+                    pool.discard(server, connection, thread, Discard::ResetFailed);
+                }
+            }
         }
     }
 }

@@ -14,16 +14,16 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::Instant;
 
 use super::book::{
-    Action, Asked, Book, DatabaseId, HostId, PoolId, PoolLimits, PoolPlace, Refusal, Retry,
-    ServerId, ServiceId, ThreadId, UserId, WaiterId,
+    Action, Asked, Book, DatabaseId, HostId, PoolId, PoolLimits, PoolPlace, PoolView, Refusal,
+    Retry, ServerId, ServiceId, ThreadId, UserId, WaiterId,
 };
 use super::errand::{Discard, Errand, Task};
 use super::lease::{Lease, Ticket};
-use crate::config::checked::{Mode, Tcp};
+use crate::config::checked::{Mode, Secret, Tcp};
 use crate::metrics::Traffic;
 use crate::server::connection::Connection;
 use crate::server::dial::{DialError, Target};
-use crate::server::login::Welcome;
+use crate::server::login::{ServerLogin, Welcome};
 use crate::wire::reply::{Report, Severity, SqlState};
 
 /// All pools of the process.
@@ -89,6 +89,8 @@ pub enum Refused {
         cause: Arc<str>,
         /// The message for the client: Postgres' own words.
         message: Arc<[u8]>,
+        /// Postgres asked for a proof that pgweir does not have.
+        wants_proof: bool,
     },
     /// The pool was taken away.
     #[error("the pool was removed")]
@@ -130,6 +132,7 @@ pub struct Pool {
     /// What Postgres told at the last login.
     welcome: RwLock<Option<Arc<Welcome>>>,
     last_failure: Mutex<Option<Failure>>,
+    vouched: tokio::sync::Mutex<Option<Vouched>>,
     /// What each thread moved.
     traffic: Vec<Traffic>,
     pools: Arc<Pools>,
@@ -139,6 +142,16 @@ pub struct Pool {
 struct Failure {
     cause: Arc<str>,
     message: Arc<[u8]>,
+    wants_proof: bool,
+}
+
+/// Who vouches for a pool's user, where Postgres is asked who may log in.
+#[derive(Debug)]
+pub enum Vouched {
+    /// Postgres lets this user in without a password.
+    Trusted,
+    /// This password let the user in.
+    By(Secret),
 }
 
 /// What may change while a pool is in use.
@@ -171,6 +184,20 @@ pub struct PoolSettings {
 }
 
 impl PoolSettings {
+    /// The same with room for one connection, made with another proof.
+    #[must_use]
+    pub fn as_probe(&self, proof: ServerLogin) -> Self {
+        let mut probe = self.clone();
+        probe.target.identity.proof = proof;
+        probe.limits = PoolLimits {
+            size: 1,
+            min_size: 0,
+            reserve_size: 0,
+            ..probe.limits
+        };
+        probe
+    }
+
     /// Socket options.
     pub fn tcp(&self) -> &Tcp {
         &self.target.tcp
@@ -230,6 +257,7 @@ impl Pools {
                 settings: RwLock::new(Arc::new(settings)),
                 welcome: RwLock::default(),
                 last_failure: Mutex::default(),
+                vouched: tokio::sync::Mutex::default(),
                 traffic: self.threads.iter().map(|_| Traffic::default()).collect(),
                 pools: Arc::clone(self),
             });
@@ -237,6 +265,17 @@ impl Pools {
             state.by_name.insert(key, Arc::clone(&pool));
             pool
         })
+    }
+
+    /// The pool in which logins for `pool`'s user are tried, one at a time, with `settings`.
+    pub fn probe(self: &Arc<Self>, pool: &Pool, settings: PoolSettings) -> Arc<Pool> {
+        let probe = self.pool(
+            &pool.database,
+            &format!("{} (login check)", pool.user),
+            || settings.clone(),
+        );
+        probe.prove_with(settings.target.identity.proof);
+        probe
     }
 
     /// Every pool, in no order.
@@ -288,7 +327,9 @@ impl Pools {
         state.carry_out(&mut wake, &mut errands);
         drop(state);
         wake.into_iter().for_each(Waker::wake);
-        errands.into_iter().for_each(|errand| self.send(errand));
+        for errand in errands {
+            self.send(errand);
+        }
         answer
     }
 
@@ -351,7 +392,7 @@ impl State {
                     );
                 }
                 Action::Refuse { waiter, why, .. } => {
-                    self.call(waiter, Outcome::Refused(why), wake)
+                    self.call(waiter, Outcome::Refused(why), wake);
                 }
                 Action::Dial {
                     server,
@@ -558,16 +599,54 @@ impl Pool {
             (Refusal::QueryWait, last) => Refused::QueryWait {
                 last_error: last.map(|failure| failure.cause),
             },
-            (Refusal::LoginRefused, Some(Failure { cause, message })) => {
-                Refused::Login { cause, message }
-            }
+            (
+                Refusal::LoginRefused,
+                Some(Failure {
+                    cause,
+                    message,
+                    wants_proof,
+                }),
+            ) => Refused::Login {
+                cause,
+                message,
+                wants_proof,
+            },
             (Refusal::PoolRemoved | Refusal::LoginRefused, _) => Refused::PoolRemoved,
         }
+    }
+
+    /// What it has, and how long the first of its waiters has waited.
+    pub fn view(&self) -> Option<(PoolView, Duration)> {
+        let now = self.pools.now();
+        let view = self.pools.read(|book| book.pool(self.id))?;
+        let wait = view
+            .waiting_since
+            .map_or(Duration::ZERO, |since| now.saturating_sub(since));
+        Some((view, wait))
     }
 
     /// The settings as they are now.
     pub fn settings(&self) -> Arc<PoolSettings> {
         Arc::clone(&self.settings.read())
+    }
+
+    /// Who vouches for its user. Held while somebody is being vouched for.
+    pub fn vouched(&self) -> &tokio::sync::Mutex<Option<Vouched>> {
+        &self.vouched
+    }
+
+    /// Whether pgweir has nothing to show when it logs in to Postgres.
+    pub fn has_no_proof(&self) -> bool {
+        matches!(
+            self.settings.read().target.identity.proof,
+            ServerLogin::Nothing
+        )
+    }
+
+    /// What pgweir shows when it logs in to Postgres from now on.
+    pub fn prove_with(&self, proof: ServerLogin) {
+        let mut settings = self.settings.write();
+        Arc::make_mut(&mut settings).target.identity.proof = proof;
     }
 
     /// What Postgres told at the last login.
@@ -662,6 +741,7 @@ impl Pool {
         let failure = Failure {
             cause: error.to_string().into(),
             message: error.to_client().into(),
+            wants_proof: error.wants_proof(),
         };
         *self.last_failure.lock() = Some(failure);
         let retry = Retry {
@@ -669,18 +749,17 @@ impl Pool {
             jitter: rand::random(),
         };
         self.pools.update(|state, now| {
-            if error.is_passing() {
-                state
-                    .book
-                    .dial_failed(now, server, Some(retry), &mut state.actions);
-            } else {
-                state
-                    .book
-                    .dial_failed(now, server, None, &mut state.actions);
+            let mut retry = Some(retry);
+            if !error.is_passing() {
+                // Refused before the dial is over: otherwise the book would dial again for the same waiters.
                 state
                     .book
                     .refuse_waiters(self.id, Refusal::LoginRefused, &mut state.actions);
+                retry = None;
             }
+            state
+                .book
+                .dial_failed(now, server, retry, &mut state.actions);
         });
     }
 

@@ -23,7 +23,8 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(30);
 pub async fn cancel(host: &Host, key: &CancelKey, tcp: &Tcp) -> io::Result<()> {
     let mut stream = Stream::connect(host, tcp).await?;
     stream.write_all(&cancel_request(key)).await?;
-    stream.read(&mut [0]).await?;
+    // Nothing is ever sent back: this waits for the end.
+    stream.read_to_end(&mut Vec::new()).await?;
     Ok(())
 }
 

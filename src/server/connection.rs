@@ -121,7 +121,7 @@ impl Connection {
         loop {
             // NoticeResponse, ParameterStatus and NotificationResponse may come at any time (manual, "Asynchronous Operations").
             match self.end.poll_replies(&mut cx, &mut scratch, |seen| {
-                benign &= matches!(seen.tag, b'N' | b'S' | b'A')
+                benign &= matches!(seen.tag, b'N' | b'S' | b'A');
             }) {
                 Poll::Ready(Ok(_)) if benign => {}
                 Poll::Ready(_) => return false,

@@ -66,13 +66,18 @@ impl DialError {
     /// Whether another try may succeed without anybody changing anything: Postgres is down, starting, or full.
     pub fn is_passing(&self) -> bool {
         match self {
-            Self::Login(LoginError::Refused(error)) => is_passing(error.code),
+            Self::Login(LoginError::Refused(error))
+            | Self::ConnectQuery(LoginError::Refused(error)) => is_passing(error.code),
             Self::Login(LoginError::NoProof(_) | LoginError::Method(_) | LoginError::Scram(_)) => {
                 false
             }
-            Self::ConnectQuery(LoginError::Refused(error)) => is_passing(error.code),
             _ => true,
         }
+    }
+
+    /// Whether Postgres asked for a proof that we do not have.
+    pub fn wants_proof(&self) -> bool {
+        matches!(self, Self::Login(LoginError::NoProof(_)))
     }
 
     /// What clients that wait for this connection are told: Postgres' own words where there are any.
@@ -128,13 +133,13 @@ async fn connect_and_log_in(
             .await
             .map_err(DialError::ConnectQuery)?;
     }
-    let limit = match ask_limit {
-        true => ask(&mut packets, LIMIT_QUERY)
+    let mut limit = None;
+    if ask_limit {
+        let answer = ask(&mut packets, LIMIT_QUERY)
             .await
-            .map_err(DialError::Limit)?
-            .and_then(|text| text.parse().ok()),
-        false => None,
-    };
+            .map_err(DialError::Limit)?;
+        limit = answer.and_then(|text| text.parse().ok());
+    }
     let (stream, _nothing) = packets.into_parts();
     Ok((Connection::new(stream, key, Arc::new(welcome), host), limit))
 }
@@ -148,7 +153,7 @@ async fn connect(target: &Target) -> Result<(Stream, Arc<Host>), DialError> {
                 failed = Some(DialError::Unreachable {
                     host: name(host),
                     cause,
-                })
+                });
             }
         }
     }

@@ -156,6 +156,8 @@ pub struct Session {
 enum Phase {
     /// Outside a transaction, without a server connection or a buffer.
     Idle,
+    /// It spoke before it was told ReadyForQuery.
+    Early(Box<[u8]>),
     /// In the pool's queue, with what it has said so far.
     Waiting(Ticket, Box<[u8]>),
     /// Holding a server connection.
@@ -164,10 +166,17 @@ enum Phase {
 
 impl Session {
     /// A session of a client that has been told ReadyForQuery.
-    pub fn new(client: ClientEnd<Stream>, terms: Terms) -> Self {
+    ///
+    /// `early`: what was read of it beyond its last login message.
+    pub fn new(client: ClientEnd<Stream>, terms: Terms, early: &[u8]) -> Self {
+        let phase = if early.is_empty() {
+            Phase::Idle
+        } else {
+            Phase::Early(early.into())
+        };
         Self {
             client,
-            phase: Phase::Idle,
+            phase,
             terms,
         }
     }
@@ -186,6 +195,7 @@ impl Session {
         loop {
             let next = match &self.phase {
                 Phase::Idle => ready!(self.listen(cx, scratch)),
+                Phase::Early(_) => self.catch_up(cx),
                 Phase::Waiting(..) => ready!(self.wait(cx, scratch)),
                 Phase::Leased(_) => ready!(self.relay(cx, scratch)),
             };
@@ -205,11 +215,24 @@ impl Session {
         ready!(self.client.poll_flush(cx)).map_err(End::client)?;
         let (filled, look) =
             ready!(self.client.poll_request(cx, &mut scratch[..REQUEST])).map_err(End::client)?;
-        Poll::Ready(match look {
+        Poll::Ready(self.heard(cx, look, &scratch[..filled]))
+    }
+
+    fn catch_up(&mut self, cx: &mut Context<'_>) -> Result<Phase, End> {
+        let Phase::Early(said) = mem::replace(&mut self.phase, Phase::Idle) else {
+            unreachable!("called in this phase only")
+        };
+        let look = self.client.look(&said).map_err(End::Violation)?;
+        self.heard(cx, look, &said)
+    }
+
+    /// Does what the bytes of an idle client call for.
+    fn heard(&mut self, cx: &mut Context<'_>, look: Look, said: &[u8]) -> Result<Phase, End> {
+        match look {
             Look::Nothing => Ok(Phase::Idle),
             Look::Goodbye => Err(End::Goodbye),
-            Look::Request(at) => self.check_out(cx, &scratch[at..filled]),
-        })
+            Look::Request(at) => self.check_out(cx, &said[at..]),
+        }
     }
 
     /// Asks for a server connection for a request that begins with `said`.
@@ -308,7 +331,7 @@ impl Session {
     fn cancel(&mut self, cx: &mut Context<'_>) {
         match &mut self.phase {
             // Postgres ignores the cancel of an idle session too.
-            Phase::Idle => {}
+            Phase::Idle | Phase::Early(_) => {}
             Phase::Leased(lease) => lease.cancel(),
             Phase::Waiting(_, said) => {
                 let Some(rest) = after_query(said) else {

@@ -178,11 +178,10 @@ mod tests {
         bytes
     }
 
+    type Scanned = (Vec<(u8, u32)>, Vec<u8>);
+
     /// Feeds `stream` in pieces as a relay does, with the cut header in front of the next piece.
-    fn scan_in_pieces(
-        stream: &[u8],
-        cuts: &[usize],
-    ) -> Result<(Vec<(u8, u32)>, Vec<u8>), WireError> {
+    fn scan_in_pieces(stream: &[u8], cuts: &[usize]) -> Result<Scanned, WireError> {
         let (mut scanner, mut events, mut forwarded) = (Scanner::default(), vec![], vec![]);
         let (mut buffer, mut from) = (vec![], 0);
         for to in cuts.iter().copied().chain([stream.len()]) {
@@ -203,7 +202,7 @@ mod tests {
 
     #[test]
     fn a_body_beyond_the_buffer_is_one_message() {
-        let stream = message(b'D', &[7; 100_000]);
+        let stream = message(b'D', &vec![7; 100_000]);
         let (events, forwarded) = scan_in_pieces(&stream, &[10, 4096, 90_000]).unwrap();
         assert_eq!(events, [(b'D', 100_000)]);
         assert_eq!(forwarded, stream);

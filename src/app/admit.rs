@@ -1,0 +1,471 @@
+//! From an accepted socket to a session: who is it, may it come in, which pool is its own.
+
+use std::future::{Future, poll_fn};
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::serve::{App, Capped};
+use super::worker::Arrival;
+use super::world::World;
+use crate::client::credentials::Credential;
+use crate::client::directory::{Seat, Who};
+use crate::client::end::ClientEnd;
+use crate::client::greet::{GreetError, Greeted, Greeting, greet};
+use crate::client::login::{LoginError, Method, ask_password, authenticate};
+use crate::config::checked::{AuthMethod, Config, Database, Secret};
+use crate::net::packet::Packets;
+use crate::net::stream::Stream;
+use crate::policy::service::Facts;
+use crate::pool::book::{ServiceId, ThreadId};
+use crate::pool::errand::Discard;
+use crate::pool::lease::{Called, Lease};
+use crate::pool::pools::{Checkout, Pool, Refused, Vouched};
+use crate::server::login::{ServerLogin, Welcome};
+use crate::session::run::{Session, Terms};
+use crate::wire::reply::{
+    Report, Severity, SqlState, authentication, backend_key_data, parameter_status, ready_for_query,
+};
+use crate::wire::scan::LARGEST_MESSAGE;
+use crate::wire::startup::Startup;
+
+/// How long a client that is refused may take to read why.
+const LAST_WORDS_LIMIT: Duration = Duration::from_secs(5);
+
+/// Databases that are the console's. It is not built yet; nobody may have a database of that name meanwhile.
+const CONSOLE: [&str; 2] = ["pgweir", "pgbouncer"];
+
+/// Why a client was not let in. Each has its own word in log and metrics.
+#[derive(Debug, thiserror::Error)]
+pub enum Denied {
+    /// It did not get as far as a startup message.
+    #[error("{0}")]
+    Greeting(#[from] GreetError),
+    /// `client_login` has passed.
+    #[error("client_login timeout")]
+    TooSlow,
+    /// It did not prove who it is.
+    #[error("{0}")]
+    Login(#[from] LoginError),
+    /// A cap on clients is reached.
+    #[error("{0} is reached")]
+    Full(&'static str),
+    /// There is no such database.
+    #[error("no such database")]
+    NoDatabase(String),
+    /// The user is not one that pgweir knows.
+    #[error("unknown user")]
+    Stranger(String),
+    /// The console was asked for.
+    #[error("the console is not there yet")]
+    Console,
+    /// pgweir is shutting down.
+    #[error("pgweir is shutting down")]
+    Draining,
+    /// The configured method is not part of this version.
+    #[error("this authentication method is not part of this version")]
+    Method,
+    /// No server connection could be had to learn what to tell the client.
+    #[error("{0}")]
+    Refused(Refused),
+}
+
+impl Denied {
+    /// The word for logs and metrics.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Greeting(_) => "greeting",
+            Self::TooSlow => "client_login",
+            Self::Login(_) => "login",
+            Self::Full(_) => "too_many_clients",
+            Self::NoDatabase(_) => "no_database",
+            Self::Stranger(_) => "unknown_user",
+            Self::Console => "console",
+            Self::Method => "method",
+            Self::Draining => "draining",
+            Self::Refused(_) => "refused",
+        }
+    }
+
+    /// What the client is told; `None` where it was told already, or is gone.
+    fn last_words(&self) -> Option<Vec<u8>> {
+        let report = match self {
+            Self::Greeting(_) => return None,
+            Self::Refused(refused) => return Some(refused.to_client()),
+            Self::Login(error) => error.report()?,
+            Self::TooSlow => Report::new(SqlState::PROTOCOL_VIOLATION, "client_login timeout"),
+            Self::Full(limit) => Report::new(
+                SqlState::TOO_MANY_CONNECTIONS,
+                "sorry, too many clients already",
+            )
+            .detail(format!("{limit} of pgweir is reached.")),
+            Self::NoDatabase(name) => Report::new(
+                SqlState::INVALID_CATALOG_NAME,
+                format!("database \"{name}\" does not exist"),
+            )
+            .hint("It is not in [databases], and there is no [databases.\"*\"]."),
+            Self::Stranger(user) => Report::new(
+                SqlState::INVALID_AUTHORIZATION,
+                format!("role \"{user}\" is not known to pgweir"),
+            ),
+            Self::Console => Report::new(
+                SqlState::NOT_SUPPORTED,
+                "the console is not part of this version",
+            ),
+            Self::Method => Report::new(SqlState::NOT_SUPPORTED, self.to_string()),
+            Self::Draining => Report::new(SqlState::CANNOT_CONNECT_NOW, "pgweir is shutting down"),
+        };
+        Some(report.error(Severity::Fatal))
+    }
+}
+
+/// Looks after one client from accept to goodbye.
+pub async fn attend(app: Arc<App>, thread: ThreadId, arrival: Arrival) {
+    // Boxed, because an idle task is as large as its largest phase.
+    let Some(session) = Box::pin(admit(&app, thread, arrival)).await else {
+        return;
+    };
+    let entry = Arc::clone(session.entry());
+    let end = session.await;
+    app.metrics.session_ended(end.as_str());
+    if app.logs_disconnections() {
+        let (who, age) = (&entry.who, entry.since.elapsed());
+        tracing::info!(
+            id = entry.id(), user = who.user, database = who.database, service = who.service, peer = %entry.peer,
+            reason = end.as_str(), seconds = age.as_secs_f32(), "session ended: {end}"
+        );
+    }
+}
+
+async fn admit(app: &Arc<App>, thread: ThreadId, arrival: Arrival) -> Option<Session> {
+    let peer = arrival.peer;
+    let stream = arrival.socket.register().ok()?;
+    let reception = Reception {
+        app,
+        thread,
+        world: app.world(),
+    };
+    // Counted before it says a word, so that silent sockets are bounded too; told only once it can hear.
+    let seat = app.clients.enter(reception.world.config.limits.max_clients);
+    let mut greeted = match reception.in_time(greet(stream, peer)).await {
+        Ok(Greeting::Startup(greeted)) => greeted,
+        Ok(Greeting::Cancel(key)) => {
+            app.cancel(&key);
+            return None;
+        }
+        Err(denied) => {
+            // A probe that connects and leaves (a load balancer's) is no event.
+            if !matches!(&denied, Denied::Greeting(GreetError::Io(_))) {
+                app.metrics.login_failed(denied.as_str());
+                tracing::info!(%peer, reason = denied.as_str(), "login refused: {denied}");
+            }
+            return None;
+        }
+    };
+    match reception.receive(&mut greeted, seat).await {
+        Ok(terms) => Some(session(greeted.packets, terms, &reception.world)),
+        Err(denied) => {
+            app.metrics.login_failed(denied.as_str());
+            let Startup { user, database, .. } = &greeted.startup;
+            tracing::info!(%peer, user, database, reason = denied.as_str(), "login refused: {denied}");
+            if let Some(words) = denied.last_words() {
+                // The client may be gone; it was to be told, no more.
+                let _ = timeout(LAST_WORDS_LIMIT, greeted.packets.write(&words)).await;
+            }
+            None
+        }
+    }
+}
+
+fn session(packets: Packets<Stream>, terms: Terms, world: &World) -> Session {
+    let limit = u32::try_from(world.config.limits.max_message_size).unwrap_or(LARGEST_MESSAGE);
+    let limit = if limit == 0 {
+        LARGEST_MESSAGE
+    } else {
+        limit.min(LARGEST_MESSAGE)
+    };
+    let (stream, early) = packets.into_parts();
+    Session::new(ClientEnd::new(stream, limit), terms, &early)
+}
+
+/// What it takes to let one client in.
+struct Reception<'a> {
+    app: &'a Arc<App>,
+    thread: ThreadId,
+    world: Arc<World>,
+}
+
+impl Reception<'_> {
+    /// Bounds what depends on the client by `client_login`.
+    async fn in_time<T, E: Into<Denied>>(
+        &self,
+        step: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, Denied> {
+        match self.world.config.timeouts.client_login {
+            Some(limit) => timeout(limit, step)
+                .await
+                .map_err(|_| Denied::TooSlow)?
+                .map_err(E::into),
+            None => step.await.map_err(E::into),
+        }
+    }
+
+    /// Lets the client in: on return it has been told ReadyForQuery.
+    async fn receive(&self, greeted: &mut Greeted, seat: Option<Seat>) -> Result<Terms, Denied> {
+        let Greeted {
+            packets,
+            peer,
+            startup,
+        } = greeted;
+        self.refuse_early(startup)?;
+        let seat = seat.ok_or(Denied::Full("max_clients"))?;
+        let credential = self.world.credentials.look_up(&startup.user);
+        if let Some(answer) = startup.negotiate() {
+            packets.write(&answer).await.map_err(LoginError::Io)?;
+        }
+        if !self.world.passes_through() {
+            self.in_time(self.prove(packets, startup, &credential))
+                .await?;
+        }
+        let database = self
+            .world
+            .database(&startup.database)
+            .ok_or_else(|| Denied::NoDatabase(startup.database.clone()))?;
+        let (service, who) = self.classify(startup, *peer);
+        let pool = self.pool(startup, database, &credential);
+        if self.world.passes_through() {
+            self.vouch(packets, &pool, service).await?;
+        }
+        let seats = self.seats(seat, &who, database)?;
+        let welcome = self.welcome(&pool, service).await?;
+        let listed = self.app.directory.list(*peer, who);
+        if self.app.is_draining() {
+            return Err(Denied::Draining);
+        }
+        let hello = hello(&welcome, startup, listed.entry().key());
+        self.in_time(async { packets.write(&hello).await.map_err(LoginError::Io) })
+            .await?;
+        self.app.metrics.logins.inc();
+        if self.world.config.log.connections {
+            let who = &listed.entry().who;
+            tracing::info!(
+                id = listed.entry().id(), user = who.user, database = who.database, service = who.service, %peer, "login"
+            );
+        }
+        let mode = pool.settings().mode;
+        Ok(Terms {
+            pool,
+            service,
+            thread: self.thread,
+            mode,
+            listed,
+            seats,
+        })
+    }
+
+    fn refuse_early(&self, startup: &Startup) -> Result<(), Denied> {
+        if self.app.is_draining() {
+            return Err(Denied::Draining);
+        }
+        if CONSOLE.contains(&startup.database.as_str()) {
+            return Err(Denied::Console);
+        }
+        Ok(())
+    }
+
+    /// The client proves who it is to pgweir.
+    async fn prove(
+        &self,
+        packets: &mut Packets<Stream>,
+        startup: &Startup,
+        credential: &Credential,
+    ) -> Result<(), Denied> {
+        let method = match self.world.config.auth.method {
+            AuthMethod::Trust if credential.is_known() || self.world.credentials.is_empty() => {
+                return Ok(());
+            }
+            AuthMethod::Trust => return Err(Denied::Stranger(startup.user.clone())),
+            AuthMethod::Password => Method::Password,
+            AuthMethod::Md5 => Method::Md5,
+            AuthMethod::ScramSha256 => Method::Scram,
+            AuthMethod::Cert | AuthMethod::Hba => return Err(Denied::Method),
+        };
+        Ok(authenticate(packets, &startup.user, credential, method).await?)
+    }
+
+    fn classify(&self, startup: &Startup, peer: crate::net::listen::Peer) -> (ServiceId, Who) {
+        let classified = self.world.classifier.classify(&Facts {
+            user: &startup.user,
+            database: &startup.database,
+            application_name: startup.parameter("application_name").unwrap_or_default(),
+            address: peer.ip(),
+            certificate: None,
+        });
+        let limits = self.world.service_limits(classified.listed);
+        let service = self.app.pools.service(&classified.service, limits);
+        let (user, database) = (startup.user.clone(), startup.database.clone());
+        (
+            service,
+            Who {
+                user,
+                database,
+                service: classified.service.to_string(),
+            },
+        )
+    }
+
+    fn pool(&self, startup: &Startup, database: &Database, credential: &Credential) -> Arc<Pool> {
+        let (user, proof) = self.world.server_login(database, &startup.user, credential);
+        let pool = self.app.pools.pool(&startup.database, &user, || {
+            self.world
+                .pool_settings(&startup.database, database, &user, proof.clone())
+        });
+        // A client's SCRAM login teaches the keys with which to log in to Postgres.
+        if !matches!(proof, ServerLogin::Nothing) && pool.has_no_proof() {
+            pool.prove_with(proof);
+        }
+        pool
+    }
+
+    fn seats(&self, first: Seat, who: &Who, database: &Database) -> Result<Box<[Seat]>, Denied> {
+        let Config { limits, users, .. } = &self.world.config;
+        let service = self.world.service_clients(&who.service);
+        let user = users
+            .get(&who.user)
+            .and_then(|user| user.max_clients)
+            .unwrap_or(limits.max_clients_per_user);
+        let database = database
+            .max_clients
+            .unwrap_or(limits.max_clients_per_database);
+        let quotas = &self.app.quotas;
+        let mut seats = vec![first];
+        for (kind, name, cap, limit) in [
+            (Capped::User, &who.user, user, "max_clients_per_user"),
+            (
+                Capped::Database,
+                &who.database,
+                database,
+                "max_clients_per_database",
+            ),
+            (
+                Capped::Service,
+                &who.service,
+                service,
+                "max_clients of the service",
+            ),
+        ] {
+            // Without a cap nobody needs the count.
+            if cap > 0 {
+                seats.push(
+                    quotas
+                        .of(kind, name)
+                        .enter(cap)
+                        .ok_or(Denied::Full(limit))?,
+                );
+            }
+        }
+        Ok(seats.into())
+    }
+
+    /// What Postgres tells whom it lets in. The first client of a pool has a server connection opened for it.
+    async fn welcome(&self, pool: &Arc<Pool>, service: ServiceId) -> Result<Arc<Welcome>, Denied> {
+        if let Some(welcome) = pool.welcome() {
+            return Ok(welcome);
+        }
+        let mut lease = self.lease(pool, service).await.map_err(Denied::Refused)?;
+        let welcome = Arc::clone(&lease.connection().welcome);
+        give_back(lease);
+        Ok(welcome)
+    }
+
+    async fn lease(&self, pool: &Arc<Pool>, service: ServiceId) -> Result<Lease, Refused> {
+        loop {
+            let asked = poll_fn(|cx| Poll::Ready(pool.ask(service, self.thread, cx.waker()))).await;
+            let mut ticket = match asked {
+                Checkout::Lease(lease) => return Ok(lease),
+                Checkout::Ticket(ticket) => ticket,
+            };
+            match poll_fn(|_| ticket.poll()).await {
+                Called::Lease(lease) => return Ok(lease),
+                Called::Refused(refused) => return Err(refused),
+                Called::Again => {}
+            }
+        }
+    }
+
+    /// Nobody told pgweir who may log in, so Postgres is asked: with no password, and if it wants one, with the client's.
+    async fn vouch(
+        &self,
+        packets: &mut Packets<Stream>,
+        pool: &Arc<Pool>,
+        service: ServiceId,
+    ) -> Result<(), Denied> {
+        // One at a time: guessing passwords through pgweir is no faster than one login after the other.
+        let mut vouched = pool.vouched().lock().await;
+        if vouched.is_none() {
+            match self.lease(pool, service).await {
+                Ok(lease) => {
+                    give_back(lease);
+                    *vouched = Some(Vouched::Trusted);
+                }
+                Err(Refused::Login {
+                    wants_proof: true, ..
+                }) => {}
+                Err(refused) => return Err(Denied::Refused(refused)),
+            }
+        }
+        if matches!(&*vouched, Some(Vouched::Trusted)) {
+            return Ok(());
+        }
+        drop(vouched);
+        let password = self.in_time(ask_password(packets)).await?;
+        let mut vouched = pool.vouched().lock().await;
+        if matches!(&*vouched, Some(Vouched::By(known)) if *known == password) {
+            return Ok(());
+        }
+        self.try_password(pool, service, &password).await?;
+        pool.prove_with(ServerLogin::password(&password));
+        *vouched = Some(Vouched::By(password));
+        Ok(())
+    }
+
+    /// Logs in to Postgres with a password that nobody has vouched for yet, within the budget like everything else.
+    async fn try_password(
+        &self,
+        pool: &Arc<Pool>,
+        service: ServiceId,
+        password: &Secret,
+    ) -> Result<(), Denied> {
+        let settings = pool.settings().as_probe(ServerLogin::password(password));
+        let probe = self.app.pools.probe(pool, settings);
+        let tried = self
+            .lease(&probe, service)
+            .await
+            .map(|lease| lease.discard(Discard::Probe));
+        tried.map_err(Denied::Refused)
+    }
+}
+
+/// Gives back a lease over which nothing was sent.
+fn give_back(mut lease: Lease) {
+    if let Some(proof) = lease.connection().end.settled() {
+        lease.release(proof);
+    }
+}
+
+/// Everything from AuthenticationOk to ReadyForQuery.
+fn hello(welcome: &Welcome, startup: &Startup, (id, secret): (u32, [u8; 4])) -> Vec<u8> {
+    let mut bytes = authentication::request(authentication::OK, &[]);
+    for (name, value) in &welcome.parameters {
+        let value = match &**name {
+            "application_name" => startup.parameter("application_name").unwrap_or_default(),
+            _ => value,
+        };
+        bytes.extend(parameter_status(name, value));
+    }
+    bytes.extend(backend_key_data(id, &secret));
+    bytes.extend(ready_for_query());
+    bytes
+}

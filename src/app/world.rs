@@ -1,0 +1,225 @@
+//! The configuration in force and what is made from it, swapped as a whole at a reload.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::client::credentials::{Credential, Credentials};
+use crate::config::checked::{AuthMethod, Config, Database, MaxServers, Secret};
+use crate::config::{self};
+use crate::policy::service::Classifier;
+use crate::pool::book::{PoolLimits, ServiceLimits};
+use crate::pool::pools::PoolSettings;
+use crate::server::dial::Target;
+use crate::server::login::{Identity, ServerLogin};
+
+/// How long a connection may take to be brought back to order after its client has gone, before it is closed instead.
+const RECOVER_LIMIT: Duration = Duration::from_secs(10);
+
+/// What Postgres sees as application_name until a client sets its own.
+const APPLICATION_NAME: &str = "pgweir";
+
+/// Stands for "no limit of ours" where a limit is asked for.
+const FOR_EVER: Duration = Duration::from_hours(365 * 24);
+
+/// Where the configuration comes from.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// A file, read again at each reload.
+    File(PathBuf),
+    /// The command line.
+    Url {
+        /// The Postgres to serve.
+        to: String,
+        /// The addresses to listen on.
+        listen: Vec<String>,
+    },
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The file, or the command line, has mistakes: all of them.
+    #[error("{0}")]
+    Config(#[from] config::Mistakes),
+    /// The users file cannot be read.
+    #[error("{path}: {cause}")]
+    UsersFile {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        cause: std::io::Error,
+    },
+}
+
+/// The configuration in force.
+#[derive(Debug)]
+pub struct World {
+    /// As checked.
+    pub config: Config,
+    /// Who may log in.
+    pub credentials: Credentials,
+    /// Which service a session belongs to.
+    pub classifier: Classifier,
+}
+
+impl Source {
+    /// Reads the configuration and everything that it names. `process_key` makes the salts of unknown users.
+    pub fn load(&self, process_key: [u8; 32]) -> Result<World, SourceError> {
+        let config = match self {
+            Self::File(path) => config::load(path)?,
+            Self::Url { to, listen } => config::from_url(to, listen)?,
+        };
+        let users = users(&config)?;
+        Ok(World {
+            credentials: Credentials::new(process_key, users),
+            classifier: Classifier::new(&config.services),
+            config,
+        })
+    }
+}
+
+/// The users of `users_file`, then those of `[users]`, which win.
+fn users(config: &Config) -> Result<Vec<(String, Secret)>, SourceError> {
+    let mut users = vec![];
+    if let Some(path) = &config.auth.users_file {
+        let unreadable = |cause| SourceError::UsersFile {
+            path: path.clone(),
+            cause,
+        };
+        let text = std::fs::read_to_string(path).map_err(unreadable)?;
+        let file = path.display().to_string();
+        users = config::users_file::parse(&text).map_err(|mistakes| mistakes.in_file(&file))?;
+    }
+    let listed = config
+        .users
+        .iter()
+        .filter_map(|(name, user)| Some((name.clone(), user.password.clone()?)));
+    users.extend(listed);
+    Ok(users)
+}
+
+impl World {
+    /// Whether Postgres itself is asked who may log in: nobody told pgweir.
+    pub fn passes_through(&self) -> bool {
+        let auth = &self.config.auth;
+        let asks_secrets = !matches!(
+            auth.method,
+            AuthMethod::Trust | AuthMethod::Cert | AuthMethod::Hba
+        );
+        asks_secrets && self.credentials.is_empty() && auth.query_user.is_none()
+    }
+
+    /// The entry for a database as clients call it.
+    pub fn database(&self, name: &str) -> Option<&Database> {
+        self.config
+            .databases
+            .get(name)
+            .or(self.config.any_database.as_ref())
+    }
+
+    /// The role that clients who log in as `user` get at Postgres, and the proof for it.
+    pub fn server_login(
+        &self,
+        database: &Database,
+        user: &str,
+        credential: &Credential,
+    ) -> (String, ServerLogin) {
+        match (&database.user, &database.password) {
+            (Some(forced), Some(password)) => (forced.clone(), ServerLogin::password(password)),
+            (Some(forced), None) => (
+                forced.clone(),
+                self.credentials.look_up(forced).server_login(),
+            ),
+            (None, _) => (user.to_owned(), credential.server_login()),
+        }
+    }
+
+    /// The settings of the pool of `name` and `server_user`.
+    pub fn pool_settings(
+        &self,
+        name: &str,
+        database: &Database,
+        server_user: &str,
+        proof: ServerLogin,
+    ) -> PoolSettings {
+        let Config {
+            pool,
+            timeouts,
+            limits,
+            budget,
+            users,
+            ..
+        } = &self.config;
+        let user = users.get(server_user);
+        PoolSettings {
+            target: Target {
+                hosts: database.hosts.iter().cloned().map(Arc::new).collect(),
+                identity: Identity {
+                    user: server_user.to_owned(),
+                    database: database.dbname.clone().unwrap_or_else(|| name.to_owned()),
+                    proof,
+                    application_name: APPLICATION_NAME.to_owned(),
+                },
+                connect_query: database.connect_query.clone(),
+                tcp: self.config.tcp.clone(),
+                limit: if timeouts.server_connect.is_zero() {
+                    FOR_EVER
+                } else {
+                    timeouts.server_connect
+                },
+            },
+            mode: user
+                .and_then(|user| user.mode)
+                .or(database.mode)
+                .unwrap_or(pool.mode),
+            limits: PoolLimits {
+                size: user
+                    .and_then(|user| user.pool_size)
+                    .or(database.pool_size)
+                    .unwrap_or(pool.size),
+                min_size: database.min_size.unwrap_or(pool.min_size),
+                reserve_size: database.reserve_size.unwrap_or(pool.reserve_size),
+                reserve_after: pool.reserve_after,
+                server_idle: timeouts.server_idle,
+            },
+            query_wait: timeouts.query_wait,
+            server_lifetime: timeouts.server_lifetime,
+            server_login_retry: timeouts.server_login_retry,
+            server_reset_query: pool.server_reset_query.clone(),
+            recover_limit: RECOVER_LIMIT,
+            budget: match budget.max_servers {
+                MaxServers::Auto => None,
+                MaxServers::Exactly(most) => Some(most),
+            },
+            headroom: budget.headroom,
+            database_cap: database
+                .max_servers
+                .unwrap_or(limits.max_servers_per_database),
+            user_cap: user
+                .and_then(|user| user.max_servers)
+                .unwrap_or(limits.max_servers_per_user),
+        }
+    }
+
+    /// The cap on clients of a service.
+    pub fn service_clients(&self, name: &str) -> u32 {
+        let services = &self.config.services;
+        let listed = services.listed.iter().find(|service| service.name == name);
+        listed
+            .map_or(&services.limits, |service| &service.limits)
+            .max_clients
+    }
+
+    /// The limits of a service, by its place in the file.
+    pub fn service_limits(&self, listed: Option<usize>) -> ServiceLimits {
+        let services = &self.config.services;
+        let limits = listed.map_or(&services.limits, |index| &services.listed[index].limits);
+        ServiceLimits {
+            max_servers: limits.max_servers,
+            min_servers: limits.min_servers,
+            weight: limits.weight,
+        }
+    }
+}
