@@ -213,7 +213,7 @@ pub(super) struct Waiter {
 }
 
 /// The caps that one server connection and one group have in common, or that stand in a group's way.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "a set of four, each member by its name"
@@ -232,6 +232,14 @@ impl Caps {
             && (!self.database || others.database)
             && (!self.user || others.user)
             && (!self.service || others.service)
+    }
+
+    /// Whether any of these is among `others`.
+    pub(super) fn meets(self, others: Self) -> bool {
+        (self.host && others.host)
+            || (self.database && others.database)
+            || (self.user && others.user)
+            || (self.service && others.service)
     }
 }
 
