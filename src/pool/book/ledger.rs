@@ -213,7 +213,7 @@ pub(super) struct Waiter {
 }
 
 /// The caps that one server connection and one group have in common, or that stand in a group's way.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "a set of four, each member by its name"
@@ -232,6 +232,14 @@ impl Caps {
             && (!self.database || others.database)
             && (!self.user || others.user)
             && (!self.service || others.service)
+    }
+
+    /// Whether any of these is among `others`.
+    pub(super) fn meets(self, others: Self) -> bool {
+        (self.host && others.host)
+            || (self.database && others.database)
+            || (self.user && others.user)
+            || (self.service && others.service)
     }
 }
 
@@ -299,9 +307,11 @@ impl Book {
         change(account);
         let (lacks, is) = (service_entry.deficit(account), account.count);
         host.reserved = host.reserved + lacks - lacked;
-        // It now has one more than it is guaranteed: an idle one of it may be lent to somebody who was kept from it.
+        // With one more than it is guaranteed, an idle one of it may be lent to somebody who was kept from it. With one
+        // fewer, its own waiters may go although others' guarantees are not met.
         let minimum = service_entry.limits.min_servers;
         self.unsettled |= minimum > 0 && was == minimum && is > minimum;
+        self.unsettled |= lacks > lacked && service_entry.waiters > 0;
     }
 
     /// The guaranteed minimum of this service holds on this host from now on.

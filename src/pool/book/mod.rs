@@ -42,8 +42,12 @@ mod arena;
 mod choose;
 mod ledger;
 mod limits;
+#[cfg(test)]
+mod model;
 mod queue;
 mod room;
+#[cfg(test)]
+mod tests;
 mod tick;
 mod view;
 mod words;

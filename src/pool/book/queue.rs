@@ -174,7 +174,7 @@ impl Book {
 
     /// Whether an account may lose one to another without breaking its guaranteed minimum: it has more, or the budget has
     /// room for the next one.
-    fn may_give(&self, giver: u32, taker: u32) -> bool {
+    pub(super) fn may_give(&self, giver: u32, taker: u32) -> bool {
         let Group { host, service, .. } = self.groups[giver];
         if self.spares_one(host, service) {
             return true;

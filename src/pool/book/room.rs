@@ -93,18 +93,36 @@ impl Book {
             && self.may_close_for(giver, group)
     }
 
-    /// Whether a group has more waiters than dials and rooms on their way, and its own pool would let it dial.
+    /// Whether a group has more waiters than dials and rooms on their way, and nothing but caps beyond its pool is in its way.
     fn wants_room(&self, group: u32) -> bool {
         let entry = &self.groups[group];
         let pool = &self.pools[entry.pool];
         entry.waiters > entry.tally.dialing + entry.rooms.length
             && pool.waiters > pool.tally.dialing + pool.promised
-            && pool.retry_at.is_none()
-            && self.has_place(group)
+            && ((pool.retry_at.is_none() && self.has_place(group))
+                || self.lacks_only_its_cap(group))
     }
 
-    /// The caps under which one must go before this group can dial. `None` if there are none, and if one would not do.
+    /// Whether something idle in its own pool could be lent to this group if its service had one fewer elsewhere.
+    fn lacks_only_its_cap(&self, group: u32) -> bool {
+        let entry = &self.groups[group];
+        let pool = &self.pools[entry.pool];
+        pool.tally.idle > 0
+            && self.services[entry.service as usize].capped.lacks() == 1
+            && pool
+                .groups
+                .iter()
+                .any(|giver| self.groups[*giver].tally.idle > 0 && self.may_give(*giver, group))
+    }
+
+    /// The caps under which one must go before this group can go. `None` if there are none, and if one would not do.
     fn obstacles(&self, group: u32) -> Option<Caps> {
+        if self.lacks_only_its_cap(group) {
+            return Some(Caps {
+                service: true,
+                ..Caps::default()
+            });
+        }
         let entry = &self.groups[group];
         let pool = &self.pools[entry.pool];
         let host = self.hosts[pool.host as usize]
@@ -123,11 +141,13 @@ impl Book {
     }
 
     /// Whether a server connection on one account may be closed in favour of a group: not if its service is left below its
-    /// guarantee, nor its pool below `min_size`, unless a guarantee demands it.
+    /// guarantee, nor its pool below `min_size`, unless a guarantee demands it. What is idle in the group's own pool can be
+    /// lent once nothing else is in the way.
     fn may_close_for(&self, giver: u32, group: u32) -> bool {
         let entry = &self.groups[giver];
         let pool = &self.pools[entry.pool];
-        (self.spares_one(entry.host, entry.service) || self.is_same_account(giver, group))
+        entry.pool != self.groups[group].pool
+            && (self.spares_one(entry.host, entry.service) || self.is_same_account(giver, group))
             && (pool.tally.live() > pool.limits.min_size || self.is_below_minimum(group))
     }
 
@@ -170,7 +190,12 @@ impl Book {
 
     /// The longest idle server connection that may be closed for this group.
     fn victim(&mut self, now: Duration, group: u32, caps: Caps, waited: bool) -> Option<u32> {
-        let oldest = self.longest_idle(|giver| self.is_victim(giver, group, caps))?;
+        let fits = |book: &Self, giver: u32| {
+            caps.within(book.common_caps(giver, group)) && book.may_close_for(giver, group)
+        };
+        let Some(oldest) = self.longest_idle(|giver| fits(self, giver)) else {
+            return self.victim_for_one(group, caps).filter(|_| waited);
+        };
         if waited
             || self.is_below_minimum(group)
             || self.servers[oldest].idle_since + EVICT_AFTER <= now
@@ -181,11 +206,14 @@ impl Book {
         if self.is_above(group, 1) {
             return None;
         }
-        self.longest_idle(|giver| self.is_victim(giver, group, caps) && self.is_above(giver, 0))
+        self.longest_idle(|giver| fits(self, giver) && self.is_above(giver, 0))
     }
 
-    fn is_victim(&self, giver: u32, group: u32, caps: Caps) -> bool {
-        caps.within(self.common_caps(giver, group)) && self.may_close_for(giver, group)
+    /// One that opens one of several caps. No single one opens them all, so who has waited long gets them one by one.
+    fn victim_for_one(&self, group: u32, caps: Caps) -> Option<u32> {
+        self.longest_idle(|giver| {
+            caps.meets(self.common_caps(giver, group)) && self.may_close_for(giver, group)
+        })
     }
 
     /// Reckons shares among all that lack room.

@@ -15,8 +15,7 @@ impl Book {
         let now = self.advance(now);
         self.wake_at = Duration::MAX;
         self.refuse_late(now, out);
-        self.end_back_offs(now);
-        self.open_reserves(now);
+        self.pass_time(now);
         self.close_unused(now, out);
         self.close_expired(now, out);
         self.unsettled = true;
@@ -73,23 +72,19 @@ impl Book {
         self.groups[group].lanes[thread].ordered = in_order;
     }
 
-    fn end_back_offs(&mut self, now: Duration) {
+    /// Opens each pool's reserve to those who have waited for it, and ends back-offs.
+    fn pass_time(&mut self, now: Duration) {
         for at in 0..self.pools.end() {
             if !self.pools.occupied(at) {
                 continue;
             }
-            match self.pools[at].retry_at {
-                Some(retry_at) if retry_at <= now => self.pools[at].retry_at = None,
+            let pool = &mut self.pools[at];
+            pool.reserve_before = now.checked_sub(pool.limits.reserve_after);
+            match pool.retry_at {
+                Some(retry_at) if retry_at <= now => pool.retry_at = None,
                 Some(retry_at) => self.wake_by(retry_at),
                 None => {}
             }
-        }
-    }
-
-    fn open_reserves(&mut self, now: Duration) {
-        for at in 0..self.waiting.len() {
-            let pool = &mut self.pools[self.waiting[at]];
-            pool.reserve_before = now.checked_sub(pool.limits.reserve_after);
         }
     }
 
