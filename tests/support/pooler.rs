@@ -37,14 +37,25 @@ impl Pooler {
     /// that may be left out.
     #[track_caller]
     pub fn serve(postgres: &Postgres, toml: &str) -> Self {
-        Self::serve_port(postgres.port(), toml)
+        Self::must_serve(postgres.port(), toml, USERS)
+    }
+
+    /// The same, with a users file of the test's own.
+    #[track_caller]
+    pub fn serve_with_users(postgres: &Postgres, toml: &str, users: &str) -> Self {
+        Self::must_serve(postgres.port(), toml, users)
     }
 
     /// The same, with its server connections going to any port: to a [`Proxy`](super::Proxy), for instance.
     #[track_caller]
     pub fn serve_port(postgres_port: u16, toml: &str) -> Self {
+        Self::must_serve(postgres_port, toml, USERS)
+    }
+
+    #[track_caller]
+    fn must_serve(postgres_port: u16, toml: &str, users: &str) -> Self {
         for _ in 0..10 {
-            match Self::try_serve_port(postgres_port, toml) {
+            match Self::try_serve(postgres_port, toml, users) {
                 Ok(pooler) => return pooler,
                 Err(refused) if refused.log.contains("in use") => {}
                 Err(refused) => panic!("pgweir ended with {}:\n{}", refused.status, refused.log),
@@ -54,16 +65,13 @@ impl Pooler {
     }
 
     /// The same, for configurations that pgweir should refuse.
-    pub fn try_serve_port(postgres_port: u16, toml: &str) -> Result<Self, Refused> {
+    pub fn try_serve(postgres_port: u16, toml: &str, users: &str) -> Result<Self, Refused> {
         let directory = scratch();
         let (port, http) = two_ports();
+        let text = Self::complete(toml, port, http, postgres_port, directory.path());
         let file = directory.path().join("pooler.toml");
-        fs::write(directory.path().join("users.txt"), USERS).expect("the directory is ours");
-        fs::write(
-            &file,
-            Self::complete(toml, port, http, postgres_port, directory.path()),
-        )
-        .expect("the directory is ours");
+        fs::write(directory.path().join("users.txt"), users).expect("the directory is ours");
+        fs::write(&file, text).expect("the directory is ours");
         let arguments = ["serve".to_owned(), file.display().to_string()];
         Self::launch(&arguments, port, http, postgres_port, directory)
     }

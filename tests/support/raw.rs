@@ -26,6 +26,7 @@ impl Message {
     /// The error or notice in an `E` or `N` message.
     pub fn error(&self) -> ServerError {
         ServerError {
+            body: self.body.clone(),
             fields: self
                 .body
                 .split(|byte| *byte == 0)
@@ -68,6 +69,8 @@ impl Message {
 pub struct ServerError {
     /// By the protocol's letter: `S` severity, `C` code, `M` message, ...
     pub fields: BTreeMap<char, String>,
+    /// The message as it came.
+    pub body: Vec<u8>,
 }
 
 impl ServerError {
@@ -86,6 +89,7 @@ impl ServerError {
     /// A failure of the connection itself; its code is no SQLSTATE.
     fn lost(error: &io::Error) -> Self {
         Self {
+            body: Vec::new(),
             fields: BTreeMap::from([('C', "LOST".to_owned()), ('M', error.to_string())]),
         }
     }
@@ -221,6 +225,8 @@ pub struct Raw {
     pub parameters: BTreeMap<String, String>,
     /// Process id and secret of BackendKeyData.
     pub key: Option<(i32, Vec<u8>)>,
+    /// The tags of all messages so far.
+    pub heard: String,
 }
 
 impl Raw {
@@ -253,6 +259,7 @@ impl Raw {
             taken: 0,
             parameters: BTreeMap::new(),
             key: None,
+            heard: String::new(),
         }
     }
 
@@ -562,6 +569,7 @@ impl Raw {
     }
 
     fn note(&mut self, tag: char, body: &[u8]) {
+        self.heard.push(tag);
         match tag {
             'S' => {
                 let mut parts = body.split(|byte| *byte == 0);
