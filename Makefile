@@ -1,0 +1,51 @@
+# What people and CI run. `make test` needs git, Rust and, where packages are missing, apt-get.
+
+CARGO ?= cargo
+SHELL := /bin/bash
+
+.PHONY: help test check fmt lint unit deny demo bench deps deps-bench clean
+
+help:
+	@echo "make test    everything CI checks: format, lints, all tests against real Postgres and drivers"
+	@echo "make check   format and lints only"
+	@echo "make fmt     format the code"
+	@echo "make demo    a Postgres, pgweir in front of it, and what it does"
+	@echo "make bench   CPU, memory and throughput next to PgBouncer (BENCH=quick for a short one)"
+
+test: deps check unit deny
+
+check: lint
+	$(CARGO) fmt --check
+
+fmt:
+	$(CARGO) fmt
+
+lint:
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+# --no-fail-fast: one report of everything that is wrong.
+unit: deps
+	$(CARGO) test --locked --no-fail-fast
+
+deny:
+	@if ! [ -f deny.toml ]; then :; \
+	elif command -v cargo-deny >/dev/null; then $(CARGO) deny check; \
+	else echo "cargo-deny is not installed: licences and advisories were not checked"; fi
+
+demo: deps
+	$(CARGO) build --locked
+	scripts/demo.sh
+
+bench: deps-bench
+	$(CARGO) build --locked --release
+	benches/pgbench.sh $(BENCH)
+
+deps:
+	@scripts/install-deps.sh
+
+deps-bench:
+	@scripts/install-deps.sh --bench
+
+clean:
+	$(CARGO) clean
+	rm -rf .venv

@@ -1,0 +1,82 @@
+#!/usr/bin/env bash
+# Installs what the tests (and with --bench the benches) need and this machine lacks; does nothing when all is there.
+# PostgreSQL is only installed, never started: the tests start servers of their own in temporary directories.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+bench=no
+for argument in "$@"; do
+  case "$argument" in
+    --bench) bench=yes ;;
+    *) echo "usage: $0 [--bench]" >&2; exit 2 ;;
+  esac
+done
+
+has() { command -v "$1" >/dev/null 2>&1; }
+has_postgres() { has initdb || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null; }
+has_pgbench() { has pgbench || compgen -G '/usr/lib/postgresql/*/bin/pgbench' >/dev/null; }
+
+as_root() {
+  if [ "$(id -u)" -eq 0 ]; then "$@"
+  elif has sudo; then sudo "$@"
+  else echo "install-deps: root or sudo is needed for: $*" >&2; return 1
+  fi
+}
+
+# --- Debian packages -------------------------------------------------------------------------------------------------
+missing=()
+has make || missing+=(make)
+has cc || missing+=(gcc libc6-dev)
+has ps || missing+=(procps)
+{ has_postgres && has_pgbench; } || missing+=(postgresql)
+has psql || missing+=(postgresql-client)
+if ! has python3; then missing+=(python3 python3-venv)
+elif ! python3 -c 'import ensurepip, venv' >/dev/null 2>&1; then missing+=(python3-venv)
+fi
+if [ "$bench" = yes ]; then
+  has pgbouncer || [ -x /usr/sbin/pgbouncer ] || missing+=(pgbouncer)
+  has strace || missing+=(strace)
+fi
+
+# A package's own service would sit on port 5432 or 6432 and outlive the tests: say "no" to every start while installing.
+policy=/usr/sbin/policy-rc.d
+made_policy=no
+restore_policy() { if [ "$made_policy" = yes ]; then as_root rm -f "$policy"; fi; }
+trap restore_policy EXIT
+
+if [ ${#missing[@]} -gt 0 ]; then
+  has apt-get || { echo "install-deps: please install: ${missing[*]}" >&2; exit 1; }
+  echo "install-deps: installing ${missing[*]}"
+  if [ ! -e "$policy" ]; then
+    as_root sh -c "printf '#!/bin/sh\nexit 101\n' >$policy && chmod 755 $policy"
+    made_policy=yes
+  fi
+  if ! has pg_createcluster; then
+    # No cluster "main" either: it would start with the machine.
+    as_root mkdir -p /etc/postgresql-common/createcluster.d
+    as_root sh -c 'echo "create_main_cluster = false" >/etc/postgresql-common/createcluster.d/pgweir-tests.conf'
+  fi
+  as_root apt-get update -qq
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+  case " ${missing[*]} " in
+    *" pgbouncer "*) if [ -d /run/systemd/system ]; then as_root systemctl disable --quiet pgbouncer || true; fi ;;
+  esac
+fi
+
+# --- Rust ------------------------------------------------------------------------------------------------------------
+has cargo || { echo "install-deps: Rust is needed (cargo is not in PATH)" >&2; exit 1; }
+if has rustup; then
+  cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
+  cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
+fi
+
+# --- Python drivers --------------------------------------------------------------------------------------------------
+wanted=tests/drivers/requirements.txt
+installed=.venv/requirements.txt
+if [ -f "$wanted" ] && ! { [ -x .venv/bin/python ] && cmp -s "$wanted" "$installed"; }; then
+  echo "install-deps: installing the Python drivers into .venv"
+  rm -rf .venv
+  python3 -m venv .venv
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: -r "$wanted"
+  cp "$wanted" "$installed"
+fi

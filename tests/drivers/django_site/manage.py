@@ -1,0 +1,9 @@
+"""A small Django project whose database is wherever PGHOST and PGPORT say."""
+
+import os
+import sys
+
+from django.core.management import execute_from_command_line
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "settings")
+execute_from_command_line(sys.argv)
