@@ -255,6 +255,7 @@ idle_memory() {
 system_calls() {
   start "$program" "$2" trust
   run_pgbench -S -c "$2" -t 20
+  : >"$dir/strace.err"
   strace -f -c -U calls,name -o "$dir/strace.log" -p "$pooler_pid" 2>"$dir/strace.err" &
   strace_pid=$!
   local deadline=$((SECONDS + 10))
