@@ -255,7 +255,6 @@ async fn control(
             }
         });
     }
-    drop(dealer);
     tasks.spawn(keep_time(Arc::clone(app), http_end.clone()));
     let mut signals = Signals::new()?;
     signals.serve(app).await;
@@ -273,6 +272,8 @@ async fn control(
     }
     http_end.cancel();
     tasks.join_all().await;
+    // Until here: a data thread ends, and its sessions with it, when nobody can send it clients any more.
+    drop(dealer);
     tracing::info!(clients = app.directory.len(), "ended");
     Ok(())
 }

@@ -109,14 +109,19 @@ impl Refused {
         let report = match self {
             Self::Login { message, .. } => return message.to_vec(),
             Self::QueryWait { last_error: None } => {
-                Report::new(SqlState::TOO_MANY_CONNECTIONS, "no server connection became free within query_wait")
-                    .hint("All server connections that this client may have are in use; SHOW POOLS tells by whom.")
+                Report::new(SqlState::TOO_MANY_CONNECTIONS, "query_wait_timeout")
+                    .detail("No server connection became free within query_wait.")
+                    .hint("All server connections that this client may have are in use.")
             }
-            Self::QueryWait { last_error: Some(error) } => {
-                Report::new(SqlState::UNABLE_TO_CONNECT, "Postgres could not be reached within query_wait")
-                    .detail(error.to_string())
-            }
-            Self::PoolRemoved => Report::new(SqlState::ADMIN_SHUTDOWN, "this database was removed from the configuration"),
+            Self::QueryWait {
+                last_error: Some(error),
+            } => Report::new(SqlState::UNABLE_TO_CONNECT, "query_wait_timeout").detail(format!(
+                "Postgres could not be reached within query_wait: {error}"
+            )),
+            Self::PoolRemoved => Report::new(
+                SqlState::ADMIN_SHUTDOWN,
+                "this database was removed from the configuration",
+            ),
         };
         report.error(Severity::Fatal)
     }
