@@ -90,14 +90,6 @@ impl Stream {
         };
         peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
-
-    /// Makes the kernel answer with a reset when the socket is dropped, and drop what is unsent.
-    pub fn reset_on_drop(&self) {
-        if let Self::Tcp(socket) = self {
-            // Failing leaves an ordinary close, which is what happens without this call.
-            let _ = SockRef::from(socket).set_linger(Some(std::time::Duration::ZERO));
-        }
-    }
 }
 
 /// The path of a unix socket as Postgres names it.

@@ -378,6 +378,7 @@ impl Future for Session {
     type Output = End;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<End> {
+        self.entry().attend(cx.waker());
         SCRATCH_BUFFER.with_borrow_mut(|scratch| self.step(cx, scratch))
     }
 }
