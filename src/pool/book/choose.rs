@@ -139,11 +139,17 @@ impl Book {
         self.waiters[waiter].since + EVICT_AFTER <= now
     }
 
-    /// Whether closing for another pool's waiter comes before lending within the pool.
+    /// Whether closing for another pool's waiter comes before lending within the pool. Shares on different hosts do not
+    /// compare: two hosts under one user's cap would each think the other more deserving, and pass the room to and fro.
     fn outranks(&self, there: Candidate, here: Candidate) -> bool {
-        let bound = self.waiters[there.oldest].since + EVICT_AFTER;
-        there.class < here.class
-            || (there.class == here.class && bound < self.waiters[here.oldest].since)
+        let same_host = self.groups[there.group].host == self.groups[here.group].host;
+        let older =
+            self.waiters[there.oldest].since + EVICT_AFTER < self.waiters[here.oldest].since;
+        if same_host && there.class != here.class {
+            there.class < here.class
+        } else {
+            older
+        }
     }
 
     fn best<'a>(&self, candidates: impl Iterator<Item = &'a Candidate>) -> Option<Candidate> {
