@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use super::ledger::{Group, Host};
+use super::words::State;
 use super::{Book, EVICT_AFTER, THREAD_BOUND};
 
 /// What becomes of a server connection that is at nobody's disposal.
@@ -91,8 +92,11 @@ impl Book {
         let generous = self.is_above(giver, 0);
         let here = self.first_here(self.servers[server].thread, candidates);
         let there = self.first_there(now, generous, candidates);
+        let fresh = self.servers[server].state == State::Dialing;
         match (here, there) {
-            (Some(here), Some(there)) if self.outranks(there, here) => Next::Close(there.group),
+            (Some(here), Some(there)) if !fresh && self.outranks(there, here) => {
+                Next::Close(there.group)
+            }
             (Some(here), _) => Next::Lend(here.oldest),
             (None, Some(there)) => Next::Close(there.group),
             (None, None) => Next::Rest,

@@ -697,16 +697,16 @@ fn two_hosts_under_one_users_cap_do_not_pass_its_room_to_and_fro() {
         }
     }
     desk.now += EVICT_AFTER;
-    let mut served = 0;
+    let mut grants = 0;
     for _ in 0..20 {
         for action in std::mem::take(&mut desk.out) {
             match action {
                 Action::Dial { server, .. } => {
-                    assert!(desk.book.dialed(desk.now, server, None, &mut desk.out))
+                    assert!(desk.book.dialed(desk.now, server, None, &mut desk.out));
                 }
                 Action::Close { server, .. } => desk.closed(server),
                 Action::Grant { waiter, .. } => {
-                    served += 1;
+                    grants += 1;
                     let server = desk.book.take(waiter).unwrap();
                     desk.release(server);
                 }
@@ -714,5 +714,5 @@ fn two_hosts_under_one_users_cap_do_not_pass_its_room_to_and_fro() {
             }
         }
     }
-    assert_eq!(served, 4);
+    assert_eq!(grants, 4);
 }
