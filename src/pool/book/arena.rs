@@ -59,7 +59,7 @@ impl<T> Arena<T> {
     pub(super) fn holds(&self, at: u32, generation: u32) -> bool {
         self.slots
             .get(at as usize)
-            .is_some_and(|slot| slot.value.is_some())
+            .is_some_and(|slot| slot.generation == generation && slot.value.is_some())
     }
 
     /// The indices in use.
