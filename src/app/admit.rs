@@ -304,7 +304,10 @@ impl Reception<'_> {
             certificate: None,
         });
         let limits = self.world.service_limits(classified.listed);
-        let service = self.app.pools.service(&classified.service, limits);
+        let service =
+            self.app
+                .pools
+                .service(&classified.service, classified.listed.is_some(), limits);
         let (user, database) = (startup.user.clone(), startup.database.clone());
         (
             service,

@@ -147,6 +147,7 @@ impl App {
                 Effect::Restart => tracing::warn!(setting = change.name, "needs a restart"),
             }
         }
+        new.warn();
         let new = Arc::new(new);
         *self.world.write() = Arc::clone(&new);
         self.pools
@@ -155,7 +156,7 @@ impl App {
             .for_each(|pool| reload_pool(&new, pool));
         for (index, service) in new.config.services.listed.iter().enumerate() {
             self.pools
-                .service(&service.name, new.service_limits(Some(index)));
+                .service(&service.name, true, new.service_limits(Some(index)));
         }
         Ok(())
     }
@@ -184,6 +185,7 @@ pub fn serve(source: Source, drain_limit: Duration) -> Result<(), StartError> {
     let process_key = rand::random();
     let world = source.load(process_key)?;
     super::log::start(&world.config.log);
+    world.warn();
     raise_file_limit(&world.config);
     world.credentials.derive_all();
 
