@@ -434,14 +434,21 @@ fn health_is_told_over_http() {
 fn metrics_are_told_over_http() {
     let postgres = Postgres::start();
     let pooler = Pooler::serve(&postgres, "");
+    // Before the first client, between clients, and with one.
+    let (status, _) = pooler.http("/metrics");
+    assert_eq!(status, 200, "{}", pooler.log());
     let mut client = Raw::login(pooler.port(), "postgres", "postgres");
     assert_eq!(client.value("select 1"), "1");
     let (status, body) = pooler.http("/metrics");
     assert_eq!(status, 200);
     assert!(
-        body.lines().any(|line| line.starts_with("# HELP pgweir_")),
+        body.lines()
+            .any(|line| line.starts_with("pgweir_clients{") && line.ends_with(" 1")),
         "{body}"
     );
+    client.goodbye();
+    let (status, _) = pooler.http("/metrics");
+    assert_eq!(status, 200, "{}", pooler.log());
 }
 
 #[test]
