@@ -86,7 +86,7 @@ impl Entrance<'_> {
 
     fn line(&self, elapsed: Duration, options: &Options, outcome: &Outcome, now: usize) -> String {
         format!(
-            "{:6} {:4.1} s: {:3} of {} in, {:3} shut out, {:6} transactions, {now:3} of {MAX_CONNECTIONS} connections",
+            "{:6} {:5.1} s  {:4}/{} in  {:4} out  {:7} transactions  {now:3}/{MAX_CONNECTIONS} connections",
             self.name,
             elapsed.as_secs_f32(),
             outcome.sum(|tally| tally.connected),
