@@ -97,7 +97,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Demo(Demo { clients, seconds }) => Ok(demo::run(&demo::Options {
-            clients: usize::from(clients),
+            clients,
             stay: Duration::from_secs(seconds.into()),
         })?),
         Command::Healthcheck { address } => healthcheck(&address),

@@ -40,7 +40,10 @@ impl Child {
         ending: Ending,
     ) -> Result<Self, DemoError> {
         let (out, log) = place.log(&format!("{program}.log"))?;
-        let cannot = || DemoError::system(format!("start {program}"));
+        let cannot = || {
+            // The place is named because the user who runs Postgres may not be allowed to enter it.
+            DemoError::system(format!("start {program} in {}", place.path().display()))
+        };
         let err = out.try_clone().map_err(cannot())?;
         let process = command
             // A group of its own: Ctrl-C is for the demo, which then ends its children in order.

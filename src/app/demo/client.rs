@@ -1,10 +1,10 @@
 //! One client: it wants a session, holds it as applications do, and runs short transactions over it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::postgres::{connect, is_refusal};
 use super::services::Service;
@@ -14,11 +14,11 @@ use crate::net::stream::Stream;
 use crate::server::login::{Identity, LoginError, ask};
 use crate::wire::reply::TERMINATE;
 
-/// How long a client that was refused waits before it tries again, on average. Shorter, and the refused ones would slow down
-/// those who have a session: Postgres starts a process for each try.
+/// How long a client that was refused waits before it tries again, on average; each time as much longer. Shorter, and the refused
+/// ones would slow down those who have a session: Postgres starts a process for each try.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// Nobody tries again later than this before the end: who gets in because the others leave was shut out all the same.
+/// Nobody tries again later than this before the others leave.
 const TOO_LATE: Duration = Duration::from_secs(1);
 
 /// The longest that a login or a transaction may take. Nothing in the demo comes near it unless something hangs.
@@ -38,6 +38,9 @@ pub(super) struct Client {
     pub(super) from: Instant,
     pub(super) until: Instant,
     pub(super) outcome: Rc<RefCell<Outcome>>,
+    /// How many clients of the crowd have not been answered once. Nobody leaves before that: who gets in because others leave
+    /// was shut out all the same.
+    pub(super) unanswered: Rc<Cell<usize>>,
 }
 
 /// Why a client's session ended early.
@@ -70,23 +73,30 @@ impl Client {
         let Some(mut session) = self.enter().await? else {
             return Ok(());
         };
-        while Instant::now() < self.until {
+        loop {
             self.transact(&mut session).await?;
-            sleep_until(self.until.min(Instant::now() + about(self.service.think))).await;
+            sleep(about(self.service.think)).await;
+            if Instant::now() >= self.until && self.unanswered.get() == 0 {
+                break;
+            }
         }
         Ok(session.write(&TERMINATE).await.map_err(LoginError::Io)?)
     }
 
     /// Tries to log in until it works or there is no point any more.
     async fn enter(&self) -> Result<Option<Packets<Stream>>, Trouble> {
-        let mut refused = 0;
+        let mut refused = 0u32;
         loop {
             let begun = Instant::now();
-            match timeout(PATIENCE, connect(self.port, &self.identity)).await? {
+            let tried = timeout(PATIENCE, connect(self.port, &self.identity)).await;
+            if refused == 0 {
+                self.unanswered.update(|others| others - 1);
+            }
+            match tried? {
                 Ok(session) => {
                     self.note(|tally| {
                         tally.connected += 1;
-                        tally.shut_out -= refused.min(1);
+                        tally.shut_out -= usize::from(refused > 0);
                         tally.login.push(begun.elapsed());
                     });
                     return Ok(Some(session));
@@ -100,7 +110,7 @@ impl Client {
                 }
                 Err(error) => return Err(error.into()),
             }
-            let next = Instant::now() + about(RETRY);
+            let next = Instant::now() + about(RETRY * refused);
             if next + TOO_LATE > self.until {
                 return Ok(None);
             }

@@ -1,6 +1,6 @@
 //! All clients at once, at one of the two entrances, and somebody who counts.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ use super::services::{Login, MAX_CONNECTIONS, SERVICES, identity_of, service_of}
 use super::tally::Outcome;
 use super::{DemoError, Options};
 
-/// Clients arrive over this long: all in one instant would measure the length of the listening queue.
-const ARRIVAL: Duration = Duration::from_secs(1);
+/// The time between two arrivals: all in one instant would measure the length of the listening queue.
+const ARRIVAL: Duration = Duration::from_micros(2500);
 
 /// How often Postgres' connections are counted.
 const CENSUS: Duration = Duration::from_millis(50);
@@ -66,8 +66,10 @@ impl Entrance<'_> {
         outcome: &Rc<RefCell<Outcome>>,
     ) -> JoinSet<()> {
         let mut clients = JoinSet::new();
-        let count = u32::try_from(options.clients).unwrap_or(u32::MAX);
-        for (nth, place) in (0..options.clients).zip(0u32..) {
+        let unanswered = Rc::new(Cell::new(options.clients.into()));
+        let all_arrived = begun + ARRIVAL * options.clients.into();
+        for place in 0..options.clients {
+            let nth = usize::from(place);
             let index = service_of(nth);
             let client = Client {
                 nth,
@@ -75,9 +77,10 @@ impl Entrance<'_> {
                 index,
                 identity: identity_of(nth, self.logins),
                 port: self.port,
-                from: begun + ARRIVAL * place / count,
-                until: begun + ARRIVAL + options.stay,
+                from: begun + ARRIVAL * place.into(),
+                until: all_arrived + options.stay,
                 outcome: Rc::clone(outcome),
+                unanswered: Rc::clone(&unanswered),
             };
             clients.spawn_local(client.live());
         }

@@ -35,7 +35,7 @@ use crate::server::login::LoginError;
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
     /// Clients that want a session at the same time.
-    pub clients: usize,
+    pub clients: u16,
     /// How long they stay, once directly and once through pgweir.
     pub stay: Duration,
 }
@@ -130,7 +130,7 @@ pub fn run(options: &Options) -> Result<(), DemoError> {
     let moral = played?;
     writeln!(
         io::stdout(),
-        "{moral} Nothing is left running or lying around."
+        "{moral}\nNothing is left running or lying around."
     )
     .map_err(DemoError::system("write to standard output"))
 }
@@ -187,13 +187,14 @@ async fn play(options: &Options) -> Result<String, DemoError> {
     progress.say(&format!(
         "The same clients through pgweir, which may open {BUDGET} server connections ..."
     ))?;
-    let pooler = Pooler::start(&place, postgres.port(), &logins).await?;
+    let mut pooler = Pooler::start(&place, postgres.port(), &logins).await?;
     let through = entrance("pgweir", pooler.port())
         .admit(options, &mut watch, &mut progress)
         .await?;
 
     progress.say(&table::summary(&direct, &through))?;
     progress.say(&table::services(&direct, &through))?;
+    pooler.must_run()?;
     match table::complaints(&through, BUDGET) {
         complaints if complaints.is_empty() => Ok(table::moral(&direct, &through)),
         mut complaints => {

@@ -57,6 +57,11 @@ impl Pooler {
         self.port
     }
 
+    /// An error if it has ended.
+    pub(super) fn must_run(&mut self) -> Result<(), DemoError> {
+        self.child.must_run()
+    }
+
     /// The end of its log.
     pub(super) fn log(&self) -> Vec<String> {
         let lines = self.child.last_lines();

@@ -6,6 +6,9 @@ use std::time::Duration;
 use super::services::{BUDGET, MAX_CONNECTIONS, SERVICES};
 use super::tally::{Outcome, Tally, Times};
 
+/// Different failures that are told.
+const TOLD: usize = 5;
+
 /// Both crowds side by side.
 pub(super) fn summary(direct: &Outcome, through: &Outcome) -> String {
     let totals = [direct.total(), through.total()];
@@ -80,8 +83,8 @@ pub(super) fn moral(direct: &Outcome, through: &Outcome) -> String {
     let shut_out = direct.sum(|tally| tally.shut_out);
     let most = through.most.total;
     format!(
-        "Directly, {shut_out} of {clients} clients stayed outside. Through pgweir all were served, by {most} server \
-         connections (budget {BUDGET})."
+        "Directly, {shut_out} of {clients} clients stayed outside.\n\
+         Through pgweir all were served, by {most} server connections, where it may have {BUDGET}."
     )
 }
 
@@ -123,7 +126,7 @@ pub(super) fn complaints(through: &Outcome, budget: u32) -> Vec<String> {
             ),
         );
     }
-    complaints.extend(total.failures);
+    complaints.extend(total.failures.into_iter().take(TOLD));
     complaints
 }
 

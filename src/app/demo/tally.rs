@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::postgres::Seen;
 use super::services::SERVICES;
 
-/// Different failures that are told.
-const TOLD: usize = 5;
+/// Different failures that are kept of each service.
+const KEPT: usize = 5;
 
 /// Durations, to be asked for percentiles.
 #[derive(Debug, Default, Clone)]
@@ -68,7 +68,7 @@ impl Tally {
     /// Notes an error that should not be.
     pub(super) fn fail(&mut self, what: String) {
         self.failed += 1;
-        if self.failures.len() < TOLD {
+        if self.failures.len() < KEPT {
             self.failures.insert(what);
         }
     }
