@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use pgweir::app::built::without_effect;
 use pgweir::app::demo;
 use pgweir::app::serve::serve;
 use pgweir::app::world::Source;
@@ -92,7 +93,13 @@ fn run(command: Command) -> anyhow::Result<()> {
             Ok(serve(source, Duration::from_secs(drain_limit))?)
         }
         Command::Check { file } => {
-            Source::File(file.clone()).load([0; 32])?;
+            let world = Source::File(file.clone()).load([0; 32])?;
+            for setting in without_effect(&world.config) {
+                println!(
+                    "{}: {setting} has no effect in this version",
+                    file.display()
+                );
+            }
             println!("{}: no mistakes", file.display());
             Ok(())
         }

@@ -252,7 +252,7 @@ fn a_broken_file_changes_nothing_at_reload(threads: usize) {
     let mut client = Raw::login(pooler.port(), "postgres", "postgres");
     assert_eq!(client.value("select 1"), "1");
     for (broken, told) in [
-        ("this is not TOML", "line"),
+        ("this is not TOML", "pooler.toml:4:"),
         ("[pool]\nsize = \"many\"\n", "size"),
         ("[pool]\nsizes = 3\n", "sizes"),
     ] {
@@ -419,7 +419,7 @@ fn health_is_told_over_http() {
     let (status, _) = pooler.http("/healthz");
     assert_eq!(status, 200);
     eventually("it is ready", || pooler.http("/readyz").0 == 200);
-    let address = format!("http://127.0.0.1:{}/healthz", pooler.http_port());
+    let address = format!("127.0.0.1:{}", pooler.http_port());
     let (status, said) = pgweir(&["healthcheck", &address]);
     assert_eq!(status.code(), Some(0), "{said}");
     let mut client = Raw::login(pooler.port(), "postgres", "postgres");
@@ -434,14 +434,21 @@ fn health_is_told_over_http() {
 fn metrics_are_told_over_http() {
     let postgres = Postgres::start();
     let pooler = Pooler::serve(&postgres, "");
+    // Before the first client, between clients, and with one.
+    let (status, _) = pooler.http("/metrics");
+    assert_eq!(status, 200, "{}", pooler.log());
     let mut client = Raw::login(pooler.port(), "postgres", "postgres");
     assert_eq!(client.value("select 1"), "1");
     let (status, body) = pooler.http("/metrics");
     assert_eq!(status, 200);
     assert!(
-        body.lines().any(|line| line.starts_with("# HELP pgweir_")),
+        body.lines()
+            .any(|line| line.starts_with("pgweir_clients{") && line.ends_with(" 1")),
         "{body}"
     );
+    client.goodbye();
+    let (status, _) = pooler.http("/metrics");
+    assert_eq!(status, 200, "{}", pooler.log());
 }
 
 #[test]

@@ -96,11 +96,14 @@ impl Denied {
             Self::Refused(refused) => return Some(refused.to_client()),
             Self::Login(error) => error.report()?,
             Self::TooSlow => Report::new(SqlState::PROTOCOL_VIOLATION, "client_login timeout"),
-            Self::Full(limit) => Report::new(
-                SqlState::TOO_MANY_CONNECTIONS,
-                "sorry, too many clients already",
-            )
-            .detail(format!("{limit} of pgweir is reached.")),
+            Self::Full(limit) => {
+                // PgBouncer's words, which scripts look for, with Postgres' own code.
+                Report::new(
+                    SqlState::TOO_MANY_CONNECTIONS,
+                    format!("no more connections allowed ({limit})"),
+                )
+            }
+
             Self::NoDatabase(name) => Report::new(
                 SqlState::INVALID_CATALOG_NAME,
                 format!("database \"{name}\" does not exist"),
@@ -304,7 +307,10 @@ impl Reception<'_> {
             certificate: None,
         });
         let limits = self.world.service_limits(classified.listed);
-        let service = self.app.pools.service(&classified.service, limits);
+        let service =
+            self.app
+                .pools
+                .service(&classified.service, classified.listed.is_some(), limits);
         let (user, database) = (startup.user.clone(), startup.database.clone());
         (
             service,

@@ -27,6 +27,7 @@ pub async fn listen(
     let router = Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
         .with_state(app);
     Ok(async move {
         if let Err(error) = axum::serve(listener, router).await {
@@ -44,6 +45,14 @@ async fn metrics(State(app): State<Arc<App>>) -> Result<String, StatusCode> {
 
 async fn healthz() -> &'static str {
     "ok\n"
+}
+
+/// Whether new clients are let in.
+async fn readyz(State(app): State<Arc<App>>) -> (StatusCode, &'static str) {
+    if app.is_draining() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "draining\n");
+    }
+    (StatusCode::OK, "ready\n")
 }
 
 /// What pools and directory know at this moment.

@@ -1,6 +1,7 @@
 //! Who is accepted and sent where; start, reload, drain.
 
 pub mod admit;
+pub mod built;
 pub mod demo;
 pub mod http;
 pub mod log;

@@ -147,6 +147,7 @@ impl App {
                 Effect::Restart => tracing::warn!(setting = change.name, "needs a restart"),
             }
         }
+        new.warn();
         let new = Arc::new(new);
         *self.world.write() = Arc::clone(&new);
         self.pools
@@ -155,7 +156,7 @@ impl App {
             .for_each(|pool| reload_pool(&new, pool));
         for (index, service) in new.config.services.listed.iter().enumerate() {
             self.pools
-                .service(&service.name, new.service_limits(Some(index)));
+                .service(&service.name, true, new.service_limits(Some(index)));
         }
         Ok(())
     }
@@ -184,6 +185,7 @@ pub fn serve(source: Source, drain_limit: Duration) -> Result<(), StartError> {
     let process_key = rand::random();
     let world = source.load(process_key)?;
     super::log::start(&world.config.log);
+    world.warn();
     raise_file_limit(&world.config);
     world.credentials.derive_all();
 
@@ -253,7 +255,6 @@ async fn control(
             }
         });
     }
-    drop(dealer);
     tasks.spawn(keep_time(Arc::clone(app), http_end.clone()));
     let mut signals = Signals::new()?;
     signals.serve(app).await;
@@ -271,6 +272,8 @@ async fn control(
     }
     http_end.cancel();
     tasks.join_all().await;
+    // Until here: a data thread ends, and its sessions with it, when nobody can send it clients any more.
+    drop(dealer);
     tracing::info!(clients = app.directory.len(), "ended");
     Ok(())
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::built::{unsafe_to_ignore, without_effect};
 use crate::client::credentials::{Credential, Credentials};
 use crate::config::checked::{AuthMethod, Config, Database, MaxServers, Secret};
 use crate::config::{self};
@@ -42,6 +43,9 @@ pub enum SourceError {
     /// The file, or the command line, has mistakes: all of them.
     #[error("{0}")]
     Config(#[from] config::Mistakes),
+    /// Settings that this version cannot keep.
+    #[error("this version cannot keep what these settings promise: {}", .0.join(", "))]
+    NotBuilt(Vec<&'static str>),
     /// The users file cannot be read.
     #[error("{path}: {cause}")]
     UsersFile {
@@ -71,6 +75,10 @@ impl Source {
             Self::File(path) => config::load(path)?,
             Self::Url { to, listen } => config::from_url(to, listen)?,
         };
+        let promises = unsafe_to_ignore(&config);
+        if !promises.is_empty() {
+            return Err(SourceError::NotBuilt(promises));
+        }
         let users = users(&config)?;
         Ok(World {
             credentials: Credentials::new(process_key, users),
@@ -101,6 +109,26 @@ fn users(config: &Config) -> Result<Vec<(String, Secret)>, SourceError> {
 }
 
 impl World {
+    /// Says in the log which settings have no effect yet.
+    pub fn warn(&self) {
+        for setting in without_effect(&self.config) {
+            tracing::warn!(setting, "has no effect in this version");
+        }
+        if self.passes_through()
+            && self
+                .config
+                .listen
+                .addresses
+                .iter()
+                .any(|address| !address.ip().is_loopback())
+        {
+            tracing::warn!(
+                "no users are configured: Postgres decides who may log in, passwords cross the network in clear, and \
+                 whom Postgres trusts without a password from here, pgweir lets in from anywhere"
+            );
+        }
+    }
+
     /// Whether Postgres itself is asked who may log in: nobody told pgweir.
     pub fn passes_through(&self) -> bool {
         let auth = &self.config.auth;

@@ -80,12 +80,15 @@ impl Stream {
             .is_ready()
     }
 
-    /// Makes the kernel answer with a reset when the socket is dropped, and drop what is unsent.
-    pub fn reset_on_drop(&self) {
-        if let Self::Tcp(socket) = self {
-            // Failing leaves an ordinary close, which is what happens without this call.
-            let _ = SockRef::from(socket).set_linger(Some(std::time::Duration::ZERO));
-        }
+    /// As [`Self::is_readable`], for a socket that is registered with another thread's reactor, which may not have noticed
+    /// yet. Costs a system call.
+    pub fn is_quiet(&self) -> bool {
+        let mut byte = [std::mem::MaybeUninit::uninit()];
+        let peeked = match self {
+            Self::Tcp(socket) => SockRef::from(socket).peek(&mut byte),
+            Self::Unix(socket) => SockRef::from(socket).peek(&mut byte),
+        };
+        peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 }
 

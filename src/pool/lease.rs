@@ -33,10 +33,15 @@ impl Lease {
             thread,
             pool: Arc::clone(pool),
         };
-        if moves {
-            lease.settle_in()?;
-        }
-        if lease.connection().is_fit() {
+        let fit = if moves {
+            lease.connection().end.stream().is_quiet()
+        } else {
+            lease.connection().is_fit()
+        };
+        if fit {
+            if moves {
+                lease.settle_in()?;
+            }
             return Some(lease);
         }
         lease.discard(Discard::Died);

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::book::{
     Action, Asked, Book, DatabaseId, HostId, PoolId, PoolLimits, PoolPlace, PoolView, Refusal,
-    Retry, ServerId, ServiceId, ThreadId, UserId, WaiterId,
+    Retry, ServerId, ServiceId, ServiceLimits, ThreadId, UserId, WaiterId,
 };
 use super::errand::{Discard, Errand, Task};
 use super::lease::{Lease, Ticket};
@@ -35,6 +35,12 @@ pub struct Pools {
     /// The book's time begins here.
     epoch: Instant,
 }
+
+/// Services that are kept apart. Far more than anybody lists, and few enough to be weighed against each other.
+const MOST_SERVICES: usize = 1000;
+
+/// The account of those beyond [`MOST_SERVICES`].
+const OTHER_SERVICES: &str = "(others)";
 
 #[derive(Debug, Default)]
 struct State {
@@ -57,7 +63,7 @@ struct Names {
     hosts: HashMap<String, HostId>,
     databases: HashMap<String, DatabaseId>,
     users: HashMap<String, UserId>,
-    services: HashMap<String, ServiceId>,
+    services: HashMap<String, (ServiceId, ServiceLimits)>,
 }
 
 /// Where a waiter is called.
@@ -103,14 +109,19 @@ impl Refused {
         let report = match self {
             Self::Login { message, .. } => return message.to_vec(),
             Self::QueryWait { last_error: None } => {
-                Report::new(SqlState::TOO_MANY_CONNECTIONS, "no server connection became free within query_wait")
-                    .hint("All server connections that this client may have are in use; SHOW POOLS tells by whom.")
+                Report::new(SqlState::TOO_MANY_CONNECTIONS, "query_wait_timeout")
+                    .detail("No server connection became free within query_wait.")
+                    .hint("All server connections that this client may have are in use.")
             }
-            Self::QueryWait { last_error: Some(error) } => {
-                Report::new(SqlState::UNABLE_TO_CONNECT, "Postgres could not be reached within query_wait")
-                    .detail(error.to_string())
-            }
-            Self::PoolRemoved => Report::new(SqlState::ADMIN_SHUTDOWN, "this database was removed from the configuration"),
+            Self::QueryWait {
+                last_error: Some(error),
+            } => Report::new(SqlState::UNABLE_TO_CONNECT, "query_wait_timeout").detail(format!(
+                "Postgres could not be reached within query_wait: {error}"
+            )),
+            Self::PoolRemoved => Report::new(
+                SqlState::ADMIN_SHUTDOWN,
+                "this database was removed from the configuration",
+            ),
         };
         report.error(Severity::Fatal)
     }
@@ -218,15 +229,28 @@ impl Pools {
         self.epoch.elapsed()
     }
 
-    /// The service of this name, with these limits from now on.
-    pub fn service(&self, name: &str, limits: super::book::ServiceLimits) -> ServiceId {
+    /// The service of this name, with these limits from now on. Names come from clients: beyond a bound, new ones that
+    /// are not `listed` in the configuration share one account.
+    pub fn service(&self, name: &str, listed: bool, limits: ServiceLimits) -> ServiceId {
         self.update(|state, now| {
-            if let Some(id) = state.names.services.get(name).copied() {
-                state.book.set_service(now, id, limits, &mut state.actions);
-                return id;
+            let State {
+                book,
+                actions,
+                names,
+                ..
+            } = state;
+            let services = &mut names.services;
+            let full = !listed && services.len() >= MOST_SERVICES && !services.contains_key(name);
+            let name = if full { OTHER_SERVICES } else { name };
+            if let Some((id, known)) = services.get_mut(name) {
+                if *known != limits {
+                    *known = limits;
+                    book.set_service(now, *id, limits, actions);
+                }
+                return *id;
             }
-            let id = state.book.add_service(limits);
-            state.names.services.insert(name.to_owned(), id);
+            let id = book.add_service(limits);
+            services.insert(name.to_owned(), (id, limits));
             id
         })
     }
@@ -295,8 +319,10 @@ impl Pools {
         });
     }
 
-    /// Drops idle connections that Postgres has closed. Called about once a second.
+    /// Drops idle connections that Postgres has closed, and forgets pools that never came to anything. Called about once a
+    /// second.
     pub fn sweep(&self) {
+        self.forget_fruitless();
         self.update(|state, now| {
             let State {
                 book,
@@ -312,6 +338,26 @@ impl Pools {
                     *connection = None;
                 }
             }
+        });
+    }
+
+    /// Forgets pools whose every login was refused and that nobody uses: their names came from clients.
+    fn forget_fruitless(&self) {
+        let mut state = self.state.lock();
+        let State {
+            book,
+            pools,
+            by_name,
+            ..
+        } = &mut *state;
+        by_name.retain(|_, pool| {
+            // One in each table: as both are behind this lock, nobody can get hold of a third meanwhile.
+            let unused = Arc::strong_count(pool) == 2 && pool.welcome.read().is_none();
+            let forget = unused && book.remove_pool(pool.id);
+            if forget {
+                pools[pool.id.index()] = None;
+            }
+            !forget
         });
     }
 

@@ -31,6 +31,9 @@ pub enum RelayError {
     /// The server connection closed or failed, or what came from it was no protocol.
     #[error("server connection failed: {0}")]
     ServerLost(#[source] EndError),
+    /// A transaction block was opened where none is allowed.
+    #[error("transaction block in statement mode")]
+    TransactionBlock,
 }
 
 impl RelayError {
@@ -52,6 +55,8 @@ pub struct Relay<'a, C, S> {
     pub server: &'a mut ServerEnd<S>,
     /// The counters.
     pub traffic: &'a Traffic,
+    /// Whether the client may open transaction blocks.
+    pub blocks: bool,
 }
 
 impl<C, S> Relay<'_, C, S>
@@ -128,6 +133,9 @@ where
         else {
             return Ok(Poll::Pending);
         };
+        if !self.blocks && self.server.exchange().is_in_transaction() {
+            return Err(RelayError::TransactionBlock);
+        }
         traffic.sent.add(used as u64);
         self.client
             .send(cx, &scratch[..used])

@@ -100,7 +100,7 @@ impl End {
             Self::Refused(refused) => return Some(refused.to_client()),
             Self::TransactionBlock => Report::new(
                 SqlState::NOT_SUPPORTED,
-                "transaction blocks are not allowed in statement pooling mode",
+                "transaction blocks not allowed in statement pooling mode",
             )
             .hint("Set mode = \"transaction\" for this database or user."),
             Self::Drained => Report::new(
@@ -123,6 +123,7 @@ impl From<RelayError> for End {
             RelayError::ClientGone(error) => Self::ClientGone(error),
             RelayError::Violation(error) => Self::Violation(error),
             RelayError::ServerLost(error) => Self::ServerLost(error),
+            RelayError::TransactionBlock => Self::TransactionBlock,
         }
     }
 }
@@ -255,6 +256,7 @@ impl Session {
             client: &mut self.client,
             server: &mut lease.connection().end,
             traffic: self.terms.pool.traffic(self.terms.thread),
+            blocks: true,
         }
         .client_said(cx, said);
         // On an error the lease is dropped here, and what was sent is brought back to order.
@@ -283,16 +285,16 @@ impl Session {
         };
         let traffic = self.terms.pool.traffic(self.terms.thread);
         let server = &mut lease.connection().end;
-        let polled = Relay {
-            client: &mut self.client,
-            server,
-            traffic,
-        }
-        .poll(cx, scratch);
-        if self.terms.mode == Mode::Statement && server.exchange().is_in_transaction() {
-            return Poll::Ready(Err(End::TransactionBlock));
-        }
-        let proof = ready!(polled)?;
+        let blocks = self.terms.mode != Mode::Statement;
+        let proof = ready!(
+            Relay {
+                client: &mut self.client,
+                server,
+                traffic,
+                blocks
+            }
+            .poll(cx, scratch)
+        )?;
         traffic.transactions.add(1);
         Poll::Ready(self.boundary(proof))
     }
@@ -376,6 +378,7 @@ impl Future for Session {
     type Output = End;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<End> {
+        self.entry().attend(cx.waker());
         SCRATCH_BUFFER.with_borrow_mut(|scratch| self.step(cx, scratch))
     }
 }

@@ -4,6 +4,8 @@
 //! nothing, outside a transaction? Where the two directions race and the answer cannot be known, it says no: the
 //! connection then stays with this client, which is always safe. (Postgres manual, "Message Flow".)
 
+use std::collections::VecDeque;
+
 /// The status byte of ReadyForQuery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
@@ -26,29 +28,46 @@ impl Status {
     }
 }
 
-/// The sub-protocol that a COPY switches to.
+/// A message that the client has sent and that the server has not dealt with yet, as far as it matters in which order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sent {
+    /// One or more of Parse, Bind, Describe, Close.
+    Part,
+    Execute,
+    Sync,
+    /// Query or FunctionCall.
+    Query,
+    /// CopyDone or CopyFail.
+    CopyEnd,
+}
+
+/// The COPY IN that a statement has begun.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Copy {
     /// None is running.
     No,
     /// The server reads CopyData. `syncs`: Syncs were sent meanwhile, which it ignores, unless it has failed already.
-    In { syncs: bool },
+    In { extended: bool, syncs: bool },
     /// CopyDone or CopyFail is on its way; the server has not answered yet.
-    Ending { syncs: bool },
-    /// Streaming replication: both read and write until the end of the connection.
+    Ending { extended: bool, syncs: bool },
+    /// Streaming replication: both sides send until the end of the connection.
     Both,
 }
 
-/// State of the conversation over one lease. Begins settled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Requests in flight beyond which the memory for them is given back once they are answered.
+const USUAL_DEPTH: usize = 64;
+
+/// State of the conversation over one server connection. Begins settled.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exchange {
-    /// ReadyForQuery owed for Query and FunctionCall messages.
-    owed_simple: u32,
-    /// ReadyForQuery owed for Sync messages.
-    owed_sync: u32,
+    /// What was sent and not dealt with, oldest first. Bounded by what the sockets hold: the relay does not read on while a
+    /// side does not take what it gets.
+    sent: VecDeque<Sent>,
     /// Extended-protocol messages were sent since the last Sync: the server waits for one.
     batch_open: bool,
-    /// The COPY that runs, if any.
+    /// An extended-protocol message failed: the server skips to the next Sync.
+    skipping: bool,
+    /// The COPY IN that runs, if any.
     copy: Copy,
     /// As of the last ReadyForQuery.
     status: Status,
@@ -59,9 +78,9 @@ pub struct Exchange {
 impl Default for Exchange {
     fn default() -> Self {
         Self {
-            owed_simple: 0,
-            owed_sync: 0,
+            sent: VecDeque::new(),
             batch_open: false,
+            skipping: false,
             copy: Copy::No,
             status: Status::Idle,
             lost_count: false,
@@ -77,11 +96,7 @@ impl Exchange {
 
     /// Whether every request was answered, inside a transaction or not.
     pub fn is_answered(&self) -> bool {
-        self.owed_simple == 0
-            && self.owed_sync == 0
-            && !self.batch_open
-            && self.copy == Copy::No
-            && !self.lost_count
+        self.sent.is_empty() && !self.batch_open && self.copy == Copy::No && !self.lost_count
     }
 
     /// Whether every request was answered and a transaction block is open.
@@ -107,27 +122,48 @@ impl Exchange {
     /// Notes a message that the client sent to the server.
     pub fn client_sent(&mut self, tag: u8) {
         match tag {
-            b'Q' | b'F' => self.owed_simple += 1,
+            b'Q' | b'F' => self.query(),
             b'S' => self.sync(),
-            b'P' | b'B' | b'D' | b'E' | b'C' => self.batch_open = true,
-            // Flush alone opens nothing, but inside a batch the batch goes on; inside COPY IN it is ignored.
-            b'c' | b'f' => {
-                if let Copy::In { syncs } = self.copy {
-                    self.copy = Copy::Ending { syncs };
-                }
-            }
+            b'P' | b'B' | b'D' | b'C' => self.part(Sent::Part),
+            b'E' => self.part(Sent::Execute),
+            b'c' | b'f' => self.copy_end(),
+            // Flush and CopyData are answered by nothing of their own.
             _ => {}
         }
     }
 
+    fn query(&mut self) {
+        // In the middle of COPY IN it makes the copy fail, and is gone with it.
+        self.lost_count |= self.in_copy_in();
+        self.sent.push_back(Sent::Query);
+        self.batch_open = false;
+    }
+
     fn sync(&mut self) {
-        // Sync inside COPY IN gets no reply, so nothing is owed for it, unless the server has failed meanwhile.
-        if let Copy::In { syncs } = &mut self.copy {
+        if let Copy::In { syncs, .. } = &mut self.copy {
+            // Sync inside COPY IN gets no reply, so nothing is owed for it, unless the server has failed meanwhile.
             *syncs = true;
             return;
         }
-        self.owed_sync += 1;
+        self.sent.push_back(Sent::Sync);
         self.batch_open = false;
+    }
+
+    fn part(&mut self, part: Sent) {
+        self.lost_count |= self.in_copy_in();
+        if part == Sent::Execute || self.sent.back() != Some(&Sent::Part) {
+            self.sent.push_back(part);
+        }
+        self.batch_open = true;
+    }
+
+    fn copy_end(&mut self) {
+        match self.copy {
+            Copy::In { extended, syncs } => self.copy = Copy::Ending { extended, syncs },
+            // Sent before the server said that it copies. If it does not, it ignores this.
+            Copy::No if !self.sent.is_empty() => self.sent.push_back(Sent::CopyEnd),
+            Copy::No | Copy::Ending { .. } | Copy::Both => {}
+        }
     }
 
     /// Notes a message that the server sent to the client. `body` begins the message's body: one byte of
@@ -135,10 +171,10 @@ impl Exchange {
     pub fn server_sent(&mut self, tag: u8, body: &[u8]) {
         match tag {
             b'Z' => self.ready(body),
+            b'C' | b'I' | b's' => self.completed(),
+            b'E' => self.failed(),
             b'G' => self.copy_in_begins(),
             b'W' => self.copy = Copy::Both,
-            b'C' => self.copy_ended(false),
-            b'E' => self.copy_ended(true),
             _ => {}
         }
     }
@@ -148,38 +184,98 @@ impl Exchange {
             Some(status) => self.status = status,
             None => self.lost_count = true,
         }
-        // With both kinds in flight it may be the wrong one. The sum is right, and the kind matters only when a COPY
-        // begins, where a mixture gives the count up.
-        if self.owed_sync > 0 {
-            self.owed_sync -= 1;
-        } else if self.owed_simple > 0 {
-            self.owed_simple -= 1;
-        } else {
-            self.lost_count = true;
+        let skipping = std::mem::take(&mut self.skipping);
+        let answered = |sent: &Sent| *sent == Sent::Sync || (*sent == Sent::Query && !skipping);
+        match self.sent.iter().position(answered) {
+            Some(at) => drop(self.sent.drain(..=at)),
+            None => self.lost_count = true,
         }
+        self.drop_stray_copy_ends();
+        if self.sent.is_empty() && self.sent.capacity() > USUAL_DEPTH {
+            self.sent = VecDeque::new();
+        }
+    }
+
+    /// A statement is done.
+    fn completed(&mut self) {
+        if let Copy::In { .. } | Copy::Ending { .. } = self.copy {
+            self.copy = Copy::No;
+        }
+        if self.statement() == Some(Sent::Execute) {
+            self.sent.pop_front();
+        }
+        self.drop_stray_copy_ends();
+    }
+
+    fn failed(&mut self) {
+        if let Copy::In { extended, syncs } | Copy::Ending { extended, syncs } = self.copy {
+            // A Sync sent before the failure was seen: ignored by the copy, or answered after it? Unknown.
+            self.lost_count |= syncs;
+            self.copy = Copy::No;
+            self.skipping = extended;
+            return;
+        }
+        // An error outside of any request (57P01 while idle) is the last thing that a server says.
+        self.skipping = match self.sent.front() {
+            Some(Sent::Query) => false,
+            Some(_) => true,
+            None => self.batch_open,
+        };
     }
 
     fn copy_in_begins(&mut self) {
-        if self.owed_sync > 0 {
-            // The Syncs sent behind this Execute reach a server in COPY IN, which ignores them; the batch is open
-            // until the client sends another. Queries pipelined behind them would make the copy fail: count lost.
-            self.lost_count |= self.owed_simple > 0 || self.owed_sync > 1;
-            self.owed_sync = 0;
-            self.batch_open = true;
-        } else {
-            self.lost_count |= self.owed_simple > 1;
-        }
-        self.copy = Copy::In { syncs: false };
+        let extended = match self.statement() {
+            Some(Sent::Execute) => true,
+            Some(Sent::Query) => false,
+            _ => {
+                self.lost_count = true;
+                return;
+            }
+        };
+        self.copy = Copy::In {
+            extended,
+            syncs: false,
+        };
+        self.batch_open |= extended;
+        self.swallow_syncs(extended);
     }
 
-    fn copy_ended(&mut self, failed: bool) {
-        match self.copy {
-            Copy::In { syncs } | Copy::Ending { syncs } => {
-                // A Sync sent before the failure was seen: ignored by the copy, or answered after it? Unknown.
-                self.lost_count |= failed && syncs;
-                self.copy = Copy::No;
+    /// What was sent behind the statement reaches a server that copies: it ignores Sync, and takes the first CopyDone.
+    fn swallow_syncs(&mut self, extended: bool) {
+        let behind = self
+            .sent
+            .iter()
+            .skip(1)
+            .position(|sent| *sent != Sent::Sync);
+        let syncs = behind.unwrap_or(self.sent.len() - 1);
+        self.sent.drain(1..=syncs);
+        match self.sent.get(1) {
+            None => {}
+            Some(Sent::CopyEnd) => {
+                self.sent.remove(1);
+                self.copy = Copy::Ending {
+                    extended,
+                    syncs: false,
+                };
+                self.batch_open =
+                    extended && !self.sent.iter().skip(1).any(|sent| *sent == Sent::Sync);
             }
-            Copy::No | Copy::Both => {}
+            // Anything else makes the copy fail, and is gone with it.
+            Some(_) => self.lost_count = true,
+        }
+    }
+
+    /// The statement that the server is at.
+    fn statement(&mut self) -> Option<Sent> {
+        while self.sent.front() == Some(&Sent::Part) {
+            self.sent.pop_front();
+        }
+        self.sent.front().copied()
+    }
+
+    fn drop_stray_copy_ends(&mut self) {
+        while self.sent.front() == Some(&Sent::CopyEnd) {
+            self.sent.pop_front();
         }
     }
 }
@@ -273,7 +369,7 @@ mod tests {
         ] {
             let exchange = play(script);
             assert!(!exchange.is_settled(), "{script}");
-            let mut later = exchange;
+            let mut later = exchange.clone();
             later.client_sent(b'Q');
             later.server_sent(b'Z', b"I");
             assert!(!later.is_settled(), "{script}, and one query later");

@@ -47,7 +47,9 @@ impl Message {
         let mut row = Vec::new();
         while let Some((length, tail)) = rest.split_first_chunk::<4>() {
             if let Ok(length) = usize::try_from(i32::from_be_bytes(*length)) {
-                let (value, tail) = tail.split_at(length);
+                let (value, tail) = tail.split_at_checked(length).unwrap_or_else(|| {
+                    panic!("malformed row: {}", String::from_utf8_lossy(&self.body))
+                });
                 row.push(Some(String::from_utf8_lossy(value).into_owned()));
                 rest = tail;
             } else {

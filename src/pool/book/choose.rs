@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use super::ledger::{Group, Host};
+use super::words::State;
 use super::{Book, EVICT_AFTER, THREAD_BOUND};
 
 /// What becomes of a server connection that is at nobody's disposal.
@@ -91,8 +92,11 @@ impl Book {
         let generous = self.is_above(giver, 0);
         let here = self.first_here(self.servers[server].thread, candidates);
         let there = self.first_there(now, generous, candidates);
+        let fresh = self.servers[server].state == State::Dialing;
         match (here, there) {
-            (Some(here), Some(there)) if self.outranks(there, here) => Next::Close(there.group),
+            (Some(here), Some(there)) if !fresh && self.outranks(there, here) => {
+                Next::Close(there.group)
+            }
             (Some(here), _) => Next::Lend(here.oldest),
             (None, Some(there)) => Next::Close(there.group),
             (None, None) => Next::Rest,
@@ -139,11 +143,17 @@ impl Book {
         self.waiters[waiter].since + EVICT_AFTER <= now
     }
 
-    /// Whether closing for another pool's waiter comes before lending within the pool.
+    /// Whether closing for another pool's waiter comes before lending within the pool. Shares on different hosts do not
+    /// compare: two hosts under one user's cap would each think the other more deserving, and pass the room to and fro.
     fn outranks(&self, there: Candidate, here: Candidate) -> bool {
-        let bound = self.waiters[there.oldest].since + EVICT_AFTER;
-        there.class < here.class
-            || (there.class == here.class && bound < self.waiters[here.oldest].since)
+        let same_host = self.groups[there.group].host == self.groups[here.group].host;
+        let older =
+            self.waiters[there.oldest].since + EVICT_AFTER < self.waiters[here.oldest].since;
+        if same_host && there.class != here.class {
+            there.class < here.class
+        } else {
+            older
+        }
     }
 
     fn best<'a>(&self, candidates: impl Iterator<Item = &'a Candidate>) -> Option<Candidate> {

@@ -23,7 +23,10 @@
 //!
 //! * *The longest waiter* against *no needless move*: within a class, the server's own thread is preferred unless another
 //!   thread's waiter is older by more than [`THREAD_BOUND`], and its own pool unless another pool's waiter is older by
-//!   more than [`EVICT_AFTER`]. Otherwise two pools under one spent budget would close and dial at every release.
+//!   more than [`EVICT_AFTER`]. Otherwise two pools under one spent budget would close and dial at every release. Between
+//!   hosts only age decides, since shares on different hosts do not compare; and a server connection fresh from its dial
+//!   serves its own pool first, so that every dial serves somebody.
+//! * *Room goes to whoever is first* against *it was made for somebody*: the latter's it is, while they can use it.
 //! * *Guaranteed minimum* against *a pool's `min_size`*: the guarantee wins. `min_size` keeps connections warm; it may
 //!   not keep a service out.
 //! * *Guarantees that add up to more than the budget*: a service below its own minimum may use any free room, whatever is
@@ -56,7 +59,7 @@ use std::time::Duration;
 
 use arena::Arena;
 use choose::{Candidate, Next};
-use ledger::{Capped, Group, Host, Pool, Server, Service, Waiter};
+use ledger::{Capped, Claim, Group, Host, Pool, Server, Service, Waiter};
 
 pub use ledger::Tally;
 pub use view::{PoolView, ServerView, View};
@@ -433,13 +436,20 @@ impl Book {
         });
     }
 
-    /// The room of a server connection is free.
+    /// The room of a server connection is free. It is theirs for whom it was made, if they can still use it: others would
+    /// reckon their shares on another host, and could take it away again and again.
     fn gone(&mut self, now: Duration, server: u32, out: &mut Vec<Action>) {
-        let pool = self.servers[server].pool;
+        let Server { pool, claim, .. } = self.servers[server];
         self.vanish(server);
         let pool = &self.pools[pool];
         if pool.tally.live() < pool.limits.min_size && pool.retry_at.is_none() {
             self.wake_by(now);
+        }
+        if let Some(Claim { group, .. }) = claim
+            && self.may_dial(group)
+            && self.best_idle(group, 0).is_none()
+        {
+            self.dial(group, out);
         }
         self.unsettled = true;
         self.settle(now, out);

@@ -200,6 +200,8 @@ struct Model {
     asked: u64,
     ended: u64,
     known: BTreeSet<(usize, usize)>,
+    /// Every id that was ever given, for finding out stale ones.
+    given: (BTreeSet<ServerId>, BTreeSet<WaiterId>),
     retry_at: Vec<Option<Duration>>,
     reserve_before: Vec<Option<Duration>>,
     hosts: Vec<HostId>,
@@ -255,6 +257,7 @@ impl Model {
             asked: 0,
             ended: 0,
             known: BTreeSet::new(),
+            given: (BTreeSet::new(), BTreeSet::new()),
             hosts,
             databases,
             users,
@@ -554,10 +557,8 @@ impl Model {
             expires: Duration::MAX,
             old: false,
         };
-        assert!(
-            self.servers.insert(id, server).is_none(),
-            "an id in use was given again"
-        );
+        assert!(self.given.0.insert(id), "an id was given twice");
+        self.servers.insert(id, server);
     }
 
     fn hear_close(&mut self, id: ServerId, thread: ThreadId, reason: CloseReason) {
@@ -826,10 +827,8 @@ impl Model {
                     deadline,
                     granted: None,
                 };
-                assert!(
-                    self.waiters.insert(id, waiter).is_none(),
-                    "an id in use was given again"
-                );
+                assert!(self.given.1.insert(id), "an id was given twice");
+                self.waiters.insert(id, waiter);
             }
         }
     }
@@ -917,6 +916,7 @@ impl Model {
         }
         self.check_counts();
         self.check_insides();
+        self.check_ids();
         assert_eq!(
             self.asked,
             self.ended + self.waiters.len() as u64,
@@ -981,6 +981,21 @@ impl Model {
         let mut all: Vec<_> = self.servers.keys().copied().collect();
         all.sort_by_key(|id| id.index());
         all
+    }
+
+    fn check_ids(&self) {
+        for id in &self.given.0 {
+            assert_eq!(
+                self.book.server(*id).is_some(),
+                self.servers.contains_key(id)
+            );
+        }
+        for id in &self.given.1 {
+            assert_eq!(
+                self.book.waiter_at(*id).is_some(),
+                self.waiters.contains_key(id)
+            );
+        }
     }
 
     /// The sums that the book keeps and shows nobody.

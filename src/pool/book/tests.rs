@@ -669,3 +669,50 @@ fn one_user_cap_spans_hosts_and_room_is_made_across_them() {
     desk.tick_at(EVICT_AFTER);
     assert_eq!(desk.close_ordered(), (held, CloseReason::MadeRoom));
 }
+
+#[test]
+fn two_hosts_under_one_users_cap_do_not_pass_its_room_to_and_fro() {
+    let mut desk = Desk::new(9);
+    let (here, there) = (desk.host, desk.book.add_host(Some(9)));
+    let (database, user) = (desk.book.add_database(0), desk.book.add_user(1));
+    let pools = [here, there].map(|host| {
+        desk.book.add_pool(
+            PoolPlace {
+                host,
+                database,
+                user,
+            },
+            sized(9),
+        )
+    });
+    let services = [1, 3].map(|weight| {
+        desk.service(ServiceLimits {
+            weight,
+            ..NO_LIMITS
+        })
+    });
+    for pool in pools {
+        for service in services {
+            desk.wait(pool, service);
+        }
+    }
+    desk.now += EVICT_AFTER;
+    let mut grants = 0;
+    for _ in 0..20 {
+        for action in std::mem::take(&mut desk.out) {
+            match action {
+                Action::Dial { server, .. } => {
+                    assert!(desk.book.dialed(desk.now, server, None, &mut desk.out));
+                }
+                Action::Close { server, .. } => desk.closed(server),
+                Action::Grant { waiter, .. } => {
+                    grants += 1;
+                    let server = desk.book.take(waiter).unwrap();
+                    desk.release(server);
+                }
+                Action::Refuse { .. } => panic!("nobody is refused"),
+            }
+        }
+    }
+    assert_eq!(grants, 4);
+}

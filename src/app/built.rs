@@ -1,0 +1,150 @@
+//! What of the configuration this version does not act upon yet. Nothing is passed over in silence: where ignoring a
+//! setting would be unsafe the process does not start, elsewhere it says so.
+
+use crate::config::change::between;
+use crate::config::checked::{AuthMethod, Config, TlsMode};
+
+/// Settings by the beginning of their dotted names. Each goes from this list in the change that puts it in force.
+const NOT_IN_FORCE: [&str; 13] = [
+    "alerts.",
+    "auth.query",
+    "auth.stats",
+    "incidents.",
+    "pool.max_prepared_statements",
+    "pressure.",
+    "timeouts.cancel",
+    "timeouts.client_idle",
+    "timeouts.idle_transaction",
+    "timeouts.query_wait_notify",
+    "timeouts.query",
+    "timeouts.transaction",
+    "log.pooler_errors",
+];
+
+/// The same within `[services.NAME]` and `[databases.NAME]`, by the end of their names.
+const NOT_IN_FORCE_BY_NAME: [&str; 5] = [
+    ".alert_servers",
+    ".alert_clients",
+    ".client_idle",
+    ".idle_transaction",
+    ".auth_query",
+];
+
+/// Settings that were given a value that has no effect yet.
+pub fn without_effect(config: &Config) -> Vec<String> {
+    let given = between(&defaults(config), config)
+        .into_iter()
+        .map(|change| change.name);
+    given.filter(|name| !is_in_force(name)).collect()
+}
+
+fn is_in_force(name: &str) -> bool {
+    let begins = |prefix: &&str| name.starts_with(prefix) && name != "timeouts.query_wait";
+    let of_a_name = name.starts_with("services.") || name.starts_with("databases.");
+    let ends = |suffix: &&str| name.ends_with(suffix);
+    let late =
+        of_a_name && (NOT_IN_FORCE_BY_NAME.iter().any(ends) || name.contains(".deployments."));
+    !late && !NOT_IN_FORCE.iter().any(begins)
+}
+
+/// What everything is when nothing is given, with the databases and services of `config`, so that only their settings differ.
+fn defaults(config: &Config) -> Config {
+    let mut defaults = crate::config::parse(
+        "[databases.\"*\"]\nurl = \"postgres://127.0.0.1\"",
+        "",
+        &|_| None,
+    )
+    .expect("the smallest file is right");
+    for service in &config.services.listed {
+        let mut plain = service.clone();
+        plain.limits = defaults.services.limits.clone();
+        plain.deployments = defaults.services.deployments.clone();
+        defaults.services.listed.push(plain);
+    }
+    for (name, database) in &config.databases {
+        let plain = crate::config::checked::Database {
+            auth_query: None,
+            ..database.clone()
+        };
+        defaults.databases.insert(name.clone(), plain);
+    }
+    defaults
+}
+
+/// Settings that promise a protection which this version does not give.
+pub fn unsafe_to_ignore(config: &Config) -> Vec<&'static str> {
+    let demands = |mode| {
+        matches!(
+            mode,
+            TlsMode::Require | TlsMode::VerifyCa | TlsMode::VerifyFull
+        )
+    };
+    let promises = [
+        (
+            "auth.method",
+            matches!(config.auth.method, AuthMethod::Cert | AuthMethod::Hba),
+        ),
+        (
+            "listen.proxy_protocol_from",
+            !config.listen.proxy_protocol_from.is_empty(),
+        ),
+        ("tls.client.mode", demands(config.tls_client.mode)),
+        (
+            "tls.client.certificate",
+            config.tls_client.certificate.is_some(),
+        ),
+        ("tls.server.mode", demands(config.tls_server.mode)),
+        (
+            "tls.server.certificate",
+            config.tls_server.certificate.is_some(),
+        ),
+    ];
+    promises
+        .into_iter()
+        .filter(|(_, given)| *given)
+        .map(|(name, _)| name)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(text: &str) -> Config {
+        let file = format!("{text}\n[databases.\"*\"]\nurl = \"postgres://db\"\n");
+        crate::config::parse(&file, "test", &|_| None).unwrap()
+    }
+
+    #[test]
+    fn a_setting_without_effect_is_named() {
+        let given = config(
+            "[timeouts]\nquery = \"5s\"\nquery_wait = \"5s\"\nclient_login = \"1s\"\n\
+             [services.site]\nmax_servers = 3\nalert_servers = 2\n[services.site.deployments]\ndry_run = true",
+        );
+        let mut named = without_effect(&given);
+        named.sort();
+        assert_eq!(
+            named,
+            [
+                "services.site.alert_servers",
+                "services.site.deployments.dry_run",
+                "timeouts.query"
+            ]
+        );
+    }
+
+    #[test]
+    fn the_defaults_are_all_in_order() {
+        assert_eq!(without_effect(&config("")), Vec::<String>::new());
+        assert!(unsafe_to_ignore(&config("")).is_empty());
+    }
+
+    #[test]
+    fn a_promise_of_tls_is_not_broken_in_silence() {
+        assert_eq!(
+            unsafe_to_ignore(&config("[tls.server]\nmode = \"require\"")),
+            ["tls.server.mode"]
+        );
+        assert!(unsafe_to_ignore(&config("[tls.server]\nmode = \"disable\"")).is_empty());
+    }
+}

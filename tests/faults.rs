@@ -1,0 +1,296 @@
+//! A bad network between pgweir and its peers: whatever happens, no reply ever reaches another client, and pgweir goes on.
+
+mod support;
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use support::{Batch, Fault, Pooler, Postgres, Proxy, Raw, ServerError, Side, Watch, eventually};
+
+with_one_and_two_threads!(
+    a_cut_reply_reaches_nobody_else,
+    a_lost_server_is_told_to_its_client_alone,
+    clients_cut_at_any_byte_leave_clean_servers,
+    a_postgres_that_refuses_is_waited_for,
+    a_postgres_that_says_nothing_is_given_up,
+    a_thousand_abrupt_disconnects_stay_within_the_budget,
+    a_slow_network_changes_no_answer,
+);
+
+fn config(threads: usize, rest: &str) -> String {
+    format!("[runtime]\nthreads = {threads}\n\n{rest}")
+}
+
+/// Asks for a word of one's own in some form; whoever gets an answer must get that word.
+fn ask(client: &mut Raw, word: &str, form: usize) -> Result<(), ServerError> {
+    let rows = match form % 3 {
+        0 => client.query(&format!("select '{word}', repeat('x', 3000)"))?,
+        1 => {
+            let batch = Batch::new()
+                .parse("", "select $1::text, repeat('x', 3000)")
+                .bind("", "", &[word])
+                .execute("")
+                .sync();
+            client.write(batch.bytes())?;
+            client.rows()?
+        }
+        _ => {
+            client.query("begin")?;
+            let rows = client.query(&format!("select '{word}', pg_sleep(0.001)"))?;
+            client.query("commit")?;
+            rows
+        }
+    };
+    assert_eq!(rows[0][0].as_deref(), Some(word), "somebody else's answer");
+    Ok(())
+}
+
+/// Many clients that log in again when they are thrown out, while `disturb` does its worst.
+fn clients_amid(port: u16, disturb: impl FnOnce()) {
+    let over = AtomicBool::new(false);
+    let answers = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for name in 0..12 {
+            let (over, answers) = (&over, &answers);
+            scope.spawn(move || {
+                let mut n = 0;
+                while !over.load(Ordering::Relaxed) {
+                    let Ok(mut client) = Raw::try_login(port, "postgres", "postgres", None) else {
+                        continue;
+                    };
+                    while !over.load(Ordering::Relaxed) {
+                        n += 1;
+                        if ask(&mut client, &format!("{name}/{n}"), n).is_err() {
+                            break;
+                        }
+                        answers.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+        let end = EndOnDrop(&over);
+        eventually("they are served", || answers.load(Ordering::Relaxed) > 100);
+        disturb();
+        let before = answers.load(Ordering::Relaxed);
+        eventually("they are served again", || {
+            answers.load(Ordering::Relaxed) > before + 200
+        });
+        drop(end);
+    });
+}
+
+struct EndOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for EndOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+fn a_cut_reply_reaches_nobody_else(threads: usize) {
+    let postgres = Postgres::start();
+    let proxy = Proxy::to(postgres.port());
+    let pooler = Pooler::serve_port(
+        proxy.port(),
+        &config(
+            threads,
+            "[pool]\nsize = 3\n\n[timeouts]\nserver_login_retry = \"50ms\"\n",
+        ),
+    );
+    clients_amid(pooler.port(), || {
+        // Bytes count from the start of each connection, so these hit logins, headers and the middle of rows.
+        for limit in [1, 13, 300, 420, 500, 1000, 3700, 5000, 10_007, 100_003] {
+            for fault in [
+                Fault::CloseAfter(Side::Client, limit),
+                Fault::ResetAfter(Side::Client, limit),
+                Fault::HalfCloseAfter(Side::Client, limit),
+                Fault::ResetAfter(Side::Server, limit),
+            ] {
+                let before = proxy.accepted();
+                proxy.set(fault);
+                eventually("the fault was met", || proxy.accepted() > before);
+                proxy.set(Fault::None);
+            }
+        }
+        proxy.reset_all();
+    });
+    postgres.await_all_idle();
+}
+
+fn a_lost_server_is_told_to_its_client_alone(threads: usize) {
+    let postgres = Postgres::start();
+    let proxy = Proxy::to(postgres.port());
+    let pooler = Pooler::serve_port(proxy.port(), &config(threads, "[pool]\nsize = 2\n"));
+    let login = || Raw::login(pooler.port(), "postgres", "postgres");
+    for round in 0..10 {
+        let (mut unlucky, mut idle) = (login(), login());
+        assert_eq!(idle.value("select 1"), "1");
+        unlucky.query("begin").expect("a transaction");
+        if round % 2 == 0 {
+            proxy.reset_all();
+        } else {
+            proxy.close_all();
+        }
+        let lost = unlucky.error("select 1");
+        assert_eq!(lost.severity(), "FATAL", "{lost}");
+        assert!(matches!(lost.code(), "08006" | "08P01" | "57P01"), "{lost}");
+        assert_eq!(idle.value("select 2"), "2");
+    }
+}
+
+fn clients_cut_at_any_byte_leave_clean_servers(threads: usize) {
+    let postgres = Postgres::start();
+    postgres.sql("create table numbers (n int)");
+    let pooler = Pooler::serve(&postgres, &config(threads, "[pool]\nsize = 1\n"));
+    let all = Batch::new()
+        .query("begin; insert into numbers values (1)")
+        .parse("", "insert into numbers values (2)")
+        .bind("", "", &[])
+        .execute("")
+        .sync()
+        .query("copy numbers from stdin")
+        .copy_data(b"3\n");
+    let bytes = all.bytes();
+    for cut in (0..=bytes.len()).step_by(3) {
+        let mut client = Raw::login(pooler.port(), "postgres", "postgres");
+        client.write(&bytes[..cut]).expect("it is open");
+        match cut % 2 {
+            0 => client.reset(),
+            _ => drop(client),
+        }
+        let mut next = Raw::login(pooler.port(), "postgres", "postgres");
+        assert_eq!(next.value("select 'clean'"), "clean", "cut at {cut}");
+    }
+    postgres.await_all_idle();
+    assert_eq!(postgres.value("select count(*) from numbers"), "0");
+}
+
+fn a_postgres_that_refuses_is_waited_for(threads: usize) {
+    let postgres = Postgres::start();
+    let proxy = Proxy::to(postgres.port());
+    let pooler = Pooler::serve_port(
+        proxy.port(),
+        &config(
+            threads,
+            "[pool]\nsize = 2\n\n[timeouts]\nserver_login_retry = \"50ms\"\n",
+        ),
+    );
+    let mut clients: Vec<Raw> = (0..5)
+        .map(|_| Raw::login(pooler.port(), "postgres", "postgres"))
+        .collect();
+    proxy.set(Fault::Refuse);
+    proxy.close_all();
+    for client in &mut clients {
+        client.send(&Batch::new().query("select 'late'"));
+        assert!(!client.hears_within(Duration::from_millis(50)));
+    }
+    proxy.set(Fault::None);
+    for client in &mut clients {
+        assert_eq!(
+            client.rows().expect("it is back"),
+            [[Some("late".to_owned())]]
+        );
+    }
+    postgres.await_all_idle();
+}
+
+fn a_postgres_that_says_nothing_is_given_up(threads: usize) {
+    let postgres = Postgres::start();
+    let proxy = Proxy::to(postgres.port());
+    let pooler = Pooler::serve_port(
+        proxy.port(),
+        &config(
+            threads,
+            "[pool]\nsize = 2\n\n[timeouts]\nserver_connect = \"300ms\"\nserver_login_retry = \"50ms\"\nquery_wait = \"2s\"\n",
+        ),
+    );
+    let mut client = Raw::login(pooler.port(), "postgres", "postgres");
+    assert_eq!(client.value("select 1"), "1");
+    proxy.close_all();
+    proxy.set(Fault::Swallow);
+    client.send(&Batch::new().query("select 'late'"));
+    let before = proxy.accepted();
+    eventually("it dials more than once", || proxy.accepted() > before + 1);
+    proxy.set(Fault::None);
+    assert_eq!(
+        client.rows().expect("it speaks again"),
+        [[Some("late".to_owned())]]
+    );
+
+    proxy.close_all();
+    proxy.set(Fault::Swallow);
+    let refusal = client.error("select 'never'");
+    assert_eq!(refusal.severity(), "FATAL", "{refusal}");
+}
+
+fn a_thousand_abrupt_disconnects_stay_within_the_budget(threads: usize) {
+    let postgres = Postgres::start();
+    let pooler = Pooler::serve(
+        &postgres,
+        &config(
+            threads,
+            "[pool]\nsize = 20\n\n[budget]\nmax_servers = 5\ncheck_every = 0\n",
+        ),
+    );
+    let watch = Watch::start(&postgres);
+    let port = pooler.port();
+    thread::scope(|scope| {
+        for name in 0..10 {
+            scope.spawn(move || {
+                for n in 0..100 {
+                    let mut client = Raw::login(port, "postgres", "postgres");
+                    match n % 5 {
+                        0 => client.send(&Batch::new().query("select pg_sleep(30)")),
+                        1 => client.send(
+                            &Batch::new()
+                                .query("select repeat('x', 1000) from generate_series(1, 20000)"),
+                        ),
+                        2 => {
+                            let _ = client.query("begin");
+                        }
+                        3 => {
+                            assert_eq!(
+                                client.value(&format!("select '{name}/{n}'")),
+                                format!("{name}/{n}")
+                            );
+                            client.send(
+                                &Batch::new()
+                                    .parse("", "select 1")
+                                    .bind("", "", &[])
+                                    .execute("")
+                                    .flush(),
+                            );
+                        }
+                        _ => client.send(
+                            &Batch::new()
+                                .query("copy (select generate_series(1, 100000)) to stdout"),
+                        ),
+                    }
+                    if n % 2 == 0 {
+                        client.reset();
+                    }
+                }
+            });
+        }
+    });
+    eventually("everything is free again", || postgres.busy() == 0);
+    let seen = watch.finish();
+    assert!(seen.total <= 5, "{seen:?}");
+    assert_eq!(
+        Raw::login(port, "postgres", "postgres").value("select 1"),
+        "1"
+    );
+}
+
+fn a_slow_network_changes_no_answer(threads: usize) {
+    let postgres = Postgres::start();
+    let proxy = Proxy::to(postgres.port());
+    let pooler = Pooler::serve_port(proxy.port(), &config(threads, "[pool]\nsize = 3\n"));
+    let slow_clients = Proxy::to(pooler.port());
+    clients_amid(slow_clients.port(), || {
+        proxy.set(Fault::Delay(Duration::from_millis(5)));
+        slow_clients.set(Fault::Delay(Duration::from_millis(3)));
+    });
+    postgres.await_all_idle();
+}
