@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use pgweir::app::built::without_effect;
+use pgweir::app::demo;
 use pgweir::app::serve::serve;
 use pgweir::app::world::Source;
 
@@ -30,6 +31,8 @@ enum Command {
         /// The file, in the shape of pooler.toml.
         file: PathBuf,
     },
+    /// Show it: a throw-away Postgres, more clients than it takes, and the same clients through pgweir.
+    Demo(Demo),
     /// Ask a running pgweir whether it is alive: exit code 0 or 1.
     Healthcheck {
         /// Its `listen.http`.
@@ -52,6 +55,16 @@ struct Serve {
     /// How long clients may take to end their transactions at a shutdown, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 25)]
     drain_limit: u64,
+}
+
+#[derive(Debug, Args)]
+struct Demo {
+    /// Clients that want a session at the same time.
+    #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u16).range(1..=5000))]
+    clients: u16,
+    /// How long they stay, once directly and once through pgweir.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=600))]
+    seconds: u16,
 }
 
 fn main() -> ExitCode {
@@ -90,6 +103,10 @@ fn run(command: Command) -> anyhow::Result<()> {
             println!("{}: no mistakes", file.display());
             Ok(())
         }
+        Command::Demo(Demo { clients, seconds }) => Ok(demo::run(&demo::Options {
+            clients,
+            stay: Duration::from_secs(seconds.into()),
+        })?),
         Command::Healthcheck { address } => healthcheck(&address),
     }
 }

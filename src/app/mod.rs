@@ -2,6 +2,7 @@
 
 pub mod admit;
 pub mod built;
+pub mod demo;
 pub mod http;
 pub mod log;
 pub mod serve;
