@@ -33,8 +33,8 @@ deny:
 	else echo "cargo-deny is not installed: licences and advisories were not checked"; fi
 
 demo: deps
-	$(CARGO) build --locked
-	scripts/demo.sh
+	$(CARGO) build --locked --release
+	target/release/pgweir demo
 
 bench: deps-bench
 	$(CARGO) build --locked --release

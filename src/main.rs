@@ -9,6 +9,7 @@ use pgweir::app::built::without_effect;
 use pgweir::app::demo;
 use pgweir::app::serve::serve;
 use pgweir::app::world::Source;
+use pgweir::client::credentials::Credentials;
 
 /// A third less memory for each idle client than glibc's allocator, which wastes what it aligns.
 #[global_allocator]
@@ -93,7 +94,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             Ok(serve(source, Duration::from_secs(drain_limit))?)
         }
         Command::Check { file } => {
-            let world = Source::File(file.clone()).load([0; 32])?;
+            let world = Source::File(file.clone()).load(&Credentials::new([0; 32], []))?;
             for setting in without_effect(&world.config) {
                 println!(
                     "{}: {setting} has no effect in this version",

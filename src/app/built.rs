@@ -5,7 +5,11 @@ use crate::config::change::between;
 use crate::config::checked::{AuthMethod, Config, TlsMode};
 
 /// Settings by the beginning of their dotted names. Each goes from this list in the change that puts it in force.
-const NOT_IN_FORCE: [&str; 13] = [
+const NOT_IN_FORCE: [&str; 17] = [
+    "auth.admins",
+    "auth.hba_file",
+    "auth.ident_file",
+    "budget.check_every",
     "alerts.",
     "auth.query",
     "auth.stats",
@@ -22,12 +26,13 @@ const NOT_IN_FORCE: [&str; 13] = [
 ];
 
 /// The same within `[services.NAME]` and `[databases.NAME]`, by the end of their names.
-const NOT_IN_FORCE_BY_NAME: [&str; 5] = [
+const NOT_IN_FORCE_BY_NAME: [&str; 6] = [
     ".alert_servers",
     ".alert_clients",
     ".client_idle",
     ".idle_transaction",
     ".auth_query",
+    ".match.certificate",
 ];
 
 /// Settings that were given a value that has no effect yet.

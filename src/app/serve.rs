@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::http;
 use super::worker::{self, Dealer, FrontDoor, Inbox};
 use super::world::{Source, SourceError, World};
+use crate::client::credentials::Credentials;
 use crate::client::directory::{Ask, Directory, Quota};
 use crate::config::change::{Effect, between};
 use crate::config::checked::{Config, Listen};
@@ -92,7 +93,6 @@ impl Quotas {
 #[derive(Debug)]
 pub struct App {
     source: Source,
-    process_key: [u8; 32],
     world: RwLock<Arc<World>>,
     phase: AtomicU8,
     /// Sessions.
@@ -133,9 +133,18 @@ impl App {
         }
     }
 
+    /// Drops what nobody uses any more. Called about once a second.
+    fn sweep(&self) {
+        self.pools.sweep();
+        self.directory.forget_unused();
+        self.quotas
+            .0
+            .retain(|_, quota| Arc::strong_count(quota) > 1);
+    }
+
     /// Reads the configuration again. A wrong one changes nothing.
     pub fn reload(&self) -> Result<(), SourceError> {
-        let new = self.source.load(self.process_key)?;
+        let new = self.source.load(&self.world().credentials)?;
         let old = self.world();
         for change in between(&old.config, &new.config) {
             match change.effect {
@@ -144,6 +153,7 @@ impl App {
             }
         }
         new.warn();
+        new.credentials.derive_all();
         let new = Arc::new(new);
         *self.world.write() = Arc::clone(&new);
         self.pools
@@ -178,8 +188,8 @@ fn reload_pool(world: &World, pool: &Pool) {
 
 /// Serves until told to end, and returns when every client has left or `drain_limit` has passed.
 pub fn serve(source: Source, drain_limit: Duration) -> Result<(), StartError> {
-    let process_key = rand::random();
-    let world = source.load(process_key)?;
+    // The key makes the salts of unknown users: the same at each login, and not to be foretold.
+    let world = source.load(&Credentials::new(rand::random(), []))?;
     super::log::start(&world.config.log);
     world.warn();
     raise_file_limit(&world.config);
@@ -194,7 +204,6 @@ pub fn serve(source: Source, drain_limit: Duration) -> Result<(), StartError> {
         threads.map(|_| unbounded_channel()).unzip();
     let app = Arc::new(App {
         source,
-        process_key,
         world: RwLock::new(Arc::new(world)),
         phase: AtomicU8::new(Phase::Serving as u8),
         directory: Arc::default(),
@@ -368,7 +377,7 @@ async fn keep_time(app: Arc<App>, end: CancellationToken) {
     loop {
         tokio::select! {
             _ = tick.tick() => app.pools.tick(),
-            _ = sweep.tick() => app.pools.sweep(),
+            _ = sweep.tick() => app.sweep(),
             () = end.cancelled() => return,
         }
     }

@@ -69,8 +69,9 @@ pub struct World {
 }
 
 impl Source {
-    /// Reads the configuration and everything that it names. `process_key` makes the salts of unknown users.
-    pub fn load(&self, process_key: [u8; 32]) -> Result<World, SourceError> {
+    /// Reads the configuration and everything that it names. `known`: who was known so far; what their logins have taught is
+    /// kept.
+    pub fn load(&self, known: &Credentials) -> Result<World, SourceError> {
         let config = match self {
             Self::File(path) => config::load(path)?,
             Self::Url { to, listen } => config::from_url(to, listen)?,
@@ -79,18 +80,21 @@ impl Source {
         if !promises.is_empty() {
             return Err(SourceError::NotBuilt(promises));
         }
-        let users = users(&config)?;
         Ok(World {
-            credentials: Credentials::new(process_key, users),
+            credentials: known.successor(users(&config)?),
             classifier: Classifier::new(&config.services),
             config,
         })
     }
 }
 
-/// The users of `users_file`, then those of `[users]`, which win.
+/// The forced users of `[databases]`, those of `users_file`, and those of `[users]`; the later win.
 fn users(config: &Config) -> Result<Vec<(String, Secret)>, SourceError> {
-    let mut users = vec![];
+    // Whoever gives a login in [databases] means it to be asked for: nobody gets it for nothing.
+    let databases = config.databases.values().chain(&config.any_database);
+    let forced =
+        databases.filter_map(|database| Some((database.user.clone()?, database.password.clone()?)));
+    let mut users: Vec<_> = forced.collect();
     if let Some(path) = &config.auth.users_file {
         let unreadable = |cause| SourceError::UsersFile {
             path: path.clone(),
@@ -98,7 +102,7 @@ fn users(config: &Config) -> Result<Vec<(String, Secret)>, SourceError> {
         };
         let text = std::fs::read_to_string(path).map_err(unreadable)?;
         let file = path.display().to_string();
-        users = config::users_file::parse(&text).map_err(|mistakes| mistakes.in_file(&file))?;
+        users.extend(config::users_file::parse(&text).map_err(|mistakes| mistakes.in_file(&file))?);
     }
     let listed = config
         .users
@@ -136,7 +140,14 @@ impl World {
             auth.method,
             AuthMethod::Trust | AuthMethod::Cert | AuthMethod::Hba
         );
-        asks_secrets && self.credentials.is_empty() && auth.query_user.is_none()
+        // A forced user says nothing about who the client is.
+        let forces = self
+            .config
+            .databases
+            .values()
+            .chain(&self.config.any_database)
+            .any(|database| database.user.is_some());
+        asks_secrets && self.credentials.is_empty() && auth.query_user.is_none() && !forces
     }
 
     /// The entry for a database as clients call it.
@@ -222,6 +233,7 @@ impl World {
                 MaxServers::Exactly(most) => Some(most),
             },
             headroom: budget.headroom,
+            is_probe: false,
             database_cap: database
                 .max_servers
                 .unwrap_or(limits.max_servers_per_database),

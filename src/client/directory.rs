@@ -154,6 +154,11 @@ impl Directory {
         Arc::clone(self.whos.entry(who).or_default().key())
     }
 
+    /// Forgets whose sessions have all left. Called about once a second.
+    pub fn forget_unused(&self) {
+        self.whos.retain(|who, ()| Arc::strong_count(who) > 1);
+    }
+
     /// The session that a cancel request names, if its secret is right.
     pub fn by_key(&self, key: &CancelKey) -> Option<Arc<Entry>> {
         let entry = self.sessions.get(&key.pid)?;

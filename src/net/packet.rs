@@ -91,6 +91,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Packets<S> {
         self.stream.flush().await
     }
 
+    /// Reads until the peer has closed its side or failed.
+    pub async fn await_end(&mut self) {
+        while matches!(self.stream.read_buf(&mut self.read).await, Ok(1..)) {
+            self.read.clear();
+        }
+    }
+
     async fn fill(&mut self, len: usize) -> io::Result<()> {
         while self.read.len() < len {
             self.read.reserve(len - self.read.len());

@@ -55,6 +55,8 @@ struct State {
     pools: Vec<Option<Arc<Pool>>>,
     by_name: HashMap<(String, String), Arc<Pool>>,
     names: Names,
+    /// Probes made so far.
+    probes: u64,
 }
 
 /// The book's ids, by the names that people use.
@@ -136,8 +138,9 @@ pub struct Pool {
     pub database: String,
     /// The role at Postgres.
     pub user: String,
-    /// The Postgres it belongs to.
-    host: HostId,
+    /// Whose caps it falls under.
+    place: PoolPlace,
+
     /// What may change while it is in use.
     settings: RwLock<Arc<PoolSettings>>,
     /// What Postgres told at the last login.
@@ -188,6 +191,8 @@ pub struct PoolSettings {
     pub budget: Option<u32>,
     /// See `budget`.
     pub headroom: u32,
+    /// It is there to try one password, and is forgotten after that.
+    pub is_probe: bool,
     /// Caps on its database and user.
     pub database_cap: u32,
     /// See `database_cap`.
@@ -200,12 +205,17 @@ impl PoolSettings {
     pub fn as_probe(&self, proof: ServerLogin) -> Self {
         let mut probe = self.clone();
         probe.target.identity.proof = proof;
+        probe.is_probe = true;
+        // What is left of a try that took too long serves nobody, and is closed at once.
+        let server_idle = Some(Duration::ZERO);
         probe.limits = PoolLimits {
             size: 1,
             min_size: 0,
             reserve_size: 0,
+            server_idle,
             ..probe.limits
         };
+
         probe
     }
 
@@ -267,39 +277,46 @@ impl Pools {
             return Arc::clone(pool);
         }
         let settings = settings();
-        self.update(|state, _| {
-            if let Some(pool) = state.by_name.get(&key) {
-                return Arc::clone(pool);
-            }
-            let place = state.place(database, user, &settings);
-            let id = state.book.add_pool(place, settings.limits);
-            let pool = Arc::new(Pool {
-                id,
-                database: database.to_owned(),
-                user: user.to_owned(),
-                host: place.host,
-                settings: RwLock::new(Arc::new(settings)),
-                welcome: RwLock::default(),
-                last_failure: Mutex::default(),
-                vouched: tokio::sync::Mutex::default(),
-                traffic: self.threads.iter().map(|_| Traffic::default()).collect(),
-                pools: Arc::clone(self),
-            });
-            put(&mut state.pools, id.index(), Arc::clone(&pool));
-            state.by_name.insert(key, Arc::clone(&pool));
-            pool
+        self.update(|state, _| match state.by_name.get(&key) {
+            Some(pool) => Arc::clone(pool),
+            None => self.add(state, key, settings),
         })
     }
 
-    /// The pool in which logins for `pool`'s user are tried, one at a time, with `settings`.
+    /// A pool in which one password of `pool`'s user is tried, with `settings`. Each try has its own, so that nothing a try
+    /// leaves behind can serve another.
     pub fn probe(self: &Arc<Self>, pool: &Pool, settings: PoolSettings) -> Arc<Pool> {
-        let probe = self.pool(
-            &pool.database,
-            &format!("{} (login check)", pool.user),
-            || settings.clone(),
-        );
-        probe.prove_with(settings.target.identity.proof);
-        probe
+        self.update(|state, _| {
+            state.probes += 1;
+            let user = format!("{} (login check {})", pool.user, state.probes);
+            self.add(state, (pool.database.clone(), user), settings)
+        })
+    }
+
+    fn add(
+        self: &Arc<Self>,
+        state: &mut State,
+        key: (String, String),
+        settings: PoolSettings,
+    ) -> Arc<Pool> {
+        let (database, user) = key.clone();
+        let place = state.place(&database, &settings);
+        let id = state.book.add_pool(place, settings.limits);
+        let pool = Arc::new(Pool {
+            id,
+            database,
+            user,
+            place,
+            settings: RwLock::new(Arc::new(settings)),
+            welcome: RwLock::default(),
+            last_failure: Mutex::default(),
+            vouched: tokio::sync::Mutex::default(),
+            traffic: self.threads.iter().map(|_| Traffic::default()).collect(),
+            pools: Arc::clone(self),
+        });
+        put(&mut state.pools, id.index(), Arc::clone(&pool));
+        state.by_name.insert(key, Arc::clone(&pool));
+        pool
     }
 
     /// Every pool, in no order.
@@ -352,7 +369,8 @@ impl Pools {
         } = &mut *state;
         by_name.retain(|_, pool| {
             // One in each table: as both are behind this lock, nobody can get hold of a third meanwhile.
-            let unused = Arc::strong_count(pool) == 2 && pool.welcome.read().is_none();
+            let unused = Arc::strong_count(pool) == 2;
+            let unused = unused && (pool.settings.read().is_probe || pool.welcome.read().is_none());
             let forget = unused && book.remove_pool(pool.id);
             if forget {
                 pools[pool.id.index()] = None;
@@ -393,7 +411,7 @@ fn put<T>(table: &mut Vec<Option<T>>, index: usize, value: T) {
 }
 
 impl State {
-    fn place(&mut self, database: &str, user: &str, settings: &PoolSettings) -> PoolPlace {
+    fn place(&mut self, database: &str, settings: &PoolSettings) -> PoolPlace {
         let hosts: Vec<String> = settings
             .target
             .hosts
@@ -412,7 +430,7 @@ impl State {
                 .or_insert_with(|| book.add_database(settings.database_cap)),
             user: *names
                 .users
-                .entry(user.to_owned())
+                .entry(settings.target.identity.user.clone())
                 .or_insert_with(|| book.add_user(settings.user_cap)),
         }
     }
@@ -716,16 +734,20 @@ impl Pool {
             .target
             .leads_to_the_same(&self.settings.read().target);
         self.pools.update(|state, now| {
-            state
-                .book
-                .set_pool(now, self.id, settings.limits, &mut state.actions);
+            let State { book, actions, .. } = state;
+            let PoolPlace {
+                host,
+                database,
+                user,
+            } = self.place;
+            book.set_pool(now, self.id, settings.limits, actions);
+            book.set_database_limit(now, database, settings.database_cap, actions);
+            book.set_user_limit(now, user, settings.user_cap, actions);
             if let Some(budget) = settings.budget {
-                state
-                    .book
-                    .set_budget(now, self.host, budget, &mut state.actions);
+                book.set_budget(now, host, budget, actions);
             }
             if reconnect {
-                state.book.reconnect(now, self.id, &mut state.actions);
+                book.reconnect(now, self.id, actions);
             }
         });
         *self.settings.write() = Arc::new(settings);
@@ -734,7 +756,9 @@ impl Pool {
     /// Connects and logs in for the book.
     pub(super) async fn dial(&self, server: ServerId) {
         let settings = self.settings();
-        let ask_limit = self.pools.read(|book| book.host(self.host).cap.is_none());
+        let ask_limit = self
+            .pools
+            .read(|book| book.host(self.place.host).cap.is_none());
         match crate::server::dial::dial(&settings.target, ask_limit).await {
             Ok((connection, limit)) => self.dialed(server, connection, limit, &settings),
             Err(error) => self.dial_failed(server, &error, &settings),
@@ -766,7 +790,7 @@ impl Pool {
                 tracing::info!(limit, budget, "budget taken from Postgres");
                 state
                     .book
-                    .set_budget(now, self.host, budget, &mut state.actions);
+                    .set_budget(now, self.place.host, budget, &mut state.actions);
             }
             put(
                 &mut state.parked,

@@ -31,7 +31,7 @@ pub async fn cancel(host: &Host, key: &CancelKey, tcp: &Tcp) -> io::Result<()> {
 /// Brings a connection whose client went away back to order: what runs is cancelled, replies are read off, the transaction is
 /// rolled back. `None` if that was not possible within `limit`: then it must be closed.
 pub async fn recover(connection: &mut Connection, tcp: &Tcp, limit: Duration) -> Option<Settled> {
-    if connection.end.is_half_sent() {
+    if connection.end.is_half_sent() || connection.end.exchange().is_lost() {
         return None;
     }
     timeout(limit, quieten(connection, tcp)).await.ok()?.ok()?;

@@ -109,6 +109,9 @@ const LIMIT_QUERY: &str = "SELECT current_setting('max_connections')::int \
     - current_setting('superuser_reserved_connections')::int \
     - coalesce(current_setting('reserved_connections', true)::int, 0)";
 
+/// How long Postgres may take to close a connection whose login it has refused.
+const REFUSAL_LIMIT: Duration = Duration::from_secs(1);
+
 /// Connects and logs in. With `ask_limit`, also asks how many connections Postgres leaves to ordinary users, if it says.
 pub async fn dial(
     target: &Target,
@@ -125,9 +128,14 @@ async fn connect_and_log_in(
 ) -> Result<(Connection, Option<u32>), DialError> {
     let (stream, host) = connect(target).await?;
     let mut packets = Packets::new(stream);
-    let (welcome, key) = login(&mut packets, &target.identity)
-        .await
-        .map_err(DialError::Login)?;
+    let (welcome, key) = match login(&mut packets, &target.identity).await {
+        Ok(welcomed) => welcomed,
+        Err(error) => {
+            // Until Postgres has closed its side it counts the connection.
+            let _ = timeout(REFUSAL_LIMIT, packets.await_end()).await;
+            return Err(DialError::Login(error));
+        }
+    };
     if let Some(sql) = &target.connect_query {
         ask(&mut packets, sql)
             .await

@@ -317,7 +317,8 @@ impl Session {
     fn heed(&mut self, cx: &mut Context<'_>) -> Option<End> {
         let entry = self.terms.listed.entry();
         if entry.asked(Ask::Leave) {
-            return Some(End::Killed);
+            let drains = entry.asked(Ask::Drain);
+            return Some(if drains { End::Drained } else { End::Killed });
         }
         if entry.asked(Ask::Cancel) {
             self.cancel(cx);

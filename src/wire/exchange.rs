@@ -104,6 +104,16 @@ impl Exchange {
         self.is_answered() && self.status != Status::Idle
     }
 
+    /// Whether it can no longer be known what the server owes.
+    pub fn is_lost(&self) -> bool {
+        self.lost_count
+    }
+
+    /// Gives up knowing what the server owes: what was noted as sent was not.
+    pub fn lose(&mut self) {
+        self.lost_count = true;
+    }
+
     /// The transaction status of the last ReadyForQuery.
     pub fn status(&self) -> Status {
         self.status
