@@ -4,6 +4,8 @@
 #
 #   benches/pgbench.sh          3 rounds of 5 seconds, everything
 #   benches/pgbench.sh quick    1 round of 2 seconds, fewer scenarios
+#   benches/pgbench.sh soak     pgweir alone, 10,000 idle and 1,000 busy clients for 5 minutes (SECONDS_EACH, CLIENTS_IDLE,
+#                               CLIENTS_BUSY): resident memory every tenth of it; fails on any error, or on growth
 #
 # Programs run in turns within a round, each started fresh, Postgres and all logs in memory. CPU is the process's own
 # clock over the run, user and system, logins included. A ratio is the median of the ratios within the rounds; below
@@ -17,7 +19,8 @@ mode=${1:-full}
 case "$mode" in
   full) rounds=${ROUNDS:-3} seconds=${SECONDS_EACH:-5} bulk_mb=256 ;;
   quick) rounds=${ROUNDS:-1} seconds=${SECONDS_EACH:-2} bulk_mb=64 ;;
-  *) echo "usage: $0 [quick]" >&2; exit 2 ;;
+  soak) rounds=0 seconds=${SECONDS_EACH:-300} bulk_mb=1 ;;
+  *) echo "usage: $0 [quick | soak]" >&2; exit 2 ;;
 esac
 threads=${THREADS:-1}
 idle_clients=${CLIENTS_IDLE:-10000}
@@ -282,6 +285,32 @@ in_turns() {
   if [ $((round % 2)) -eq 0 ]; then programs="pgweir pgbouncer"; fi
   for program in $programs; do "$@"; done
 }
+
+# What pgweir is asked to hold for five minutes: nothing fails, and it does not grow.
+soak() {
+  local busy=${CLIENTS_BUSY:-1000} first last
+  program=pgweir
+  start pgweir 20 trust
+  run_pgbench -S -c "$busy" -j 2 -T 5
+  python3 "$client" hold "$port" "$idle_clients" <"$dir/hold.in" >"$dir/hold.out" &
+  local holder=$!
+  exec 9>"$dir/hold.in"
+  until grep -q ready "$dir/hold.out"; do kill -0 "$holder" || { say "the idle clients failed"; exit 1; }; sleep 0.1; done
+  resident() { awk '/^VmRSS:/ { print $2 }' "/proc/$pooler_pid/status"; }
+  (for _ in 1 2 3 4 5 6 7 8 9 10; do sleep $((seconds / 10)); resident; done) >"$dir/resident" &
+  local sampler=$!
+  run_pgbench -S -c "$busy" -j 2 -T "$seconds"
+  wait "$sampler"
+  echo >&9; exec 9>&-
+  wait "$holder" || { say "an idle client was lost"; cat "$dir/hold.out" >&2; exit 1; }
+  first=$(sed -n 2p "$dir/resident") last=$(tail -1 "$dir/resident")
+  echo "$idle_clients idle and $busy busy clients for $seconds s: $transactions transactions, $tps tps, none failed."
+  echo "Resident kB, every tenth of it: $(tr '\n' ' ' <"$dir/resident")"
+  # The allocator's own noise is a few per cent.
+  [ "$last" -le $((first + first / 20)) ] || { say "it grew from $first to $last kB"; exit 1; }
+  stop
+}
+if [ "$mode" = soak ]; then mkfifo "$dir/hold.in"; soak; exit 0; fi
 
 sizes="16:16 64:20 500:20"
 if [ "$mode" = quick ]; then sizes="16:16 500:20"; fi

@@ -3,6 +3,8 @@
 select PORT SQL            reads a result and throws it away
 idle PORT COUNT PROCESS    opens COUNT clients, each asks one query and stays; prints what one of them adds to the
                            resident bytes of PROCESS
+hold PORT COUNT            opens COUNT clients, each asks one query and stays; says "ready"; after a line on standard
+                           input each asks another
 """
 
 import socket
@@ -62,7 +64,19 @@ def idle(port, count, process):
     print((resident(process) - before) // count)
 
 
+def hold(port, count):
+    clients = [connect(port) for _ in range(count)]
+    for client in clients:
+        query(client, "select 1")
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for client in clients:
+        query(client, "select 2")
+
+
 if sys.argv[1] == "select":
     query(connect(int(sys.argv[2])), sys.argv[3])
 elif sys.argv[1] == "idle":
     idle(int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
+elif sys.argv[1] == "hold":
+    hold(int(sys.argv[2]), int(sys.argv[3]))

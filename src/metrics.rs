@@ -98,7 +98,11 @@ impl Metrics {
     /// The text of a scrape; `more` adds what is read rather than counted.
     pub fn render(&self, more: Vec<MetricFamily>) -> Result<String, RenderError> {
         let mut families = self.registry.gather();
-        families.extend(more);
+        // A family without a series is an error to the encoder: nobody is logged in, say.
+        families.extend(
+            more.into_iter()
+                .filter(|family| !family.get_metric().is_empty()),
+        );
         TextEncoder::new().encode_to_string(&families)
     }
 }

@@ -2,21 +2,20 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
-use std::thread::JoinHandle;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use dashmap::DashMap;
 use parking_lot::RwLock;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::unbounded_channel;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::http;
-use super::worker::{self, Arrival};
+use super::worker::{self, Dealer, FrontDoor, Inbox};
 use super::world::{Source, SourceError, World};
 use crate::client::directory::{Ask, Directory, Quota};
 use crate::config::change::{Effect, between};
@@ -35,9 +34,6 @@ const TICK: Duration = Duration::from_millis(50);
 
 /// How often idle connections are looked at that Postgres may have closed.
 const SWEEP: Duration = Duration::from_secs(1);
-
-/// How long to wait after `accept` failed for want of file descriptors or memory.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// How often the end of a drain is looked for.
 const DRAIN_CHECK: Duration = Duration::from_millis(20);
@@ -189,11 +185,13 @@ pub fn serve(source: Source, drain_limit: Duration) -> Result<(), StartError> {
     raise_file_limit(&world.config);
     world.credentials.derive_all();
 
-    let threads = world.config.runtime.threads;
+    let config = world.config.clone();
+    let listeners = listen(&config)?;
+    let threads = 0..config.runtime.threads;
     let (errands, errand_inboxes): (Vec<_>, Vec<_>) =
-        (0..threads).map(|_| unbounded_channel()).unzip();
+        threads.clone().map(|_| unbounded_channel()).unzip();
     let (arrivals, arrival_inboxes): (Vec<_>, Vec<_>) =
-        (0..threads).map(|_| unbounded_channel()).unzip();
+        threads.map(|_| unbounded_channel()).unzip();
     let app = Arc::new(App {
         source,
         process_key,
@@ -205,15 +203,30 @@ pub fn serve(source: Source, drain_limit: Duration) -> Result<(), StartError> {
         quotas: Quotas::default(),
         metrics: Metrics::default(),
     });
-    let workers: Vec<JoinHandle<()>> = (0u16..)
-        .zip(arrival_inboxes.into_iter().zip(errand_inboxes))
-        .map(|(index, (arrivals, errands))| {
-            worker::start(ThreadId(index), Arc::clone(&app), arrivals, errands)
-        })
-        .collect::<io::Result<_>>()?;
+    // Held until the drain is over: a data thread ends, and its sessions with it, when nobody can send it clients any more.
+    let dealer = Arc::new(Dealer::new(arrivals));
+    let closing = CancellationToken::new();
+    let mut door = Some(FrontDoor {
+        listeners,
+        dealer: Arc::clone(&dealer),
+        closing: closing.clone(),
+    });
+    let mut workers = vec![];
+    for (index, (arrivals, errands)) in
+        (0u16..).zip(arrival_inboxes.into_iter().zip(errand_inboxes))
+    {
+        let inbox = Inbox { arrivals, errands };
+        workers.push(worker::start(
+            ThreadId(index),
+            Arc::clone(&app),
+            inbox,
+            door.take(),
+        )?);
+    }
 
     let runtime = Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(control(&app, arrivals, drain_limit))?;
+    runtime.block_on(control(&app, &config, closing, drain_limit))?;
+    drop(dealer);
     for worker in workers {
         if worker.join().is_err() {
             tracing::error!("a data thread panicked");
@@ -222,25 +235,16 @@ pub fn serve(source: Source, drain_limit: Duration) -> Result<(), StartError> {
     Ok(())
 }
 
-/// Everything that is not a client's: listeners, signals, time. Ends the data threads when it returns.
+/// Everything that is not a client's: signals, time, HTTP.
 async fn control(
     app: &Arc<App>,
-    arrivals: Vec<UnboundedSender<Arrival>>,
+    config: &Config,
+    closing: CancellationToken,
     drain_limit: Duration,
 ) -> Result<(), StartError> {
-    let config = app.world().config.clone();
-    let listeners = listen(&config)?;
-    let accepting = CancellationToken::new();
+    let mut signals = Signals::new()?;
     let http_end = CancellationToken::new();
     let mut tasks = JoinSet::new();
-    let dealer = Arc::new(Dealer {
-        arrivals,
-        next: AtomicUsize::new(0),
-    });
-    for listener in listeners {
-        tracing::info!(address = listener.name(), "listening");
-        tasks.spawn(accept(listener, Arc::clone(&dealer), accepting.clone()));
-    }
     if let Some(address) = config.listen.http {
         let served = http::listen(address, Arc::clone(app)).await;
         let serving = served.map_err(|cause| StartError::Listen {
@@ -256,11 +260,10 @@ async fn control(
         });
     }
     tasks.spawn(keep_time(Arc::clone(app), http_end.clone()));
-    let mut signals = Signals::new()?;
     signals.serve(app).await;
 
     app.phase.store(Phase::Draining as u8, Ordering::Release);
-    accepting.cancel();
+    closing.cancel();
     tracing::info!(
         clients = app.directory.len(),
         limit = drain_limit.as_secs_f32(),
@@ -272,8 +275,6 @@ async fn control(
     }
     http_end.cancel();
     tasks.join_all().await;
-    // Until here: a data thread ends, and its sessions with it, when nobody can send it clients any more.
-    drop(dealer);
     tracing::info!(clients = app.directory.len(), "ended");
     Ok(())
 }
@@ -334,21 +335,6 @@ impl Signals {
     }
 }
 
-/// Hands clients to the data threads in turn.
-#[derive(Debug)]
-struct Dealer {
-    arrivals: Vec<UnboundedSender<Arrival>>,
-    next: AtomicUsize,
-}
-
-impl Dealer {
-    fn deal(&self, arrival: Arrival) {
-        let next = self.next.fetch_add(1, Ordering::Relaxed);
-        // A thread that is gone takes the process with it; the socket is closed here.
-        let _ = self.arrivals[next % self.arrivals.len()].send(arrival);
-    }
-}
-
 /// Opens every listening socket, or says which cannot be opened.
 fn listen(config: &Config) -> Result<Vec<Listener>, StartError> {
     let Listen {
@@ -366,27 +352,13 @@ fn listen(config: &Config) -> Result<Vec<Listener>, StartError> {
         let port = addresses
             .first()
             .map_or(DEFAULT_PORT, std::net::SocketAddr::port);
-        let listener = Listener::unix(directory, port, *unix_socket_mode, &config.tcp);
+        let listener = Listener::unix(directory, port, *unix_socket_mode);
         listeners.push(listener.map_err(failed(directory.clone()))?);
     }
-    Ok(listeners)
-}
-
-async fn accept(listener: Listener, dealer: Arc<Dealer>, end: CancellationToken) {
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = end.cancelled() => return,
-        };
-        match accepted {
-            Ok((socket, peer)) => dealer.deal(Arrival { socket, peer }),
-            // The client left before it was accepted, or the process is out of descriptors: the next one may fare better.
-            Err(error) => {
-                tracing::warn!(%error, address = listener.name(), "accept failed");
-                sleep(ACCEPT_PAUSE).await;
-            }
-        }
+    for listener in &listeners {
+        tracing::info!(address = listener.name(), "listening");
     }
+    Ok(listeners)
 }
 
 /// Looks after what time brings.

@@ -2,18 +2,25 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::task::spawn_local;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
 use super::admit::attend;
 use super::serve::App;
-use crate::net::listen::Peer;
+use crate::net::listen::{Listener, Peer};
 use crate::net::stream::Unregistered;
 use crate::pool::book::ThreadId;
 use crate::pool::errand::Errand;
+
+/// How long to wait after `accept` failed for want of file descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A client that was accepted for this thread.
 #[derive(Debug)]
@@ -24,31 +31,129 @@ pub struct Arrival {
     pub peer: Peer,
 }
 
-/// Starts a data thread. It ends when `arrivals` is closed.
+/// Hands clients to the data threads in turn.
+#[derive(Debug)]
+pub struct Dealer {
+    arrivals: Vec<UnboundedSender<Arrival>>,
+    next: AtomicUsize,
+}
+
+impl Dealer {
+    /// Deals to these threads.
+    pub fn new(arrivals: Vec<UnboundedSender<Arrival>>) -> Self {
+        Self {
+            arrivals,
+            next: AtomicUsize::new(0),
+        }
+    }
+
+    fn next(&self) -> usize {
+        self.next.fetch_add(1, Ordering::Relaxed) % self.arrivals.len()
+    }
+}
+
+/// The listening sockets. They live on the first data thread: its own clients reach it without a hop.
+#[derive(Debug)]
+pub struct FrontDoor {
+    /// The sockets.
+    pub listeners: Vec<Listener>,
+    /// Who gets what they accept.
+    pub dealer: Arc<Dealer>,
+    /// When they are closed.
+    pub closing: CancellationToken,
+}
+
+/// What comes to a data thread from others.
+#[derive(Debug)]
+pub struct Inbox {
+    /// Clients. The thread ends when nobody can send any more.
+    pub arrivals: UnboundedReceiver<Arrival>,
+    /// Work for server connections.
+    pub errands: UnboundedReceiver<Errand>,
+}
+
+/// Starts a data thread, with the listening sockets on it if `door` is given.
 pub fn start(
     thread: ThreadId,
     app: Arc<App>,
-    mut arrivals: UnboundedReceiver<Arrival>,
-    mut errands: UnboundedReceiver<Errand>,
+    inbox: Inbox,
+    door: Option<FrontDoor>,
 ) -> io::Result<JoinHandle<()>> {
     let run = move || {
         let runtime = Builder::new_current_thread()
             .enable_all()
             .build_local(LocalOptions::default())
             .expect("the system gives a thread its epoll instance");
-        runtime.block_on(async {
-            loop {
-                tokio::select! {
-                    arrival = arrivals.recv() => match arrival {
-                        Some(arrival) => drop(spawn_local(attend(Arc::clone(&app), thread, arrival))),
-                        None => break,
-                    },
-                    Some(errand) = errands.recv() => drop(spawn_local(errand.run())),
-                }
-            }
-        });
+        runtime.block_on(work(thread, app, inbox, door));
     };
     std::thread::Builder::new()
         .name(format!("data-{}", thread.0))
         .spawn(run)
+}
+
+async fn work(thread: ThreadId, app: Arc<App>, mut inbox: Inbox, door: Option<FrontDoor>) {
+    if let Some(FrontDoor {
+        listeners,
+        dealer,
+        closing,
+    }) = door
+    {
+        for listener in listeners {
+            let app = Arc::clone(&app);
+            spawn_local(accept(
+                thread,
+                app,
+                listener,
+                Arc::clone(&dealer),
+                closing.clone(),
+            ));
+        }
+    }
+    loop {
+        tokio::select! {
+            arrival = inbox.arrivals.recv() => match arrival {
+                Some(arrival) => drop(spawn_local(attend(Arc::clone(&app), thread, arrival))),
+                None => break,
+            },
+            Some(errand) = inbox.errands.recv() => drop(spawn_local(errand.run())),
+        }
+    }
+}
+
+async fn accept(
+    thread: ThreadId,
+    app: Arc<App>,
+    listener: Listener,
+    dealer: Arc<Dealer>,
+    closing: CancellationToken,
+) {
+    let name = listener.name().to_owned();
+    let listener = match listener.register() {
+        Ok(listener) => listener,
+        Err(error) => return tracing::error!(%error, address = name, "cannot accept"),
+    };
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = closing.cancelled() => return,
+        };
+        match accepted {
+            Ok((socket, peer)) => deal(thread, &app, &dealer, Arrival { socket, peer }),
+            // The client left before it was accepted, or the process is out of descriptors: the next one may fare better.
+            Err(error) => {
+                tracing::warn!(%error, address = listener.name(), "accept failed");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn deal(thread: ThreadId, app: &Arc<App>, dealer: &Dealer, arrival: Arrival) {
+    let next = dealer.next();
+    if next == usize::from(thread.0) {
+        spawn_local(attend(Arc::clone(app), thread, arrival));
+    } else {
+        // A thread that is gone takes the process with it; the socket is closed here.
+        let _ = dealer.arrivals[next].send(arrival);
+    }
 }

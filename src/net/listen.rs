@@ -3,10 +3,13 @@
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 
+use rustix::net::SocketFlags;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use super::stream::{Unregistered, tune, unix_path};
 use crate::config::checked::Tcp;
@@ -43,19 +46,12 @@ impl std::fmt::Display for Peer {
     }
 }
 
-/// A listening socket. A unix socket's file is removed when it is dropped.
+/// A listening socket, not yet registered with a reactor. A unix socket's file is removed when it is dropped.
 #[derive(Debug)]
 pub struct Listener {
-    socket: Accepting,
+    socket: Socket,
     name: String,
     file: Option<SocketFile>,
-    tcp: Tcp,
-}
-
-#[derive(Debug)]
-enum Accepting {
-    Tcp(TcpListener),
-    Unix(UnixListener),
 }
 
 #[derive(Debug)]
@@ -69,7 +65,7 @@ impl Drop for SocketFile {
 }
 
 impl Listener {
-    /// Listens on a TCP address.
+    /// Listens on a TCP address. On Linux what is accepted inherits the options of `tcp` from it.
     pub fn tcp(address: SocketAddr, tcp: &Tcp) -> io::Result<Self> {
         let socket = Socket::new(
             Domain::for_address(address),
@@ -80,21 +76,20 @@ impl Listener {
         if address.is_ipv6() {
             socket.set_only_v6(true)?;
         }
+        tune(&socket, tcp)?;
         socket.bind(&address.into())?;
-        let name = socket
-            .local_addr()?
-            .as_socket()
-            .map_or_else(|| address.to_string(), |bound| bound.to_string());
-        Self::start(socket, name, None, tcp)
+        let bound = socket.local_addr()?.as_socket();
+        let name = bound.unwrap_or(address).to_string();
+        Self::start(socket, name, None)
     }
 
     /// Listens on `.s.PGSQL.{port}` in `directory`; `@name` is abstract. A file that nobody answers on is replaced.
-    pub fn unix(directory: &str, port: u16, mode: u32, tcp: &Tcp) -> io::Result<Self> {
+    pub fn unix(directory: &str, port: u16, mode: u32) -> io::Result<Self> {
         let path = unix_path(directory, port);
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         if let Some(name) = path.strip_prefix('@') {
             socket.bind(&socket2::SockAddr::unix(format!("\0{name}"))?)?;
-            return Self::start(socket, path, None, tcp);
+            return Self::start(socket, path, None);
         }
         if fs::exists(&path)? {
             if std::os::unix::net::UnixStream::connect(&path).is_ok() {
@@ -107,27 +102,13 @@ impl Listener {
         }
         socket.bind(&socket2::SockAddr::unix(&path)?)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(mode))?;
-        Self::start(socket, path.clone(), Some(SocketFile(path)), tcp)
+        Self::start(socket, path.clone(), Some(SocketFile(path)))
     }
 
-    fn start(
-        socket: Socket,
-        name: String,
-        file: Option<SocketFile>,
-        tcp: &Tcp,
-    ) -> io::Result<Self> {
+    fn start(socket: Socket, name: String, file: Option<SocketFile>) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         socket.listen(BACKLOG)?;
-        let socket = match socket.domain()? {
-            Domain::UNIX => Accepting::Unix(UnixListener::from_std(socket.into())?),
-            _ => Accepting::Tcp(TcpListener::from_std(socket.into())?),
-        };
-        Ok(Self {
-            socket,
-            name,
-            file,
-            tcp: tcp.clone(),
-        })
+        Ok(Self { socket, name, file })
     }
 
     /// The address as bound, with the port that the kernel chose for port 0.
@@ -135,25 +116,52 @@ impl Listener {
         &self.name
     }
 
-    /// Waits for the next connection, and takes it out of this thread's reactor for another's. Cancel-safe.
-    pub async fn accept(&self) -> io::Result<(Unregistered, Peer)> {
-        match &self.socket {
-            Accepting::Tcp(listener) => {
-                let (socket, address) = listener.accept().await?;
-                // A peer that has gone already fails here; reading from it will tell.
-                let _ = tune(&socket, &self.tcp);
-                Ok((Unregistered::Tcp(socket.into_std()?), Peer::Tcp(address)))
-            }
-            Accepting::Unix(listener) => {
-                let (socket, _) = listener.accept().await?;
-                let pid = socket.peer_cred().ok().and_then(|peer| peer.pid());
-                Ok((Unregistered::Unix(socket.into_std()?), Peer::Unix(pid)))
-            }
-        }
+    /// Registers with the reactor of the thread that calls.
+    pub fn register(self) -> io::Result<Accepting> {
+        let Self { socket, name, file } = self;
+        #[expect(
+            deprecated,
+            reason = "its successor is unsafe for descriptors that may be closed meanwhile; ours is owned"
+        )]
+        let socket = AsyncFd::with_interest(socket, Interest::READABLE)?;
+        Ok(Accepting {
+            socket,
+            name,
+            _file: file,
+        })
+    }
+}
+
+/// A listening socket whose connections are being accepted.
+#[derive(Debug)]
+pub struct Accepting {
+    socket: AsyncFd<Socket>,
+    name: String,
+    _file: Option<SocketFile>,
+}
+
+impl Accepting {
+    /// The address as bound.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
-    /// Whether it is a unix socket.
-    pub fn is_unix(&self) -> bool {
-        self.file.is_some() || self.name.starts_with('@')
+    /// Waits for the next connection, which is registered with no reactor. Cancel-safe.
+    pub async fn accept(&self) -> io::Result<(Unregistered, Peer)> {
+        const FLAGS: SocketFlags = SocketFlags::NONBLOCK.union(SocketFlags::CLOEXEC);
+        let accept = |socket: &Socket| Ok(rustix::net::acceptfrom_with(socket, FLAGS)?);
+        let (socket, address) = self.socket.async_io(Interest::READABLE, accept).await?;
+        Ok(
+            match address.and_then(|address| SocketAddr::try_from(address).ok()) {
+                Some(address) => (Unregistered::Tcp(socket.into()), Peer::Tcp(address)),
+                None => local(socket),
+            },
+        )
     }
+}
+
+fn local(socket: OwnedFd) -> (Unregistered, Peer) {
+    let peer = rustix::net::sockopt::socket_peercred(&socket);
+    let pid = peer.ok().map(|peer| peer.pid.as_raw_nonzero().get());
+    (Unregistered::Unix(socket.into()), Peer::Unix(pid))
 }

@@ -65,6 +65,11 @@ impl<S> ServerEnd<S> {
         self.last == b'E'
     }
 
+    /// Whether the last message that came from it is not whole yet.
+    pub fn is_half_read(&self) -> bool {
+        !self.end.flow().at_boundary()
+    }
+
     /// The proof, if the server owes nothing, nothing is half read, and nothing is half sent.
     pub fn settled(&self) -> Option<Settled> {
         let quiet = !self.half_sent && self.end.flow().is_empty() && self.end.is_flushed();

@@ -354,19 +354,20 @@ impl Session {
 
     /// Gives back what the session holds and tells the client why it ends.
     fn end(&mut self, cx: &mut Context<'_>, end: End) -> End {
-        let mut told = false;
+        let mut speak = true;
         if let Phase::Leased(mut lease) = mem::replace(&mut self.phase, Phase::Idle) {
-            told = lease.connection().end.said_error_last();
-            match (lease.connection().end.settled(), &end) {
+            let server = &lease.connection().end;
+            // Postgres' own last words are better than ours, and in the middle of a message there is no place for any.
+            let told = server.said_error_last() && matches!(end, End::ServerLost(_));
+            speak = !told && !server.is_half_read();
+            match (server.settled(), &end) {
                 (_, End::ServerLost(_)) => lease.discard(Discard::Died),
                 (Some(proof), _) if self.terms.mode == Mode::Session => lease.reset(proof),
                 (Some(proof), _) => lease.release(proof),
                 (None, _) => drop(lease),
             }
         }
-        // Postgres' own last words are better than ours.
-        let told = told && matches!(end, End::ServerLost(_));
-        if let Some(words) = end.last_words().filter(|_| !told) {
+        if let Some(words) = end.last_words().filter(|_| speak) {
             // A client that is too slow for its last words, or gone, goes without them.
             let _ = self.client.send(cx, &words);
         }
