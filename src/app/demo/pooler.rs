@@ -13,8 +13,12 @@ use super::place::Place;
 use super::postgres::{free_port, until_ready};
 use super::services::{BUDGET, Login, SERVICES};
 
-/// Its clients have left by then, so nothing is to be waited for.
-const ENDING: Ending = &[(Signal::TERM, Duration::from_secs(5))];
+/// Drain, which is over at once where the clients have left. After Ctrl-C they have not, and nobody will end their transactions:
+/// told twice, pgweir leaves at once.
+const ENDING: Ending = &[
+    (Signal::TERM, Duration::from_millis(500)),
+    (Signal::TERM, Duration::from_secs(5)),
+];
 
 /// See [`Postgres`](super::postgres::Postgres): the port may be taken in between.
 const TRIES: usize = 3;
