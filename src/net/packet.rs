@@ -91,8 +91,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Packets<S> {
         self.stream.flush().await
     }
 
-    /// Reads until the peer has closed its side or failed.
+    /// Says that nothing more will come, and reads until the peer has closed its side too.
     pub async fn await_end(&mut self) {
+        // If it fails the peer is gone already.
+        let _ = self.stream.shutdown().await;
         while matches!(self.stream.read_buf(&mut self.read).await, Ok(1..)) {
             self.read.clear();
         }
