@@ -155,3 +155,6 @@ where
         Ok(Poll::Ready(()))
     }
 }
+
+#[cfg(test)]
+mod tests;

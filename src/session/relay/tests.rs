@@ -1,0 +1,4 @@
+//! The relay between scripted peers, over pipes so narrow that every message is cut.
+
+mod peers;
+mod traps;
