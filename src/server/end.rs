@@ -60,6 +60,11 @@ impl<S> ServerEnd<S> {
         self.half_sent
     }
 
+    /// Whether everything sent was written.
+    pub fn is_flushed(&self) -> bool {
+        self.end.is_flushed()
+    }
+
     /// Whether the last thing it said was an error: if the connection ends here, that is why.
     pub fn said_error_last(&self) -> bool {
         self.last == b'E'

@@ -140,6 +140,7 @@ where
         cx: &mut Context<'_>,
         scratch: &mut [u8],
     ) -> Result<Poll<()>, RelayError> {
+        let owing = !self.server.is_flushed();
         // If it fails, reading from the server will say why.
         if !matches!(self.server.poll_flush(cx), Poll::Ready(Ok(()))) {
             return Ok(Poll::Pending);
@@ -149,7 +150,12 @@ where
             .poll_bytes(cx, scratch)
             .map_err(RelayError::client)?
         else {
-            return Ok(Poll::Pending);
+            // What was written just now may have been all that was missing to be settled.
+            return Ok(if owing {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            });
         };
         self.client_said(cx, &scratch[..filled])?;
         Ok(Poll::Ready(()))

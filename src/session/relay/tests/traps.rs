@@ -267,6 +267,37 @@ fn a_half_sent_message_keeps_the_lease_until_it_is_whole() {
 }
 
 #[test]
+fn a_lease_ends_with_the_last_byte_that_a_slow_server_takes() {
+    in_paused_time(async {
+        let (mut wire, mut far) = Wire::between(4096, 1, 4096);
+        let seen = Rc::clone(&wire.seen);
+        let conduct = async {
+            let query = message(b'Q', 9);
+            pass(&query, &mut far.client, &query, &mut far.server).await;
+            let copying = message(b'G', 3);
+            pass(&copying, &mut far.server, &copying, &mut far.client).await;
+            let rest = message(b'd', 40);
+            far.client.write_all(&rest).await.unwrap();
+            // It fails before it has read all that it was sent, and reads the rest later.
+            let replies = [message(b'E', 20), ready_for_query(b'I')].concat();
+            pass(&replies, &mut far.server, &replies, &mut far.client).await;
+            assert!(seen.leased.get(), "a part of a CopyData is on its way");
+            far.server
+                .read_exact(&mut vec![0; rest.len()])
+                .await
+                .unwrap();
+            quiet().await;
+            assert!(
+                !seen.leased.get(),
+                "nothing is owed, and nobody says anything"
+            );
+        };
+        let ((), settled) = tokio::join!(conduct, wire.lease());
+        let _ = settled.expect("the copy has failed");
+    });
+}
+
+#[test]
 fn a_late_copy_message_cut_over_many_reads_is_passed_over() {
     for sizes in NARROW {
         in_paused_time(async {
