@@ -71,7 +71,8 @@ impl<S> ClientEnd<S> {
         })?;
         Ok(match first {
             Some(b'X') => Look::Goodbye,
-            Some(_) => Look::Request(used),
+            Some(tag) if is_known(tag) => Look::Request(used),
+            Some(tag) => return Err(WireError::UnknownTag(tag as char)),
             None => {
                 self.end.keep(&bytes[used..]);
                 Look::Nothing
@@ -81,24 +82,38 @@ impl<S> ClientEnd<S> {
 
     /// Notes the messages in `bytes` as sent to the server, and says how much of them may go.
     pub fn forward(&mut self, bytes: &[u8], exchange: &mut Exchange) -> Result<Forward, WireError> {
-        let mut goodbye = false;
+        let mut stopped_at = None;
         let used = self.end.scan(bytes, self.limit, |seen| {
-            if seen.tag == b'X' {
-                goodbye = true;
+            if !is_known(seen.tag) || seen.tag == b'X' {
+                stopped_at = Some(seen.tag);
                 return Next::Stop;
             }
             exchange.client_sent(seen.tag);
             Next::Go
         })?;
-        if !goodbye {
-            self.end.keep(&bytes[used..]);
-        }
+        let goodbye = match stopped_at {
+            Some(b'X') => true,
+            Some(tag) => return Err(WireError::UnknownTag(tag as char)),
+            None => {
+                self.end.keep(&bytes[used..]);
+                false
+            }
+        };
         Ok(Forward {
             used,
             whole: self.end.flow().at_boundary(),
             goodbye,
         })
     }
+}
+
+/// Whether a logged-in client may send such messages. Postgres ends the session at any other, and that session may be
+/// somebody else's by then.
+const fn is_known(tag: u8) -> bool {
+    matches!(
+        tag,
+        b'Q' | b'F' | b'P' | b'B' | b'D' | b'E' | b'C' | b'H' | b'S' | b'd' | b'c' | b'f' | b'X'
+    )
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> ClientEnd<S> {

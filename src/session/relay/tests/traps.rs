@@ -473,6 +473,40 @@ fn impossible_lengths_from_a_client_are_refused_and_go_nowhere() {
 }
 
 #[test]
+fn messages_that_no_client_may_send_are_refused_and_go_nowhere() {
+    // Postgres ends the session at these, and with it the connection of whoever has it by then.
+    for (sizes, tag) in NARROW
+        .into_iter()
+        .flat_map(|sizes| [0, b'p', b'z', b'D' | 0x80].map(|tag| (sizes, tag)))
+    {
+        for before in ["", "Q"] {
+            let before: Vec<u8> = before.bytes().flat_map(|tag| message(tag, 9)).collect();
+            in_paused_time(async {
+                let (mut wire, mut far) = Wire::new(sizes);
+                let conduct = async {
+                    pass(&before, &mut far.client, &before, &mut far.server).await;
+                    // The relay may have read enough before all is written.
+                    let _ = tokio::time::timeout(
+                        std::time::Duration::from_millis(1),
+                        far.client.write_all(&message(tag, 3)),
+                    )
+                    .await;
+                    quiet().await;
+                    assert!(is_silent(&mut far.server), "{tag} went through");
+                };
+                let ((), ended) = tokio::join!(conduct, wire.lease());
+                match ended.expect_err("it is no protocol") {
+                    RelayError::Violation(error) => {
+                        assert_eq!(error, WireError::UnknownTag(tag as char));
+                    }
+                    error => panic!("{error:?}"),
+                }
+            });
+        }
+    }
+}
+
+#[test]
 fn impossible_lengths_from_a_server_are_its_fault_and_go_nowhere() {
     for (sizes, length) in NARROW
         .into_iter()
