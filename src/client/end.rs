@@ -80,15 +80,16 @@ impl<S> ClientEnd<S> {
         })
     }
 
-    /// Notes the messages in `bytes` as sent to the server, and says how much of them may go.
+    /// Notes the messages in `bytes` as sent to the server, and says how much of them may go. On an error nothing is noted,
+    /// and nothing of them may go.
     pub fn forward(&mut self, bytes: &[u8], exchange: &mut Exchange) -> Result<Forward, WireError> {
-        let mut stopped_at = None;
+        let (mut noted, mut stopped_at) = (*exchange, None);
         let used = self.end.scan(bytes, self.limit, |seen| {
             if !is_known(seen.tag) || seen.tag == b'X' {
                 stopped_at = Some(seen.tag);
                 return Next::Stop;
             }
-            exchange.client_sent(seen.tag);
+            noted.client_sent(seen.tag);
             Next::Go
         })?;
         let goodbye = match stopped_at {
@@ -99,6 +100,7 @@ impl<S> ClientEnd<S> {
                 false
             }
         };
+        *exchange = noted;
         Ok(Forward {
             used,
             whole: self.end.flow().at_boundary(),

@@ -146,6 +146,11 @@ impl Wire {
         far
     }
 
+    /// Whether the server could go to somebody else.
+    pub(super) fn server_is_settled(&self) -> bool {
+        self.server.settled().is_some()
+    }
+
     /// See [`ServerEnd::said_error_last`].
     pub(super) fn server_said_error_last(&self) -> bool {
         self.server.said_error_last()

@@ -473,6 +473,22 @@ fn impossible_lengths_from_a_client_are_refused_and_go_nowhere() {
 }
 
 #[test]
+fn nothing_counts_as_sent_that_stands_in_one_read_with_a_violation() {
+    in_paused_time(async {
+        let (mut wire, mut far) = Wire::new(sizes(64, 64));
+        let bad = [message(b'Q', 9), b"Q\0\0\0\x03".to_vec()].concat();
+        far.client.write_all(&bad).await.unwrap();
+        let error = wire.lease().await.expect_err("it is no protocol");
+        assert!(matches!(error, RelayError::Violation(_)), "{error:?}");
+        assert!(is_silent(&mut far.server));
+        assert!(
+            wire.server_is_settled(),
+            "a reply is waited for that will never come"
+        );
+    });
+}
+
+#[test]
 fn messages_that_no_client_may_send_are_refused_and_go_nowhere() {
     // Postgres ends the session at these, and with it the connection of whoever has it by then.
     for (sizes, tag) in NARROW
