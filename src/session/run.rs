@@ -403,3 +403,6 @@ fn after_query(said: &[u8]) -> Option<&[u8]> {
         .then(|| said.get(1 + u32::from_be_bytes([a, b, c, d]) as usize..))
         .flatten()
 }
+
+#[cfg(test)]
+mod tests;
