@@ -258,7 +258,13 @@ impl Session {
         }
         .client_said(cx, said);
         // On an error the lease is dropped here, and what was sent is brought back to order.
-        sent.map(|()| Phase::Leased(lease)).map_err(End::from)
+        sent?;
+        // A Flush alone is never answered: there is nothing to wait for.
+        let Some(proof) = lease.connection().end.settled() else {
+            return Ok(Phase::Leased(lease));
+        };
+        self.phase = Phase::Leased(lease);
+        self.boundary(proof)
     }
 
     fn wait(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<Result<Phase, End>> {

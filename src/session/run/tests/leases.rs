@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::house::{turns, until, with_pool};
 use crate::client::directory::Ask;
 use crate::config::checked::Mode;
-use crate::wire::reply::{TERMINATE, query};
+use crate::wire::reply::{Message, TERMINATE, query};
 
 #[test]
 fn transaction_mode_gives_the_connection_back_between_transactions() {
@@ -56,6 +56,17 @@ fn statement_mode_refuses_a_transaction_block() {
         );
         until("it is rolled back", || thread.view().tally.idle == 1).await;
         assert_eq!(house.server().heard(), ["rows 1 1", "begin", "ROLLBACK"]);
+    });
+}
+
+#[test]
+fn a_flush_alone_keeps_no_connection() {
+    with_pool(Mode::Transaction, 1, async |_house, thread| {
+        let (mut one, mut other) = (thread.client(), thread.client());
+        one.send(&Message::new(b'H').done()).await;
+        until("it has been lent", || thread.view().tally.total() == 1).await;
+        assert_eq!(other.ask("rows 1 1").await, "DCZI");
+        assert_eq!(one.ask("rows 1 1").await, "DCZI");
     });
 }
 
