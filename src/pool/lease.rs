@@ -83,6 +83,10 @@ impl Lease {
 
     /// Gives the connection back after `server_reset_query` made it as new.
     pub fn reset(mut self, _proof: Settled) {
+        // Dropped, it is made as new once the cancel is over: that must not hit the reset, nor the next client's query.
+        if self.connection().is_being_canceled() {
+            return;
+        }
         self.hand_over(Task::Reset);
     }
 

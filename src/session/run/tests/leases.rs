@@ -183,6 +183,11 @@ fn a_connection_is_not_lent_while_a_cancel_for_it_is_in_flight() {
 }
 
 #[test]
+fn a_connection_is_not_reset_while_a_cancel_for_it_is_in_flight() {
+    cancel_in_flight(Mode::Session);
+}
+
+#[test]
 fn a_server_that_died_while_idle_is_never_lent() {
     with_pool(Mode::Transaction, 1, async |house, thread| {
         let mut client = thread.client();
