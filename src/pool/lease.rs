@@ -33,14 +33,15 @@ impl Lease {
             thread,
             pool: Arc::clone(pool),
         };
+        // Before it moves: its old reactor knows whether Postgres has said anything, a new one does not know yet.
+        if !lease.connection().is_fit() {
+            lease.discard(Discard::Died);
+            return None;
+        }
         if moves {
             lease.settle_in()?;
         }
-        if lease.connection().is_fit() {
-            return Some(lease);
-        }
-        lease.discard(Discard::Died);
-        None
+        Some(lease)
     }
 
     /// Registers the socket with this thread's reactor.

@@ -101,3 +101,24 @@ fn one_connection_goes_to_whichever_thread_wants_it() {
         assert_eq!(house.servers().len(), 1);
     });
 }
+
+#[test]
+fn a_server_that_died_while_idle_is_not_lent_to_another_thread_either() {
+    on_a_thread(async {
+        let house = House::open();
+        let mut threads = Thread::several(2, house.settings(Mode::Transaction, 1));
+        let (thread, errands) = threads.pop().expect("two");
+        let other = Remote::start(thread, errands);
+        let (thread, errands) = threads.pop().expect("two");
+        let one = Remote::start(thread, errands);
+
+        one.says("rows 1 1");
+        assert_eq!(one.hears().await, "DCZI");
+        let first = house.server();
+        first.die();
+        until("it is closed", || first.is_closed.get()).await;
+        other.says("rows 2 1");
+        assert_eq!(other.hears().await, "DDCZI");
+        assert_eq!(first.heard(), ["rows 1 1"]);
+    });
+}
