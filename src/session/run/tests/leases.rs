@@ -257,3 +257,43 @@ fn a_client_that_breaks_the_protocol_harms_nobody_else() {
         assert_eq!(house.server().heard(), vec!["rows 1 1"; 5]);
     });
 }
+
+/// Replies of which the client reads nothing before it is to leave: some fit into its socket, some do not, and of some
+/// the session itself holds the end. `early`: it is told to leave before the server has answered.
+fn drain_behind_a_slow_client(mode: Mode, early: bool) {
+    for rows in (0..480).step_by(24) {
+        with_pool(mode, 1, async |house, thread| {
+            let mut slow = thread.client();
+            let large = query(&format!("rows {rows} 1000"));
+            slow.send(&[query("wait"), large].concat()).await;
+            until("it runs", || {
+                house.servers().iter().any(|server| server.is_running())
+            })
+            .await;
+            if early {
+                slow.is_asked(Ask::Drain);
+            }
+            slow.is_asked(Ask::Cancel);
+            turns(5).await;
+            slow.is_asked(Ask::Drain);
+            turns(2).await;
+            assert_eq!(slow.answer().await, "EZI");
+            assert_eq!(slow.answer().await, format!("{}CZI", "D".repeat(rows)));
+            // It is asked again and again. If it is still too slow for its last words, it goes without.
+            slow.is_asked(Ask::Drain);
+            assert_eq!(slow.end().await, "drained");
+        });
+    }
+}
+
+#[test]
+fn a_drain_waits_until_a_slow_client_has_its_reply() {
+    drain_behind_a_slow_client(Mode::Transaction, false);
+    drain_behind_a_slow_client(Mode::Transaction, true);
+}
+
+#[test]
+fn a_drain_in_session_mode_waits_until_a_slow_client_has_its_reply() {
+    drain_behind_a_slow_client(Mode::Session, false);
+    drain_behind_a_slow_client(Mode::Session, true);
+}
