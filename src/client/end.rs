@@ -29,14 +29,25 @@ pub enum Look {
 }
 
 /// What may be forwarded of some bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Forward {
     /// This many leading bytes.
     pub used: usize,
     /// They end with a whole message.
     pub whole: bool,
-    /// Behind them stands Terminate.
-    pub goodbye: bool,
+    /// What stands behind them.
+    pub behind: Behind,
+}
+
+/// What a client said behind what may be forwarded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Behind {
+    /// Nothing yet, or a cut header.
+    More,
+    /// Terminate.
+    Goodbye,
+    /// What the protocol does not allow.
+    Violation(WireError),
 }
 
 impl<S> ClientEnd<S> {
@@ -62,16 +73,18 @@ impl<S> ClientEnd<S> {
     /// passed over, as Postgres does (manual, "COPY Operations").
     pub fn look(&mut self, bytes: &[u8]) -> Result<Look, WireError> {
         let mut first = None;
-        let used = self.end.scan(bytes, self.limit, |seen| match seen.tag {
+        let (used, scanned) = self.end.scan(bytes, self.limit, |seen| match seen.tag {
             b'd' | b'c' | b'f' => Next::Go,
             tag => {
                 first = Some(tag);
                 Next::Stop
             }
-        })?;
+        });
+        scanned?;
         Ok(match first {
             Some(b'X') => Look::Goodbye,
-            Some(_) => Look::Request(used),
+            Some(tag) if is_known(tag) => Look::Request(used),
+            Some(tag) => return Err(WireError::UnknownTag(tag as char)),
             None => {
                 self.end.keep(&bytes[used..]);
                 Look::Nothing
@@ -79,26 +92,42 @@ impl<S> ClientEnd<S> {
         })
     }
 
-    /// Notes the messages in `bytes` as sent to the server, and says how much of them may go.
-    pub fn forward(&mut self, bytes: &[u8], exchange: &mut Exchange) -> Result<Forward, WireError> {
-        let mut goodbye = false;
-        let used = self.end.scan(bytes, self.limit, |seen| {
-            if seen.tag == b'X' {
-                goodbye = true;
+    /// Notes the messages in `bytes` as sent to the server, and says how much of them may go, and what comes behind.
+    pub fn forward(&mut self, bytes: &[u8], exchange: &mut Exchange) -> Forward {
+        let mut behind = Behind::More;
+        let (used, scanned) = self.end.scan(bytes, self.limit, |seen| {
+            behind = match seen.tag {
+                b'X' => Behind::Goodbye,
+                tag if is_known(tag) => Behind::More,
+                tag => Behind::Violation(WireError::UnknownTag(tag as char)),
+            };
+            if behind != Behind::More {
                 return Next::Stop;
             }
             exchange.client_sent(seen.tag);
             Next::Go
-        })?;
-        if !goodbye {
+        });
+        if let Err(error) = scanned {
+            behind = Behind::Violation(error);
+        }
+        if behind == Behind::More {
             self.end.keep(&bytes[used..]);
         }
-        Ok(Forward {
+        Forward {
             used,
             whole: self.end.flow().at_boundary(),
-            goodbye,
-        })
+            behind,
+        }
     }
+}
+
+/// Whether a logged-in client may send such messages. Postgres ends the session at any other, and that session may be
+/// somebody else's by then.
+const fn is_known(tag: u8) -> bool {
+    matches!(
+        tag,
+        b'Q' | b'F' | b'P' | b'B' | b'D' | b'E' | b'C' | b'H' | b'S' | b'd' | b'c' | b'f' | b'X'
+    )
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> ClientEnd<S> {

@@ -59,13 +59,14 @@ impl<S> End<S> {
         self.side.is_flushed()
     }
 
-    /// Shows the messages that begin in `bytes`, and returns how many leading bytes may be forwarded.
+    /// Shows the messages that begin in `bytes`, and returns how many leading bytes may be forwarded, and whether what comes
+    /// behind them is in order.
     pub fn scan(
         &mut self,
         bytes: &[u8],
         limit: u32,
         sink: impl FnMut(Seen<'_>) -> Next,
-    ) -> Result<usize, WireError> {
+    ) -> (usize, Result<(), WireError>) {
         self.flow.scan(bytes, limit, sink)
     }
 

@@ -33,6 +33,7 @@ impl Lease {
             thread,
             pool: Arc::clone(pool),
         };
+        // Before it moves: its old reactor may not have noticed yet that Postgres has said something, a new one even less.
         let fit = if moves {
             lease.connection().end.stream().is_quiet()
         } else {
@@ -88,6 +89,10 @@ impl Lease {
 
     /// Gives the connection back after `server_reset_query` made it as new.
     pub fn reset(mut self, _proof: Settled) {
+        // Dropped, it is made as new once the cancel is over: that must not hit the reset, nor the next client's query.
+        if self.connection().is_being_canceled() {
+            return;
+        }
         self.hand_over(Task::Reset);
     }
 

@@ -60,6 +60,11 @@ impl<S> ServerEnd<S> {
         self.half_sent
     }
 
+    /// Whether everything sent was written.
+    pub fn is_flushed(&self) -> bool {
+        self.end.is_flushed()
+    }
+
     /// Whether the last thing it said was an error: if the connection ends here, that is why.
     pub fn said_error_last(&self) -> bool {
         self.last == b'E'
@@ -88,12 +93,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServerEnd<S> {
         let filled = ready!(self.end.poll_bytes(cx, scratch))?;
         let bytes = &scratch[..filled];
         let (exchange, last) = (&mut self.exchange, &mut self.last);
-        let used = self.end.scan(bytes, LARGEST_MESSAGE, |seen| {
+        let (used, scanned) = self.end.scan(bytes, LARGEST_MESSAGE, |seen| {
             *last = seen.tag;
             exchange.server_sent(seen.tag, seen.body);
             see(seen);
             Next::Go
-        })?;
+        });
+        scanned?;
         self.end.keep(&bytes[used..]);
         Poll::Ready(Ok(used))
     }

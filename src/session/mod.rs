@@ -2,3 +2,6 @@
 
 pub mod relay;
 pub mod run;
+
+#[cfg(test)]
+mod fake;

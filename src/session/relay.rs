@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::client::end::ClientEnd;
+use crate::client::end::{Behind, ClientEnd, Forward};
 use crate::metrics::Traffic;
 use crate::net::end::EndError;
 use crate::server::end::{ServerEnd, Settled};
@@ -93,17 +93,18 @@ where
 
     /// Sends on what the client said.
     pub fn client_said(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Result<(), RelayError> {
-        let forward = self
-            .client
-            .forward(bytes, self.server.exchange_mut())
-            .map_err(RelayError::Violation)?;
-        self.traffic.received.add(forward.used as u64);
+        let Forward {
+            used,
+            whole,
+            behind,
+        } = self.client.forward(bytes, self.server.exchange_mut());
+        self.traffic.received.add(used as u64);
         // A connection that Postgres has closed may still hold its last words: reading finds them, and then its end.
-        let _ = self.server.send(cx, &bytes[..forward.used], forward.whole);
-        if forward.goodbye {
-            Err(RelayError::Goodbye)
-        } else {
-            Ok(())
+        let _ = self.server.send(cx, &bytes[..used], whole);
+        match behind {
+            Behind::More => Ok(()),
+            Behind::Goodbye => Err(RelayError::Goodbye),
+            Behind::Violation(error) => Err(RelayError::Violation(error)),
         }
     }
 
@@ -148,6 +149,7 @@ where
         cx: &mut Context<'_>,
         scratch: &mut [u8],
     ) -> Result<Poll<()>, RelayError> {
+        let owing = !self.server.is_flushed();
         // If it fails, reading from the server will say why.
         if !matches!(self.server.poll_flush(cx), Poll::Ready(Ok(()))) {
             return Ok(Poll::Pending);
@@ -157,9 +159,17 @@ where
             .poll_bytes(cx, scratch)
             .map_err(RelayError::client)?
         else {
-            return Ok(Poll::Pending);
+            // What was written just now may have been all that was missing to be settled.
+            return Ok(if owing {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            });
         };
         self.client_said(cx, &scratch[..filled])?;
         Ok(Poll::Ready(()))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -209,11 +209,12 @@ impl Session {
 
     /// Reads an idle client's request and asks for a server connection.
     fn listen(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<Result<Phase, End>> {
+        // Nothing is read while something is owed: that bounds what a slow reader costs.
+        ready!(self.client.poll_flush(cx)).map_err(End::client)?;
+        // Nor does it leave while its client has not got the whole of the last reply.
         if self.entry().asked(Ask::Drain) {
             return Poll::Ready(Err(End::Drained));
         }
-        // Nothing is read while something is owed: that bounds what a slow reader costs.
-        ready!(self.client.poll_flush(cx)).map_err(End::client)?;
         let (filled, look) =
             ready!(self.client.poll_request(cx, &mut scratch[..REQUEST])).map_err(End::client)?;
         Poll::Ready(self.heard(cx, look, &scratch[..filled]))
@@ -260,7 +261,13 @@ impl Session {
         }
         .client_said(cx, said);
         // On an error the lease is dropped here, and what was sent is brought back to order.
-        sent.map(|()| Phase::Leased(lease)).map_err(End::from)
+        sent?;
+        // A Flush alone is never answered: there is nothing to wait for.
+        let Some(proof) = lease.connection().end.settled() else {
+            return Ok(Phase::Leased(lease));
+        };
+        self.phase = Phase::Leased(lease);
+        self.boundary(proof)
     }
 
     fn wait(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<Result<Phase, End>> {
@@ -301,7 +308,9 @@ impl Session {
 
     /// A transaction has ended.
     fn boundary(&mut self, proof: Settled) -> Result<Phase, End> {
-        if self.terms.mode == Mode::Session && self.entry().asked(Ask::Drain) {
+        let drain = self.terms.mode == Mode::Session && self.entry().asked(Ask::Drain);
+        // If the client is too slow for its reply, it is asked again later.
+        if drain && self.client.is_flushed() {
             return Err(End::Drained);
         }
         Ok(match mem::replace(&mut self.phase, Phase::Idle) {
@@ -327,7 +336,8 @@ impl Session {
         let Phase::Leased(lease) = &mut self.phase else {
             return None;
         };
-        (drain && lease.connection().end.settled().is_some()).then_some(End::Drained)
+        let settled = lease.connection().end.settled().is_some();
+        (drain && settled && self.client.is_flushed()).then_some(End::Drained)
     }
 
     /// Its client wants its query stopped.
@@ -408,3 +418,6 @@ fn after_query(said: &[u8]) -> Option<&[u8]> {
         .then(|| said.get(1 + u32::from_be_bytes([a, b, c, d]) as usize..))
         .flatten()
 }
+
+#[cfg(test)]
+mod tests;

@@ -53,22 +53,27 @@ impl Scanner {
         self.skip == 0
     }
 
-    /// Shows every message that begins in `buffer` to `sink` and returns how many leading bytes are consumed.
+    /// Shows every message that begins in `buffer` to `sink`, and returns how many leading bytes are consumed and whether
+    /// what stands behind them is in order. Lengths above `limit` are not.
     ///
-    /// The rest, at most [`LONGEST_TAIL`] bytes of a cut header unless the sink stopped the scan, must stand at the front
-    /// of the next buffer. Lengths
-    /// above `limit` are refused before anything of that message is consumed.
+    /// The rest, at most [`LONGEST_TAIL`] bytes of a cut header unless the sink or an error stopped the scan, must stand at the
+    /// front of the next buffer.
     pub fn scan(
         &mut self,
         buffer: &[u8],
         limit: u32,
         mut sink: impl FnMut(Seen<'_>) -> Next,
-    ) -> Result<usize, WireError> {
+    ) -> (usize, Result<(), WireError>) {
         let mut at = self.skip_body(buffer);
-        while let Some((tag, body_len)) = header(&buffer[at..], limit)? {
+        loop {
+            let (tag, body_len) = match header(&buffer[at..], limit) {
+                Ok(Some(header)) => header,
+                Ok(None) => return (at, Ok(())),
+                Err(error) => return (at, Err(error)),
+            };
             let body = &buffer[at + HEADER..];
             if body.len() < needed(tag).min(body_len as usize) {
-                break;
+                return (at, Ok(()));
             }
             let here = body.len().min(body_len as usize);
             if sink(Seen {
@@ -77,16 +82,14 @@ impl Scanner {
                 body: &body[..here],
             }) == Next::Stop
             {
-                break;
+                return (at, Ok(()));
             }
             at += HEADER + here;
-            // `here` is at most `body_len`, a u32.
-            #[expect(clippy::cast_possible_truncation, reason = "here <= body_len")]
+            #[expect(clippy::cast_possible_truncation, reason = "here <= body_len, a u32")]
             {
                 self.skip = body_len - here as u32;
             }
         }
-        Ok(at)
     }
 
     /// Consumes what `buffer` holds of the message that the buffer before began.
@@ -138,7 +141,7 @@ impl Flow {
         buffer: &[u8],
         limit: u32,
         sink: impl FnMut(Seen<'_>) -> Next,
-    ) -> Result<usize, WireError> {
+    ) -> (usize, Result<(), WireError>) {
         self.scanner.scan(buffer, limit, sink)
     }
 }
@@ -188,11 +191,12 @@ mod tests {
             let to = to.clamp(from, stream.len());
             buffer.extend(&stream[from..to]);
             from = to;
-            let used = scanner.scan(&buffer, LARGEST_MESSAGE, |seen| {
+            let (used, in_order) = scanner.scan(&buffer, LARGEST_MESSAGE, |seen| {
                 assert!(seen.tag != b'Z' || seen.body_len == 0 || !seen.body.is_empty());
                 events.push((seen.tag, seen.body_len));
                 Next::Go
-            })?;
+            });
+            in_order?;
             assert!(buffer.len() - used <= LONGEST_TAIL);
             forwarded.extend(buffer.drain(..used));
         }
@@ -212,12 +216,10 @@ mod tests {
     fn the_status_byte_is_waited_for() {
         let mut scanner = Scanner::default();
         let ready = message(b'Z', b"I");
-        let used = scanner
-            .scan(&ready[..5], LARGEST_MESSAGE, |_| {
-                panic!("seen without its status")
-            })
-            .unwrap();
-        assert_eq!(used, 0);
+        let nothing = scanner.scan(&ready[..5], LARGEST_MESSAGE, |_| {
+            panic!("seen without its status")
+        });
+        assert_eq!(nothing, (0, Ok(())));
     }
 
     #[test]
@@ -226,7 +228,7 @@ mod tests {
             let mut bytes = vec![b'Q'];
             bytes.extend(length.to_be_bytes());
             let refused = Scanner::default().scan(&bytes, LARGEST_MESSAGE, |_| Next::Go);
-            assert_eq!(refused, Err(WireError::Length { tag: 'Q', length }));
+            assert_eq!(refused, (0, Err(WireError::Length { tag: 'Q', length })));
         }
     }
 
@@ -243,22 +245,37 @@ mod tests {
         };
         assert_eq!(
             Scanner::default().scan(&stream, LARGEST_MESSAGE, stop),
-            Ok(query.len())
+            (query.len(), Ok(()))
         );
+    }
+
+    #[test]
+    fn what_stands_before_a_bad_header_is_consumed() {
+        let good = message(b'Q', b"x\0");
+        let stream = [good.clone(), vec![b'Q', 0, 0, 0, 1]].concat();
+        let bad = WireError::Length {
+            tag: 'Q',
+            length: 1,
+        };
+        let scanned = Scanner::default().scan(&stream, LARGEST_MESSAGE, |_| Next::Go);
+        assert_eq!(scanned, (good.len(), Err(bad)));
     }
 
     #[test]
     fn the_limit_counts_the_length_field() {
         let bytes = message(b'Q', &[0; 96]);
-        assert!(Scanner::default().scan(&bytes, 100, |_| Next::Go).is_ok());
+        assert!(Scanner::default().scan(&bytes, 100, |_| Next::Go).1.is_ok());
         let refused = Scanner::default().scan(&bytes, 99, |_| Next::Go);
         assert_eq!(
             refused,
-            Err(WireError::TooLong {
-                tag: 'Q',
-                length: 100,
-                limit: 99
-            })
+            (
+                0,
+                Err(WireError::TooLong {
+                    tag: 'Q',
+                    length: 100,
+                    limit: 99
+                })
+            )
         );
     }
 

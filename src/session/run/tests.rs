@@ -1,0 +1,6 @@
+//! Whole sessions, through real pools, with a fake Postgres behind a unix socket.
+
+mod house;
+mod leases;
+mod threads;
+mod vanishing;

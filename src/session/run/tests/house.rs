@@ -1,0 +1,466 @@
+//! A Postgres that listens, a data thread, and clients.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::Notify;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::task::{JoinHandle, spawn_local};
+
+use crate::client::directory::{Ask, Directory, Entry, Who};
+use crate::client::end::ClientEnd;
+use crate::config::checked::{Host, Mode, Tcp};
+use crate::net::listen::Peer;
+use crate::net::packet::{Packet, Packets};
+use crate::net::stream::{Stream, unix_path};
+use crate::pool::book::{PoolLimits, PoolView, ServiceId, ServiceLimits, ThreadId};
+use crate::pool::errand::Errand;
+use crate::pool::pools::{Pool, PoolSettings, Pools};
+use crate::server::dial::Target;
+use crate::server::login::{Identity, ServerLogin};
+use crate::session::fake::Fake;
+use crate::session::run::{End, Session, Terms};
+use crate::wire::reply::{
+    authentication, backend_key_data, parameter_status, query, ready_for_query,
+};
+use crate::wire::startup::{Initial, body_len, parse};
+
+/// How long a test waits for what must happen at once.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The longest message of a client.
+const LIMIT: u32 = 1_000_000;
+
+/// A Postgres on a unix socket.
+pub(super) struct House {
+    directory: TempDir,
+    servers: RefCell<Vec<Rc<Server>>>,
+    /// Sockets of servers that were told to end, and of cancel requests, are closed only while this is raised.
+    closes: Cell<bool>,
+    cancels: Cell<bool>,
+    may_go: Notify,
+}
+
+/// One connection to it.
+pub(super) struct Server {
+    /// Its process id.
+    pub(super) pid: u32,
+    /// The queries that it heard, in order, and `cancel` for each cancel request.
+    heard: RefCell<Vec<String>>,
+    fake: RefCell<Fake>,
+    canceled: Notify,
+    dies: Notify,
+    /// It was told to end, or lost its client.
+    pub(super) is_leaving: Cell<bool>,
+    /// Its socket is closed.
+    pub(super) is_closed: Cell<bool>,
+}
+
+impl Server {
+    /// The queries that it heard so far.
+    pub(super) fn heard(&self) -> Vec<String> {
+        self.heard.borrow().clone()
+    }
+
+    /// Closes its socket although nobody asked.
+    pub(super) fn die(&self) {
+        self.dies.notify_one();
+    }
+
+    /// Whether it runs a query until it is cancelled.
+    pub(super) fn is_running(&self) -> bool {
+        self.fake.borrow().is_running()
+    }
+}
+
+impl House {
+    /// Opens it, in a directory of its own. Must be called inside a `LocalRuntime`.
+    pub(super) fn open() -> Rc<Self> {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = unix_path(directory.path().to_str().expect("a plain name"), 5432);
+        let listener = UnixListener::bind(path).expect("a socket");
+        let house = Rc::new(Self {
+            directory,
+            servers: RefCell::default(),
+            closes: Cell::new(true),
+            cancels: Cell::new(true),
+            may_go: Notify::new(),
+        });
+        let host = Rc::clone(&house);
+        spawn_local(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                spawn_local(Rc::clone(&host).attend(socket));
+            }
+        });
+        house
+    }
+
+    /// Every connection that it has or had.
+    pub(super) fn servers(&self) -> Vec<Rc<Server>> {
+        self.servers.borrow().clone()
+    }
+
+    /// Its only connection.
+    pub(super) fn server(&self) -> Rc<Server> {
+        let servers = self.servers();
+        assert_eq!(servers.len(), 1, "connections so far");
+        Rc::clone(&servers[0])
+    }
+
+    /// Whether it closes the sockets of those who were told to end.
+    pub(super) fn closes(&self, does: bool) {
+        self.closes.set(does);
+        self.may_go.notify_waiters();
+    }
+
+    /// Whether it closes the sockets of cancel requests, which says that the signal was sent.
+    pub(super) fn finishes_cancels(&self, does: bool) {
+        self.cancels.set(does);
+        self.may_go.notify_waiters();
+    }
+
+    /// Where it listens, for pools of this mode and size.
+    pub(super) fn settings(&self, mode: Mode, size: u32) -> PoolSettings {
+        let directory = self.directory.path().to_str().expect("a plain name");
+        PoolSettings {
+            is_probe: false,
+            target: Target {
+                hosts: vec![Arc::new(Host::Unix(directory.to_owned(), 5432))],
+                identity: Identity {
+                    user: "ann".into(),
+                    database: "site".into(),
+                    proof: ServerLogin::Nothing,
+                    application_name: "test".into(),
+                },
+                connect_query: None,
+                tcp: Tcp {
+                    keepalive_idle: Duration::ZERO,
+                    keepalive_interval: Duration::ZERO,
+                    keepalive_count: 0,
+                    user_timeout: None,
+                },
+                limit: PATIENCE,
+            },
+            mode,
+            limits: PoolLimits {
+                size,
+                min_size: 0,
+                reserve_size: 0,
+                reserve_after: Duration::ZERO,
+                server_idle: None,
+            },
+            query_wait: None,
+            server_lifetime: None,
+            server_login_retry: Duration::from_millis(10),
+            server_reset_query: "DISCARD ALL".into(),
+            recover_limit: PATIENCE,
+            budget: Some(100),
+            headroom: 0,
+            database_cap: 0,
+            user_cap: 0,
+        }
+    }
+
+    async fn attend(self: Rc<Self>, socket: UnixStream) {
+        let mut packets = Packets::new(socket);
+        let Ok(initial) = startup(&mut packets).await else {
+            return;
+        };
+        match initial {
+            Initial::Cancel(key) => {
+                let servers = self.servers();
+                let server = servers.iter().find(|server| server.pid == key.pid);
+                let server = server.expect("a cancel names a server");
+                assert_eq!(*key.secret, server.pid.to_be_bytes(), "its secret");
+                server.heard.borrow_mut().push("cancel".into());
+                server.canceled.notify_one();
+                while !self.cancels.get() {
+                    self.may_go.notified().await;
+                }
+            }
+            Initial::Startup(_) => {
+                let pid = 100 + u32::try_from(self.servers.borrow().len()).expect("a few");
+                let server = Rc::new(Server {
+                    pid,
+                    heard: RefCell::default(),
+                    fake: RefCell::default(),
+                    canceled: Notify::new(),
+                    dies: Notify::new(),
+                    is_leaving: Cell::new(false),
+                    is_closed: Cell::new(false),
+                });
+                self.servers.borrow_mut().push(Rc::clone(&server));
+                tokio::select! {
+                    _ = server.serve(&mut packets) => {
+                        server.is_leaving.set(true);
+                        while !self.closes.get() {
+                            self.may_go.notified().await;
+                        }
+                    }
+                    () = server.dies.notified() => {}
+                }
+                drop(packets);
+                server.is_closed.set(true);
+            }
+            other => panic!("{other:?} from a pooler"),
+        }
+    }
+}
+
+async fn startup(packets: &mut Packets<UnixStream>) -> io::Result<Initial> {
+    let length = packets.array().await?;
+    let body = packets
+        .bytes(body_len(length).expect("a startup packet"))
+        .await?;
+    Ok(parse(&body).expect("a startup packet"))
+}
+
+impl Server {
+    /// Returns when the client has gone.
+    async fn serve(&self, packets: &mut Packets<UnixStream>) -> io::Result<()> {
+        let hello = [
+            authentication::request(authentication::OK, &[]),
+            parameter_status("server_version", "17.0"),
+            backend_key_data(self.pid, &self.pid.to_be_bytes()),
+            ready_for_query(),
+        ];
+        packets.write(&hello.concat()).await?;
+        loop {
+            let Packet { tag, body } = packets.read(1 << 20).await?;
+            if tag == b'X' {
+                return Ok(());
+            }
+            if tag == b'Q' {
+                let sql = String::from_utf8_lossy(&body[..body.len() - 1]).into_owned();
+                self.heard.borrow_mut().push(sql);
+            }
+            let said = self.fake.borrow_mut().hear(tag, &body);
+            packets.write(&said).await?;
+            if self.fake.borrow().is_dead() {
+                return Ok(());
+            }
+            while self.is_running() {
+                self.canceled.notified().await;
+                let said = self.fake.borrow_mut().cancel();
+                packets.write(&said).await?;
+            }
+        }
+    }
+}
+
+/// A data thread of pgweir: its errands are run, and its sessions live there.
+#[derive(Clone)]
+pub(super) struct Thread {
+    pools: Arc<Pools>,
+    pub(super) pool: Arc<Pool>,
+    service: ServiceId,
+    id: ThreadId,
+}
+
+impl Thread {
+    /// Threads that share one pool, and where each takes its errands from.
+    pub(super) fn several(
+        count: u16,
+        settings: PoolSettings,
+    ) -> Vec<(Self, UnboundedReceiver<Errand>)> {
+        let (senders, inboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| unbounded_channel()).unzip();
+        let pools = Pools::new(senders);
+        let pool = pools.pool("site", "ann", || settings);
+        let limits = ServiceLimits {
+            max_servers: 0,
+            min_servers: 0,
+            weight: 1,
+        };
+        let service = pools.service("site", true, limits);
+        let threads = (0..count).map(|id| Self {
+            pools: Arc::clone(&pools),
+            pool: Arc::clone(&pool),
+            service,
+            id: ThreadId(id),
+        });
+        threads.zip(inboxes).collect()
+    }
+
+    /// Runs errands on the thread that calls.
+    pub(super) fn run_errands(mut inbox: UnboundedReceiver<Errand>) {
+        spawn_local(async move {
+            while let Some(errand) = inbox.recv().await {
+                spawn_local(errand.run());
+            }
+        });
+    }
+
+    /// All pools.
+    pub(super) fn pools(&self) -> &Arc<Pools> {
+        &self.pools
+    }
+
+    /// What the pool has.
+    pub(super) fn view(&self) -> PoolView {
+        self.pool.view().expect("the pool is there").0
+    }
+
+    /// A client that is logged in, and its session.
+    pub(super) fn client(&self) -> Client {
+        let (near, far) = UnixStream::pair().expect("two sockets");
+        let directory = Arc::new(Directory::default());
+        let who = Who {
+            user: "ann".into(),
+            database: "site".into(),
+            service: "site".into(),
+        };
+        let listed = directory.list(Peer::Unix(None), who);
+        let entry = Arc::clone(listed.entry());
+        let terms = Terms {
+            pool: Arc::clone(&self.pool),
+            service: self.service,
+            thread: self.id,
+            mode: self.pool.settings().mode,
+            listed,
+            seats: Box::default(),
+        };
+        let mut session = Session::new(ClientEnd::new(Stream::Unix(near), LIMIT), terms, &[]);
+        let attending = Arc::clone(&entry);
+        let session = spawn_local(async move {
+            std::future::poll_fn(|cx| {
+                attending.attend(cx.waker());
+                std::pin::Pin::new(&mut session).poll(cx)
+            })
+            .await
+        });
+        Client {
+            packets: Packets::new(far),
+            entry,
+            session,
+        }
+    }
+}
+
+/// A client, and the session that looks after it.
+pub(super) struct Client {
+    packets: Packets<UnixStream>,
+    entry: Arc<Entry>,
+    session: JoinHandle<End>,
+}
+
+impl Client {
+    /// Sends bytes.
+    pub(super) async fn send(&mut self, bytes: &[u8]) {
+        self.packets.write(bytes).await.expect("pgweir reads");
+    }
+
+    /// Sends a query.
+    pub(super) async fn query(&mut self, sql: &str) {
+        self.send(&query(sql)).await;
+    }
+
+    /// Sends a query and waits for the answer.
+    pub(super) async fn ask(&mut self, sql: &str) -> String {
+        self.query(sql).await;
+        self.answer().await
+    }
+
+    /// The types of the messages up to ReadyForQuery, and the status.
+    pub(super) async fn answer(&mut self) -> String {
+        let mut answer = String::new();
+        loop {
+            let packet = self.packet().await;
+            answer.push(packet.tag as char);
+            if packet.tag == b'Z' {
+                answer.push(packet.body[0] as char);
+                return answer;
+            }
+        }
+    }
+
+    /// The next message.
+    pub(super) async fn packet(&mut self) -> Packet {
+        let packet = tokio::time::timeout(PATIENCE, self.packets.read(1 << 20)).await;
+        packet.expect("it comes at once").expect("it comes")
+    }
+
+    /// Asks the session something from outside.
+    pub(super) fn is_asked(&self, ask: Ask) {
+        self.entry.ask(ask);
+    }
+
+    /// The one error that it is told at last, and why the session ended.
+    pub(super) async fn last_words(mut self) -> (String, &'static str) {
+        let packet = self.packet().await;
+        assert_eq!(packet.tag as char, 'E');
+        let error = crate::wire::reply::ServerError::parse(&packet.body);
+        let more = tokio::time::timeout(PATIENCE, self.packets.array::<1>()).await;
+        more.expect("it is closed")
+            .expect_err("nothing more is said");
+        let end = self.end().await;
+        (error.code.as_str().to_owned(), end)
+    }
+
+    /// Why the session ended.
+    pub(super) async fn end(self) -> &'static str {
+        let end = tokio::time::timeout(PATIENCE, self.session).await;
+        end.expect("it ends at once")
+            .expect("it does not panic")
+            .as_str()
+    }
+
+    /// Closes the socket without a word.
+    pub(super) async fn vanish(self) -> &'static str {
+        let Self {
+            packets, session, ..
+        } = self;
+        drop(packets);
+        let end = tokio::time::timeout(PATIENCE, session).await;
+        end.expect("it ends at once")
+            .expect("it does not panic")
+            .as_str()
+    }
+}
+
+/// Waits for `condition`, which comes to pass without anybody doing anything more.
+pub(super) async fn until(what: &str, condition: impl Fn() -> bool) {
+    let patience = tokio::time::Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(
+            tokio::time::Instant::now() < patience,
+            "{what} in {PATIENCE:?}"
+        );
+        // Long enough for the sockets to be looked at.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// Lets everybody go on who can, so many times. For what must not happen there is no condition to wait for.
+pub(super) async fn turns(count: u32) {
+    for _ in 0..count {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// Runs `test` on a data thread's kind of runtime.
+pub(super) fn on_a_thread<T>(test: impl Future<Output = T>) -> T {
+    let mut runtime = Builder::new_current_thread();
+    let runtime = runtime.enable_all().build_local(LocalOptions::default());
+    runtime.expect("a runtime").block_on(test)
+}
+
+/// Runs `test` with a Postgres and one data thread, whose pool has this mode and size.
+pub(super) fn with_pool<F: Future<Output = ()>>(
+    mode: Mode,
+    size: u32,
+    test: impl FnOnce(Rc<House>, Thread) -> F,
+) {
+    on_a_thread(async {
+        let house = House::open();
+        let mut threads = Thread::several(1, house.settings(mode, size));
+        let (thread, inbox) = threads.pop().expect("one");
+        Thread::run_errands(inbox);
+        test(house, thread).await;
+    });
+}

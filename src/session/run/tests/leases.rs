@@ -1,0 +1,302 @@
+//! When a session takes, keeps and gives back a server connection.
+
+use std::rc::Rc;
+
+use super::house::{turns, until, with_pool};
+use crate::client::directory::Ask;
+use crate::config::checked::Mode;
+use crate::wire::reply::{Message, TERMINATE, query};
+
+#[test]
+fn transaction_mode_gives_the_connection_back_between_transactions() {
+    with_pool(Mode::Transaction, 1, async |house, thread| {
+        let (mut one, mut other) = (thread.client(), thread.client());
+        assert_eq!(one.ask("rows 2 10").await, "DDCZI");
+        assert_eq!(other.ask("begin").await, "CZT");
+        one.query("rows 1 1").await;
+        until("one waits", || thread.view().waiters == 1).await;
+        assert_eq!(other.ask("fail").await, "EZE");
+        assert_eq!(other.ask("rollback").await, "CZI");
+        assert_eq!(one.answer().await, "DCZI");
+        let heard = house.server().heard();
+        assert_eq!(
+            heard,
+            ["rows 2 10", "begin", "fail", "rollback", "rows 1 1"]
+        );
+        until("nothing is lent", || thread.view().tally.idle == 1).await;
+    });
+}
+
+#[test]
+fn session_mode_keeps_the_connection_and_makes_it_as_new_behind_the_client() {
+    with_pool(Mode::Session, 1, async |house, thread| {
+        let (mut one, mut other) = (thread.client(), thread.client());
+        assert_eq!(one.ask("set x").await, "CZI");
+        other.query("rows 1 1").await;
+        until("the other waits", || thread.view().waiters == 1).await;
+        assert_eq!(one.ask("set y").await, "CZI");
+        assert_eq!(thread.view().waiters, 1, "it has waited since");
+        one.send(&TERMINATE).await;
+        assert_eq!(one.end().await, "goodbye");
+        assert_eq!(other.answer().await, "DCZI");
+        let heard = house.server().heard();
+        assert_eq!(heard, ["set x", "set y", "DISCARD ALL", "rows 1 1"]);
+    });
+}
+
+#[test]
+fn statement_mode_refuses_a_transaction_block() {
+    with_pool(Mode::Statement, 1, async |house, thread| {
+        let mut client = thread.client();
+        assert_eq!(client.ask("rows 1 1").await, "DCZI");
+        client.query("begin").await;
+        assert_eq!(
+            client.last_words().await,
+            ("0A000".to_owned(), "transaction_block")
+        );
+        until("it is rolled back", || thread.view().tally.idle == 1).await;
+        assert_eq!(house.server().heard(), ["rows 1 1", "begin", "ROLLBACK"]);
+    });
+}
+
+#[test]
+fn a_flush_alone_keeps_no_connection() {
+    with_pool(Mode::Transaction, 1, async |_house, thread| {
+        let (mut one, mut other) = (thread.client(), thread.client());
+        one.send(&Message::new(b'H').done()).await;
+        until("it has been lent", || thread.view().tally.total() == 1).await;
+        assert_eq!(other.ask("rows 1 1").await, "DCZI");
+        assert_eq!(one.ask("rows 1 1").await, "DCZI");
+    });
+}
+
+#[test]
+fn what_a_client_adds_while_it_waits_is_heard_in_order() {
+    with_pool(Mode::Transaction, 1, async |house, thread| {
+        let (mut one, mut other) = (thread.client(), thread.client());
+        assert_eq!(one.ask("begin").await, "CZT");
+        let queries: Vec<u8> = (0..1000).flat_map(|i| query(&format!("q{i}"))).collect();
+        let (first, rest) = queries.split_at(3);
+        other.send(first).await;
+        for part in rest.chunks(1500) {
+            other.send(part).await;
+        }
+        until("the other waits", || thread.view().waiters == 1).await;
+        assert_eq!(one.ask("commit").await, "CZI");
+        for _ in 0..1000 {
+            assert_eq!(other.answer().await, "CZI");
+        }
+        let expected = ["begin".to_owned(), "commit".to_owned()].into_iter();
+        let expected: Vec<_> = expected.chain((0..1000).map(|i| format!("q{i}"))).collect();
+        assert_eq!(house.server().heard(), expected);
+    });
+}
+
+#[test]
+fn a_waiter_that_goes_leaves_the_queue() {
+    with_pool(Mode::Transaction, 1, async |house, thread| {
+        let (mut one, mut gone, mut last) = (thread.client(), thread.client(), thread.client());
+        assert_eq!(one.ask("begin").await, "CZT");
+        gone.query("never").await;
+        until("one waits", || thread.view().waiters == 1).await;
+        last.query("rows 1 1").await;
+        until("two wait", || thread.view().waiters == 2).await;
+        assert_eq!(gone.vanish().await, "client_gone");
+        assert_eq!(thread.view().waiters, 1);
+        assert_eq!(one.ask("commit").await, "CZI");
+        assert_eq!(last.answer().await, "DCZI");
+        assert_eq!(house.server().heard(), ["begin", "commit", "rows 1 1"]);
+    });
+}
+
+#[test]
+fn a_cancel_answers_a_waiting_query_and_the_session_goes_on() {
+    with_pool(Mode::Transaction, 1, async |house, thread| {
+        let (mut one, mut other) = (thread.client(), thread.client());
+        assert_eq!(one.ask("begin").await, "CZT");
+        other.query("never").await;
+        until("it waits", || thread.view().waiters == 1).await;
+        other.is_asked(Ask::Cancel);
+        let packet = other.packet().await;
+        assert!(
+            packet.body.windows(5).any(|code| code == b"57014"),
+            "{packet:?}"
+        );
+        assert_eq!(other.answer().await, "ZI");
+        assert_eq!(thread.view().waiters, 0);
+        assert_eq!(one.ask("commit").await, "CZI");
+        assert_eq!(other.ask("rows 1 1").await, "DCZI");
+        assert_eq!(house.server().heard(), ["begin", "commit", "rows 1 1"]);
+    });
+}
+
+#[test]
+fn a_cancel_stops_what_its_session_runs() {
+    with_pool(Mode::Transaction, 1, async |house, thread| {
+        let mut client = thread.client();
+        client.query("wait").await;
+        until("it runs", || {
+            house.servers().iter().any(|server| server.is_running())
+        })
+        .await;
+        client.is_asked(Ask::Cancel);
+        assert_eq!(client.answer().await, "EZI");
+        assert_eq!(client.ask("rows 1 1").await, "DCZI");
+    });
+}
+
+/// A client cancels its query, and leaves its connection to another while the signal may still be on its way.
+fn cancel_in_flight(mode: Mode) {
+    with_pool(mode, 1, async |house, thread| {
+        let (mut one, mut other) = (thread.client(), thread.client());
+        one.query("wait").await;
+        until("it runs", || {
+            house.servers().iter().any(|server| server.is_running())
+        })
+        .await;
+        house.finishes_cancels(false);
+        one.is_asked(Ask::Cancel);
+        assert_eq!(one.answer().await, "EZI");
+        one.send(&TERMINATE).await;
+        assert_eq!(one.end().await, "goodbye");
+        other.query("rows 1 1").await;
+        until("the other waits", || thread.view().waiters == 1).await;
+        turns(20).await;
+        assert_eq!(
+            house.server().heard(),
+            ["wait", "cancel"],
+            "in {mode:?} mode"
+        );
+        house.finishes_cancels(true);
+        assert_eq!(other.answer().await, "DCZI");
+        let behind = match mode {
+            Mode::Session => vec!["wait", "cancel", "", "DISCARD ALL", "rows 1 1"],
+            _ => vec!["wait", "cancel", "", "rows 1 1"],
+        };
+        assert_eq!(house.server().heard(), behind);
+    });
+}
+
+#[test]
+fn a_connection_is_not_lent_while_a_cancel_for_it_is_in_flight() {
+    cancel_in_flight(Mode::Transaction);
+}
+
+#[test]
+fn a_connection_is_not_reset_while_a_cancel_for_it_is_in_flight() {
+    cancel_in_flight(Mode::Session);
+}
+
+#[test]
+fn a_server_that_died_while_idle_is_never_lent() {
+    with_pool(Mode::Transaction, 1, async |house, thread| {
+        let mut client = thread.client();
+        assert_eq!(client.ask("rows 1 1").await, "DCZI");
+        let first = house.server();
+        first.die();
+        until("it is closed", || first.is_closed.get()).await;
+        assert_eq!(client.ask("rows 2 1").await, "DDCZI");
+        assert_eq!(first.heard(), ["rows 1 1"]);
+        assert_eq!(house.servers()[1].heard(), ["rows 2 1"]);
+    });
+}
+
+#[test]
+fn a_sweep_drops_what_died_while_idle() {
+    with_pool(Mode::Transaction, 1, async |house, thread| {
+        assert_eq!(thread.client().ask("rows 1 1").await, "DCZI");
+        let first = house.server();
+        until("it is idle", || thread.view().tally.idle == 1).await;
+        first.die();
+        until("it is swept", || {
+            thread.pools().sweep();
+            thread.view().tally.total() == 0
+        })
+        .await;
+    });
+}
+
+#[test]
+fn a_server_that_dies_in_use_ends_the_session_with_its_own_last_words() {
+    with_pool(Mode::Transaction, 1, async |house, thread| {
+        let (mut one, mut other) = (thread.client(), thread.client());
+        one.query("die").await;
+        assert_eq!(one.last_words().await, ("57P01".to_owned(), "server_lost"));
+        assert_eq!(other.ask("rows 1 1").await, "DCZI");
+        assert_eq!(house.servers().len(), 2);
+
+        other.query("wait").await;
+        let second = Rc::clone(&house.servers()[1]);
+        until("it runs", || second.is_running()).await;
+        second.die();
+        assert_eq!(
+            other.last_words().await,
+            ("08006".to_owned(), "server_lost")
+        );
+    });
+}
+
+#[test]
+fn a_client_that_breaks_the_protocol_harms_nobody_else() {
+    with_pool(Mode::Transaction, 1, async |house, thread| {
+        let mut one = thread.client();
+        assert_eq!(one.ask("rows 1 1").await, "DCZI");
+        for bad in [
+            &b"z\0\0\0\x04"[..],
+            b"Q\0\0\0\x03",
+            b"Q\x7f\xff\xff\xff",
+            b"p\0\0\0\x05\0",
+        ] {
+            for before in [vec![], query("rows 1 2")] {
+                let mut rude = thread.client();
+                rude.send(&[&before[..], bad].concat()).await;
+                assert_eq!(rude.last_words().await.1, "protocol_violation");
+            }
+            assert_eq!(one.ask("rows 1 1").await, "DCZI");
+        }
+        // What stood before the violation was run, or cancelled; the connection is the same throughout.
+        let heard = house.server().heard();
+        let own = heard.iter().filter(|said| **said == "rows 1 1").count();
+        assert_eq!((own, house.servers().len()), (5, 1), "{heard:?}");
+    });
+}
+
+/// Replies of which the client reads nothing before it is to leave: some fit into its socket, some do not, and of some
+/// the session itself holds the end. `early`: it is told to leave before the server has answered.
+fn drain_behind_a_slow_client(mode: Mode, early: bool) {
+    for rows in (0..480).step_by(24) {
+        with_pool(mode, 1, async |house, thread| {
+            let mut slow = thread.client();
+            let large = query(&format!("rows {rows} 1000"));
+            slow.send(&[query("wait"), large].concat()).await;
+            until("it runs", || {
+                house.servers().iter().any(|server| server.is_running())
+            })
+            .await;
+            if early {
+                slow.is_asked(Ask::Drain);
+            }
+            slow.is_asked(Ask::Cancel);
+            turns(5).await;
+            slow.is_asked(Ask::Drain);
+            turns(2).await;
+            assert_eq!(slow.answer().await, "EZI");
+            assert_eq!(slow.answer().await, format!("{}CZI", "D".repeat(rows)));
+            // It is asked again and again. If it is still too slow for its last words, it goes without.
+            slow.is_asked(Ask::Drain);
+            assert_eq!(slow.end().await, "drained");
+        });
+    }
+}
+
+#[test]
+fn a_drain_waits_until_a_slow_client_has_its_reply() {
+    drain_behind_a_slow_client(Mode::Transaction, false);
+    drain_behind_a_slow_client(Mode::Transaction, true);
+}
+
+#[test]
+fn a_drain_in_session_mode_waits_until_a_slow_client_has_its_reply() {
+    drain_behind_a_slow_client(Mode::Session, false);
+    drain_behind_a_slow_client(Mode::Session, true);
+}
