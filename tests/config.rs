@@ -700,7 +700,7 @@ fn changes_are_named_with_what_they_need_and_without_values() {
 
 #[test]
 fn threads_are_chosen_from_the_cores() {
-    for (cores, threads) in [(0, 1), (1, 1), (2, 2), (4, 4), (64, 4)] {
+    for (cores, threads) in [(0, 1), (1, 1), (2, 1), (4, 2), (64, 8)] {
         assert_eq!(config::default_threads(cores), threads);
     }
 }
