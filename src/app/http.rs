@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
@@ -17,13 +16,12 @@ use super::serve::App;
 use crate::metrics::{Reading, Tally as Tally64, Traffic};
 use crate::pool::book::Tally;
 
-/// Listens on `address`. The future serves until it is dropped.
-pub async fn listen(
-    address: SocketAddr,
+/// Serves on `listener`, until the future is dropped.
+pub fn serve(
+    listener: std::net::TcpListener,
     app: Arc<App>,
 ) -> io::Result<impl Future<Output = ()> + use<>> {
-    let listener = TcpListener::bind(address).await?;
-    tracing::info!(address = %listener.local_addr()?, "serving http");
+    let listener = TcpListener::from_std(listener)?;
     let router = Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(healthz))

@@ -1,6 +1,7 @@
 //! The process from start to end: listen, hand out clients, reload, drain.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
@@ -196,6 +197,8 @@ pub fn serve(source: Source, drain_limit: Duration) -> Result<(), StartError> {
     world.credentials.derive_all();
 
     let config = world.config.clone();
+    // HTTP first: who reaches pgweir finds its health too, and nobody has connected yet if it cannot listen.
+    let http = config.listen.http.map(listen_http).transpose()?;
     let listeners = listen(&config)?;
     let threads = 0..config.runtime.threads;
     let (errands, errand_inboxes): (Vec<_>, Vec<_>) =
@@ -234,7 +237,7 @@ pub fn serve(source: Source, drain_limit: Duration) -> Result<(), StartError> {
     }
 
     let runtime = Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(control(&app, &config, closing, drain_limit))?;
+    runtime.block_on(control(&app, http, closing, drain_limit))?;
     drop(dealer);
     for worker in workers {
         if worker.join().is_err() {
@@ -247,19 +250,15 @@ pub fn serve(source: Source, drain_limit: Duration) -> Result<(), StartError> {
 /// Everything that is not a client's: signals, time, HTTP.
 async fn control(
     app: &Arc<App>,
-    config: &Config,
+    http: Option<std::net::TcpListener>,
     closing: CancellationToken,
     drain_limit: Duration,
 ) -> Result<(), StartError> {
     let mut signals = Signals::new()?;
     let http_end = CancellationToken::new();
     let mut tasks = JoinSet::new();
-    if let Some(address) = config.listen.http {
-        let served = http::listen(address, Arc::clone(app)).await;
-        let serving = served.map_err(|cause| StartError::Listen {
-            address: address.to_string(),
-            cause,
-        })?;
+    if let Some(listener) = http {
+        let serving = http::serve(listener, Arc::clone(app))?;
         let end = http_end.clone();
         tasks.spawn(async move {
             tokio::select! {
@@ -342,6 +341,18 @@ impl Signals {
             }
         }
     }
+}
+
+/// Opens the socket for HTTP.
+fn listen_http(address: SocketAddr) -> Result<std::net::TcpListener, StartError> {
+    let failed = |cause| StartError::Listen {
+        address: address.to_string(),
+        cause,
+    };
+    let listener = std::net::TcpListener::bind(address).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    tracing::info!(%address, "serving http");
+    Ok(listener)
 }
 
 /// Opens every listening socket, or says which cannot be opened.
