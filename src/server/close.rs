@@ -46,14 +46,14 @@ async fn quieten(connection: &mut Connection, tcp: &Tcp) -> io::Result<()> {
     if busy {
         cancel(&connection.host, &connection.key, tcp).await?;
         if connection.end.exchange().in_copy_in() {
-            own(
-                connection,
-                &Message::new(b'f').text("client went away").done(),
-            )
-            .await?;
+            let fail = Message::new(b'f').text("client went away").done();
+            connection.say(&fail).await.map_err(other)?;
         }
         if connection.end.exchange().needs_sync() {
-            own(connection, &Message::new(b'S').done()).await?;
+            connection
+                .say(&Message::new(b'S').done())
+                .await
+                .map_err(other)?;
         }
         connection.drain().await.map_err(other)?;
     }
@@ -65,16 +65,6 @@ async fn quieten(connection: &mut Connection, tcp: &Tcp) -> io::Result<()> {
         connection.ask(&query("ROLLBACK")).await.map_err(other)?;
     }
     Ok(())
-}
-
-/// Sends a message of pgweir's own.
-async fn own(connection: &mut Connection, message: &[u8]) -> io::Result<()> {
-    std::future::poll_fn(|cx| {
-        connection.end.exchange_mut().client_sent(message[0]);
-        std::task::Poll::Ready(connection.end.send(cx, message, true))
-    })
-    .await
-    .map_err(|error| io::Error::other(error.to_string()))
 }
 
 /// Ends a connection, and returns when Postgres has closed its side: by then it has freed the slot.

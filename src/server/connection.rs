@@ -130,14 +130,19 @@ impl Connection {
         }
     }
 
-    /// Sends a message of pgweir's own and waits until everything is answered. Replies are dropped; an ErrorResponse's
-    /// body is given back. **Not cancel-safe.**
-    pub async fn ask(&mut self, message: &[u8]) -> Result<Option<Box<[u8]>>, EndError> {
+    /// Sends a message of pgweir's own. **Not cancel-safe.**
+    pub async fn say(&mut self, message: &[u8]) -> Result<(), EndError> {
         std::future::poll_fn(|cx| {
             self.end.exchange_mut().client_sent(message[0]);
             Poll::Ready(self.end.send(cx, message, true))
         })
-        .await?;
+        .await
+    }
+
+    /// Sends a message of pgweir's own and waits until everything is answered. Replies are dropped; an ErrorResponse's
+    /// body is given back. **Not cancel-safe.**
+    pub async fn ask(&mut self, message: &[u8]) -> Result<Option<Box<[u8]>>, EndError> {
+        self.say(message).await?;
         self.drain().await
     }
 
