@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
 
 use super::close::cancel;
 use super::end::ServerEnd;
@@ -25,8 +24,6 @@ pub struct Connection {
     pub welcome: Arc<Welcome>,
     /// Where it leads.
     pub host: Arc<Host>,
-    /// When it was logged in.
-    pub born: Instant,
     /// The cancel request that was last sent for it, if its effect is not known to be over.
     canceling: Option<JoinHandle<()>>,
 }
@@ -38,7 +35,6 @@ pub struct Moving {
     key: CancelKey,
     welcome: Arc<Welcome>,
     host: Arc<Host>,
-    born: Instant,
 }
 
 impl Connection {
@@ -49,7 +45,6 @@ impl Connection {
             key,
             welcome,
             host,
-            born: Instant::now(),
             canceling: None,
         }
     }
@@ -95,7 +90,6 @@ impl Connection {
             key,
             welcome,
             host,
-            born,
             canceling: _,
         } = self;
         let (stream, _nothing) = end.into_parts();
@@ -104,7 +98,6 @@ impl Connection {
             key,
             welcome,
             host,
-            born,
         })
     }
 
@@ -174,11 +167,7 @@ impl Moving {
             key,
             welcome,
             host,
-            born,
         } = self;
-        Ok(Connection {
-            born,
-            ..Connection::new(socket.register()?, key, welcome, host)
-        })
+        Ok(Connection::new(socket.register()?, key, welcome, host))
     }
 }

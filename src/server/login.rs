@@ -92,16 +92,6 @@ pub struct Welcome {
     pub parameters: Vec<(Box<str>, Box<str>)>,
 }
 
-impl Welcome {
-    /// The value of a reported parameter.
-    pub fn parameter(&self, name: &str) -> Option<&str> {
-        self.parameters
-            .iter()
-            .find(|(key, _)| &**key == name)
-            .map(|(_, value)| &**value)
-    }
-}
-
 /// Why a login failed.
 #[derive(Debug, thiserror::Error)]
 pub enum LoginError {

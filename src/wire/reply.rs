@@ -144,11 +144,6 @@ impl Report {
         self.fields(b'E', severity)
     }
 
-    /// The NoticeResponse message.
-    pub fn notice(&self) -> Vec<u8> {
-        self.fields(b'N', "NOTICE")
-    }
-
     fn fields(&self, tag: u8, severity: &str) -> Vec<u8> {
         let mut message = Message::new(tag)
             .u8(b'S')
