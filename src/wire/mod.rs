@@ -5,6 +5,7 @@ pub mod md5;
 pub mod reply;
 pub mod scan;
 pub mod scram;
+pub mod sql;
 pub mod startup;
 
 /// What a peer did that the protocol does not allow.
