@@ -5,3 +5,4 @@ pub mod directory;
 pub mod end;
 pub mod greet;
 pub mod login;
+pub mod patience;

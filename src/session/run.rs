@@ -10,6 +10,7 @@ use std::task::{Context, Poll, ready};
 use super::relay::{Relay, RelayError};
 use crate::client::directory::{Ask, Entry, Listed, Seat};
 use crate::client::end::{ClientEnd, Look};
+use crate::client::patience::{Activity, Due, Overdue};
 use crate::config::checked::Mode;
 use crate::net::end::EndError;
 use crate::net::stream::Stream;
@@ -19,6 +20,7 @@ use crate::pool::lease::{Called, Lease, Ticket};
 use crate::pool::pools::{Checkout, Pool, Refused};
 use crate::server::end::Settled;
 use crate::wire::WireError;
+use crate::wire::exchange::Exchange;
 use crate::wire::reply::{Report, Severity, SqlState, ready_for_query};
 
 /// Bytes that one read moves at most. The kernel's own socket buffers are of this order.
@@ -27,6 +29,9 @@ const SCRATCH: usize = 64 * 1024;
 /// Bytes that are read of an idle client's request. If no server connection is free they are kept until one is, so this
 /// bounds what a waiting client costs.
 const REQUEST: usize = 4 * 1024;
+
+/// What a client that waits is told after `query_wait_notify`: PgBouncer's words.
+const QUEUED: &str = "No server connection available in postgres backend, client being queued";
 
 thread_local! {
     /// The one read buffer of a thread: borrowed inside one poll, never across a return.
@@ -60,6 +65,9 @@ pub enum End {
     /// An operator or a limit wants it so.
     #[error("closed by an administrator")]
     Killed,
+    /// It has done the same for too long.
+    #[error("{}", overdue_text(*.0))]
+    Overdue(Overdue),
 }
 
 impl End {
@@ -80,6 +88,10 @@ impl End {
             Self::TransactionBlock => "transaction_block",
             Self::Drained => "drained",
             Self::Killed => "killed",
+            Self::Overdue(Overdue::ClientIdle) => "client_idle",
+            Self::Overdue(Overdue::IdleTransaction) => "idle_transaction",
+            Self::Overdue(Overdue::Transaction) => "transaction",
+            Self::Overdue(Overdue::Query) => "query",
         }
     }
 
@@ -111,9 +123,43 @@ impl End {
                 SqlState::ADMIN_SHUTDOWN,
                 "terminating connection due to administrator command",
             ),
+            Self::Overdue(overdue) => overdue_report(*overdue),
         };
         Some(report.error(Severity::Fatal))
     }
+}
+
+/// PgBouncer's words, which scripts look for.
+fn overdue_text(overdue: Overdue) -> &'static str {
+    match overdue {
+        Overdue::ClientIdle => "client_idle_timeout",
+        Overdue::IdleTransaction => "idle transaction timeout",
+        Overdue::Transaction => "transaction timeout",
+        Overdue::Query => "query timeout",
+    }
+}
+
+/// The same, with the codes that Postgres has for such timeouts of its own.
+fn overdue_report(overdue: Overdue) -> Report {
+    let (code, detail) = match overdue {
+        Overdue::ClientIdle => (
+            SqlState::IDLE_SESSION_TIMEOUT,
+            "The client sent nothing for as long as client_idle allows.",
+        ),
+        Overdue::IdleTransaction => (
+            SqlState::IDLE_IN_TRANSACTION_TIMEOUT,
+            "The client sent nothing inside a transaction for as long as idle_transaction allows.",
+        ),
+        Overdue::Transaction => (
+            SqlState::TRANSACTION_TIMEOUT,
+            "The transaction took as long as transaction allows.",
+        ),
+        Overdue::Query => (
+            SqlState::QUERY_CANCELED,
+            "The query took as long as query allows, and was canceled.",
+        ),
+    };
+    Report::new(code, overdue_text(overdue)).detail(detail)
 }
 
 impl From<RelayError> for End {
@@ -247,12 +293,23 @@ impl Session {
         } = &self.terms;
         match pool.ask(*service, *thread, cx.waker()) {
             Checkout::Lease(lease) => self.begin(cx, lease, said),
-            Checkout::Ticket(ticket) => Ok(Phase::Waiting(ticket, said.into())),
+            Checkout::Ticket(ticket) => {
+                self.wait_from_now();
+                Ok(Phase::Waiting(ticket, said.into()))
+            }
+        }
+    }
+
+    /// A ticket that led to a dead server connection is followed by another: that is one wait.
+    fn wait_from_now(&self) {
+        if self.entry().doing().activity != Activity::WaitingTold {
+            self.terms.listed.does(Activity::Waiting);
         }
     }
 
     /// Sends on what was said before the lease.
     fn begin(&mut self, cx: &mut Context<'_>, mut lease: Lease, said: &[u8]) -> Result<Phase, End> {
+        self.terms.listed.does(Activity::Active);
         let sent = Relay {
             client: &mut self.client,
             server: &mut lease.connection().end,
@@ -293,21 +350,28 @@ impl Session {
         let traffic = self.terms.pool.traffic(self.terms.thread);
         let server = &mut lease.connection().end;
         let blocks = self.terms.mode != Mode::Statement;
-        let proof = ready!(
-            Relay {
-                client: &mut self.client,
-                server,
-                traffic,
-                blocks
-            }
-            .poll(cx, scratch)
-        )?;
+        let answered = traffic.queries.read();
+        let relayed = Relay {
+            client: &mut self.client,
+            server,
+            traffic,
+            blocks,
+        }
+        .poll(cx, scratch);
+        let Poll::Ready(proof) = relayed else {
+            // This thread's counter: nobody else has written to it since.
+            let goes_on = traffic.queries.read() != answered;
+            note(&self.terms.listed, server.exchange(), goes_on);
+            return Poll::Pending;
+        };
+        let proof = proof?;
         traffic.transactions.add(1);
         Poll::Ready(self.boundary(proof))
     }
 
     /// A transaction has ended.
     fn boundary(&mut self, proof: Settled) -> Result<Phase, End> {
+        self.terms.listed.does(Activity::Idle);
         let drain = self.terms.mode == Mode::Session && self.entry().asked(Ask::Drain);
         // If the client is too slow for its reply, it is asked again later.
         if drain && self.client.is_flushed() {
@@ -329,7 +393,13 @@ impl Session {
             let drains = entry.asked(Ask::Drain);
             return Some(if drains { End::Drained } else { End::Killed });
         }
-        if entry.asked(Ask::Cancel) {
+        let due = entry.asked(Ask::Late).then(|| entry.due()).flatten();
+        match due {
+            Some(Due::End(overdue)) => return Some(End::Overdue(overdue)),
+            Some(Due::Notice) => self.tell_that_it_waits(cx),
+            None => {}
+        }
+        if self.entry().asked(Ask::Cancel) {
             self.cancel(cx);
         }
         let drain = self.terms.listed.entry().asked(Ask::Drain);
@@ -338,6 +408,15 @@ impl Session {
         };
         let settled = lease.connection().end.settled().is_some();
         (drain && settled && self.client.is_flushed()).then_some(End::Drained)
+    }
+
+    fn tell_that_it_waits(&mut self, cx: &mut Context<'_>) {
+        if let Phase::Waiting(..) = self.phase {
+            self.terms.listed.was_told();
+            let notice = Report::new(SqlState::SUCCESSFUL_COMPLETION, QUEUED).notice();
+            // If the client has gone, reading from it will say so.
+            let _ = self.client.send(cx, &notice);
+        }
     }
 
     /// Its client wants its query stopped.
@@ -359,6 +438,7 @@ impl Session {
                     return;
                 }
                 self.phase = Phase::Idle;
+                self.terms.listed.does(Activity::Idle);
             }
         }
     }
@@ -392,6 +472,23 @@ impl Future for Session {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<End> {
         self.entry().attend(cx.waker());
         SCRATCH_BUFFER.with_borrow_mut(|scratch| self.step(cx, scratch))
+    }
+}
+
+/// Notes what a session with a server connection does. `goes_on`: a query of several was answered.
+fn note(listed: &Listed, exchange: &Exchange, goes_on: bool) {
+    let activity = if exchange.is_settled() {
+        Activity::Idle
+    } else if exchange.is_in_transaction() {
+        Activity::InTransaction
+    } else {
+        Activity::Active
+    };
+    let same = listed.entry().doing().activity == activity;
+    match (same, goes_on) {
+        (true, true) => listed.does_again(),
+        (true, false) => {}
+        (false, _) => listed.does(activity),
     }
 }
 
