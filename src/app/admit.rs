@@ -1,6 +1,7 @@
 //! From an accepted socket to a session: who is it, may it come in, which pool is its own.
 
 use std::future::{Future, poll_fn};
+use std::io;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -242,7 +243,10 @@ impl Reception<'_> {
             self.vouch(packets, &pool, service).await?;
         }
         let seats = self.seats(seat, &who, database)?;
-        let welcome = self.welcome(&pool, service).await?;
+        let welcome = tokio::select! {
+            welcome = self.welcome(&pool, service) => welcome?,
+            () = poll_fn(|cx| packets.stream().poll_hung_up(cx)) => return Err(gone().into()),
+        };
         let listed = self.app.directory.list(*peer, who);
         if self.app.is_draining() {
             return Err(Denied::Draining);
@@ -452,6 +456,11 @@ impl Reception<'_> {
             .map(|lease| lease.discard(Discard::Probe));
         tried.map_err(Denied::Refused)
     }
+}
+
+/// Waiting for Postgres may take long, and a client that gives up leaves the queue.
+fn gone() -> LoginError {
+    io::Error::from(io::ErrorKind::UnexpectedEof).into()
 }
 
 /// Gives back a lease over which nothing was sent.
