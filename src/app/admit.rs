@@ -1,6 +1,7 @@
 //! From an accepted socket to a session: who is it, may it come in, which pool is its own.
 
 use std::future::{Future, poll_fn};
+use std::io;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -258,8 +259,15 @@ impl Reception<'_> {
         }
         let seats = self.seats(seat, &who, database)?;
         let asked = Parameters::of_startup(startup).map_err(Denied::Options)?;
-        let welcome = self.welcome(&pool, service).await?;
-        let accepted = self.accept(&pool, service, asked).await?;
+        let welcome = async {
+            let welcome = self.welcome(&pool, service).await?;
+            let accepted = self.accept(&pool, service, asked).await?;
+            Ok::<_, Denied>((welcome, accepted))
+        };
+        let (welcome, accepted) = tokio::select! {
+            welcome = welcome => welcome?,
+            () = poll_fn(|cx| packets.stream().poll_hung_up(cx)) => return Err(gone().into()),
+        };
         let listed = self.app.directory.list(*peer, who);
         if self.app.is_draining() {
             return Err(Denied::Draining);
@@ -510,6 +518,11 @@ impl Reception<'_> {
             .map(|lease| lease.discard(Discard::Probe));
         tried.map_err(Denied::Refused)
     }
+}
+
+/// Waiting for Postgres may take long, and a client that gives up leaves the queue.
+fn gone() -> LoginError {
+    io::Error::from(io::ErrorKind::UnexpectedEof).into()
 }
 
 /// Gives back a lease over which nothing was sent.

@@ -91,12 +91,12 @@ impl Errand {
                     reason = reason.as_str(),
                     "server connection closed"
                 );
-                close(*connection, pool.settings().tcp()).await;
+                close(*connection, &pool.cancel_way()).await;
                 pool.closed(server);
             }
             Task::Recover(mut connection) => {
                 let settings = pool.settings();
-                match recover(&mut connection, settings.tcp(), settings.recover_limit).await {
+                match recover(&mut connection, &pool.cancel_way(), settings.recover_limit).await {
                     Some(_proof)
                         if settings.mode == Mode::Session
                             || connection.end.state().is_touched() =>

@@ -10,6 +10,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::Instant;
 
@@ -19,8 +20,9 @@ use super::book::{
 };
 use super::errand::{Discard, Errand, Task};
 use super::lease::{Lease, Ticket};
-use crate::config::checked::{Mode, Secret, Tcp};
+use crate::config::checked::{Mode, Secret};
 use crate::metrics::Traffic;
+use crate::server::close::CancelWay;
 use crate::server::connection::Connection;
 use crate::server::dial::{DialError, Target};
 use crate::server::login::{ServerLogin, Welcome};
@@ -36,7 +38,13 @@ pub struct Pools {
     threads: Vec<UnboundedSender<Errand>>,
     /// The book's time begins here.
     epoch: Instant,
+    /// Lets cancel requests through.
+    cancels: Arc<Semaphore>,
 }
+
+/// Cancel requests on their way to Postgres at once, over all pools. Each costs it a process for a moment, so that a storm of
+/// them would be one of forks.
+const CANCELS_AT_ONCE: usize = 16;
 
 /// Services that are kept apart. Far more than anybody lists, and few enough to be weighed against each other.
 const MOST_SERVICES: usize = 1000;
@@ -206,6 +214,8 @@ pub struct PoolSettings {
     pub max_prepared_statements: u32,
     /// How long it may take to bring a connection back to order.
     pub recover_limit: Duration,
+    /// How long a cancel request may be on its way.
+    pub cancel_limit: Duration,
     /// The budget of its Postgres; `None` = what Postgres says, less `headroom`.
     pub budget: Option<u32>,
     /// See `budget`.
@@ -237,11 +247,6 @@ impl PoolSettings {
 
         probe
     }
-
-    /// Socket options.
-    pub fn tcp(&self) -> &Tcp {
-        &self.target.tcp
-    }
 }
 
 impl Pools {
@@ -251,6 +256,7 @@ impl Pools {
             state: Mutex::default(),
             threads,
             epoch: Instant::now(),
+            cancels: Arc::new(Semaphore::new(CANCELS_AT_ONCE)),
         })
     }
 
@@ -671,6 +677,16 @@ impl Pool {
             state.book.discard(server);
             state.book.closed(now, server, &mut state.actions);
         });
+    }
+
+    /// How cancel requests are sent to its Postgres.
+    pub(super) fn cancel_way(&self) -> CancelWay {
+        let settings = self.settings();
+        CancelWay {
+            tcp: settings.target.tcp.clone(),
+            limit: settings.cancel_limit,
+            gate: Arc::clone(&self.pools.cancels),
+        }
     }
 
     /// Has something done for a connection.

@@ -2,15 +2,16 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use tokio::task::JoinHandle;
 
-use super::close::cancel;
+use super::close::{CancelError, CancelWay, cancel};
 use super::end::ServerEnd;
 use super::login::Welcome;
 use super::state::Answer;
-use crate::config::checked::{Host, Tcp};
+use crate::config::checked::Host;
 use crate::net::end::EndError;
 use crate::net::stream::{Stream, Unregistered};
 use crate::wire::parameters::{Parameters, question};
@@ -30,8 +31,20 @@ pub struct Connection {
     /// Where it leads.
     pub host: Arc<Host>,
     /// The cancel request that was last sent for it, if its effect is not known to be over.
-    canceling: Option<JoinHandle<()>>,
+    canceling: Option<Canceling>,
 }
+
+#[derive(Debug)]
+struct Canceling {
+    task: JoinHandle<()>,
+    /// This one, or one before it, may still have its effect at any time.
+    stray: Arc<AtomicBool>,
+}
+
+/// A cancel request was sent, and nobody knows when it will have its effect. The connection must not serve anybody else.
+#[derive(Debug, thiserror::Error)]
+#[error("a cancel request is still on its way")]
+pub struct Stray;
 
 /// A connection whose socket left one thread's reactor and is not yet with another's.
 #[derive(Debug)]
@@ -55,20 +68,21 @@ impl Connection {
     }
 
     /// Sends a cancel request for what it runs, unless one is on its way. Must be called inside a `LocalRuntime`.
-    pub fn cancel(&mut self, tcp: Tcp) {
-        if self
-            .canceling
-            .as_ref()
-            .is_some_and(|canceling| !canceling.is_finished())
-        {
+    pub fn cancel(&mut self, way: CancelWay) {
+        let before = self.canceling.as_ref();
+        if self.end.exchange().is_answered() || before.is_some_and(|it| !it.task.is_finished()) {
             return;
         }
+        let stray = before.map_or_else(Arc::default, |before| Arc::clone(&before.stray));
         let (host, key) = (Arc::clone(&self.host), self.key.clone());
-        self.canceling = Some(tokio::task::spawn_local(async move {
-            if let Err(error) = cancel(&host, &key, &tcp).await {
+        let told = Arc::clone(&stray);
+        let task = tokio::task::spawn_local(async move {
+            if let Err(error) = cancel(&host, &key, &way).await {
                 tracing::info!(pid = key.pid, %error, "cancel request failed");
+                told.fetch_or(matches!(error, CancelError::Stray(_)), Ordering::AcqRel);
             }
-        }));
+        });
+        self.canceling = Some(Canceling { task, stray });
     }
 
     /// Whether a cancel was sent whose effect is not known to be over.
@@ -77,11 +91,13 @@ impl Connection {
     }
 
     /// Waits until the last cancel request was answered.
-    pub async fn canceled(&mut self) {
-        if let Some(canceling) = self.canceling.take() {
-            // It fails only if it panicked, and then there is nothing to wait for.
-            let _ = canceling.await;
-        }
+    pub async fn canceled(&mut self) -> Result<(), Stray> {
+        let Some(Canceling { task, stray }) = self.canceling.take() else {
+            return Ok(());
+        };
+        // It fails only if it panicked, and then nobody knows.
+        let known = task.await.is_ok() && !stray.load(Ordering::Acquire);
+        if known { Ok(()) } else { Err(Stray) }
     }
 
     /// Takes a settled connection out of the reactor it is registered with.

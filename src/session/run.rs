@@ -12,6 +12,7 @@ use super::relay::{Relay, RelayError};
 use super::translate::Tracking;
 use crate::client::directory::{Ask, Entry, Listed, Seat};
 use crate::client::end::{ClientEnd, Look};
+use crate::client::patience::{Activity, Due, Overdue};
 use crate::client::statements::TooMany;
 use crate::config::checked::Mode;
 use crate::net::end::EndError;
@@ -23,6 +24,7 @@ use crate::pool::pools::{Checkout, Pool, Refused};
 use crate::server::end::{ServerEnd, Settled};
 use crate::server::state::Touched;
 use crate::wire::WireError;
+use crate::wire::exchange::Exchange;
 use crate::wire::parameters::Parameters;
 use crate::wire::reply::{Report, ServerError, Severity, SqlState, ready_for_query};
 
@@ -32,6 +34,9 @@ const SCRATCH: usize = 64 * 1024;
 /// Bytes that are read of an idle client's request. If no server connection is free they are kept until one is, so this
 /// bounds what a waiting client costs.
 const REQUEST: usize = 4 * 1024;
+
+/// What a client that waits is told after `query_wait_notify`: PgBouncer's words.
+const QUEUED: &str = "No server connection available in postgres backend, client being queued";
 
 thread_local! {
     /// The one read buffer of a thread: borrowed inside one poll, never across a return.
@@ -71,6 +76,9 @@ pub enum End {
     /// An operator or a limit wants it so.
     #[error("closed by an administrator")]
     Killed,
+    /// It has done the same for too long.
+    #[error("{}", overdue_text(*.0))]
+    Overdue(Overdue),
 }
 
 impl End {
@@ -93,6 +101,10 @@ impl End {
             Self::Parameters(_) => "parameters",
             Self::Drained => "drained",
             Self::Killed => "killed",
+            Self::Overdue(Overdue::ClientIdle) => "client_idle",
+            Self::Overdue(Overdue::IdleTransaction) => "idle_transaction",
+            Self::Overdue(Overdue::Transaction) => "transaction",
+            Self::Overdue(Overdue::Query) => "query",
         }
     }
 
@@ -129,9 +141,43 @@ impl End {
                 SqlState::ADMIN_SHUTDOWN,
                 "terminating connection due to administrator command",
             ),
+            Self::Overdue(overdue) => overdue_report(*overdue),
         };
         Some(report.error(Severity::Fatal))
     }
+}
+
+/// PgBouncer's words, which scripts look for.
+fn overdue_text(overdue: Overdue) -> &'static str {
+    match overdue {
+        Overdue::ClientIdle => "client_idle_timeout",
+        Overdue::IdleTransaction => "idle transaction timeout",
+        Overdue::Transaction => "transaction timeout",
+        Overdue::Query => "query timeout",
+    }
+}
+
+/// The same, with the codes that Postgres has for such timeouts of its own.
+fn overdue_report(overdue: Overdue) -> Report {
+    let (code, detail) = match overdue {
+        Overdue::ClientIdle => (
+            SqlState::IDLE_SESSION_TIMEOUT,
+            "The client sent nothing for as long as client_idle allows.",
+        ),
+        Overdue::IdleTransaction => (
+            SqlState::IDLE_IN_TRANSACTION_TIMEOUT,
+            "The client sent nothing inside a transaction for as long as idle_transaction allows.",
+        ),
+        Overdue::Transaction => (
+            SqlState::TRANSACTION_TIMEOUT,
+            "The transaction took as long as transaction allows.",
+        ),
+        Overdue::Query => (
+            SqlState::QUERY_CANCELED,
+            "The query took as long as query allows, and was canceled.",
+        ),
+    };
+    Report::new(code, overdue_text(overdue)).detail(detail)
 }
 
 impl From<RelayError> for End {
@@ -277,12 +323,23 @@ impl Session {
         } = &self.terms;
         match pool.ask(*service, *thread, cx.waker()) {
             Checkout::Lease(lease) => self.begin(cx, lease, said),
-            Checkout::Ticket(ticket) => Ok(Phase::Waiting(ticket, said.into())),
+            Checkout::Ticket(ticket) => {
+                self.wait_from_now();
+                Ok(Phase::Waiting(ticket, said.into()))
+            }
+        }
+    }
+
+    /// A ticket that led to a dead server connection is followed by another: that is one wait.
+    fn wait_from_now(&self) {
+        if self.entry().doing().activity != Activity::WaitingTold {
+            self.terms.listed.does(Activity::Waiting);
         }
     }
 
     /// Sends on what was said before the lease, behind what makes the server's session one of this client's.
     fn begin(&mut self, cx: &mut Context<'_>, mut lease: Lease, said: &[u8]) -> Result<Phase, End> {
+        self.terms.listed.does(Activity::Active);
         let front = lease.connection().end.change_to(&self.parameters);
         let sent = relaying(&mut self.client, &mut lease, &self.terms, &self.parameters)
             .client_said(cx, said, front.as_deref().unwrap_or_default());
@@ -317,15 +374,24 @@ impl Session {
             unreachable!("called in this phase only")
         };
         let mut relay = relaying(&mut self.client, lease, &self.terms, &self.parameters);
-        let proof = ready!(relay.poll(cx, scratch))?;
+        let traffic = relay.traffic;
+        let answered = traffic.queries.read();
+        let Poll::Ready(proof) = relay.poll(cx, scratch) else {
+            // This thread's counter: nobody else has written to it since.
+            let goes_on = traffic.queries.read() != answered;
+            note(&self.terms.listed, relay.server.exchange(), goes_on);
+            return Poll::Pending;
+        };
+        let proof = proof?;
         if self.asked.is_none() {
-            relay.traffic.transactions.add(1);
+            traffic.transactions.add(1);
         }
         Poll::Ready(self.boundary(cx, proof))
     }
 
     /// A transaction has ended.
     fn boundary(&mut self, cx: &mut Context<'_>, proof: Settled) -> Result<Phase, End> {
+        self.terms.listed.does(Activity::Idle);
         let Phase::Leased(mut lease) = mem::replace(&mut self.phase, Phase::Idle) else {
             return Ok(Phase::Idle);
         };
@@ -405,7 +471,13 @@ impl Session {
             let drains = entry.asked(Ask::Drain);
             return Some(if drains { End::Drained } else { End::Killed });
         }
-        if entry.asked(Ask::Cancel) {
+        let due = entry.asked(Ask::Late).then(|| entry.due()).flatten();
+        match due {
+            Some(Due::End(overdue)) => return Some(End::Overdue(overdue)),
+            Some(Due::Notice) => self.tell_that_it_waits(cx),
+            None => {}
+        }
+        if self.entry().asked(Ask::Cancel) {
             self.cancel(cx);
         }
         let drain = self.terms.listed.entry().asked(Ask::Drain);
@@ -414,6 +486,15 @@ impl Session {
         };
         let settled = lease.connection().end.settled().is_some();
         (drain && settled && self.client.is_flushed()).then_some(End::Drained)
+    }
+
+    fn tell_that_it_waits(&mut self, cx: &mut Context<'_>) {
+        if let Phase::Waiting(..) = self.phase {
+            self.terms.listed.was_told();
+            let notice = Report::new(SqlState::SUCCESSFUL_COMPLETION, QUEUED).notice();
+            // If the client has gone, reading from it will say so.
+            let _ = self.client.send(cx, &notice);
+        }
     }
 
     /// Its client wants its query stopped.
@@ -435,6 +516,7 @@ impl Session {
                     return;
                 }
                 self.phase = Phase::Idle;
+                self.terms.listed.does(Activity::Idle);
             }
         }
     }
@@ -493,6 +575,23 @@ fn relaying<'a>(
         traffic: terms.pool.traffic(terms.thread),
         blocks: terms.mode != Mode::Statement,
         tracking,
+    }
+}
+
+/// Notes what a session with a server connection does. `goes_on`: a query of several was answered.
+fn note(listed: &Listed, exchange: &Exchange, goes_on: bool) {
+    let activity = if exchange.is_settled() {
+        Activity::Idle
+    } else if exchange.is_in_transaction() {
+        Activity::InTransaction
+    } else {
+        Activity::Active
+    };
+    let same = listed.entry().doing().activity == activity;
+    match (same, goes_on) {
+        (true, true) => listed.does_again(),
+        (true, false) => {}
+        (false, _) => listed.does(activity),
     }
 }
 

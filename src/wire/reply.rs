@@ -83,6 +83,14 @@ impl SqlState {
     pub const CANNOT_CHANGE_PARAMETER: Self = Self(*b"55P02");
     /// query_canceled
     pub const QUERY_CANCELED: Self = Self(*b"57014");
+    /// successful_completion
+    pub const SUCCESSFUL_COMPLETION: Self = Self(*b"00000");
+    /// idle_in_transaction_session_timeout
+    pub const IDLE_IN_TRANSACTION_TIMEOUT: Self = Self(*b"25P03");
+    /// transaction_timeout
+    pub const TRANSACTION_TIMEOUT: Self = Self(*b"25P04");
+    /// idle_session_timeout
+    pub const IDLE_SESSION_TIMEOUT: Self = Self(*b"57P05");
     /// admin_shutdown
     pub const ADMIN_SHUTDOWN: Self = Self(*b"57P01");
     /// cannot_connect_now
@@ -148,6 +156,11 @@ impl Report {
             Severity::Fatal => "FATAL",
         };
         self.fields(b'E', severity)
+    }
+
+    /// The NoticeResponse message.
+    pub fn notice(&self) -> Vec<u8> {
+        self.fields(b'N', "NOTICE")
     }
 
     fn fields(&self, tag: u8, severity: &str) -> Vec<u8> {
