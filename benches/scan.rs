@@ -6,7 +6,6 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use pgweir::wire::exchange::Exchange;
 use pgweir::wire::reply::Message;
 use pgweir::wire::scan::{LARGEST_MESSAGE, Next, Scanner};
-use pgweir::wire::sql;
 
 /// As much as one read moves at most.
 const READ: usize = 64 * 1024;
@@ -73,35 +72,5 @@ fn scan(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// What it costs to know that a query leaves nothing behind in its session, and what it leaves.
-fn sql(criterion: &mut Criterion) {
-    let insert = format!(
-        "INSERT INTO some_table (first_name, last_name) VALUES {}",
-        "('Some words, as people write them', 'Another_one'), ".repeat(1000)
-    );
-    let mut group = criterion.benchmark_group("sql");
-    for (name, text) in [
-        (
-            "a short SELECT",
-            "SELECT abalance FROM pgbench_accounts WHERE aid = 4711000000;",
-        ),
-        (
-            "an UPDATE",
-            "UPDATE pgbench_accounts SET abalance = abalance + 1 WHERE aid = 5;",
-        ),
-        ("a SET", "SET search_path = one, two"),
-        ("a long INSERT", &insert),
-    ] {
-        group.throughput(Throughput::Bytes(text.len() as u64));
-        group.bench_function(format!("{name}, whether"), |bencher| {
-            bencher.iter(|| sql::may_have_effects(black_box(text.as_bytes())));
-        });
-        group.bench_function(format!("{name}, what"), |bencher| {
-            bencher.iter(|| sql::effects(black_box(text.as_bytes())));
-        });
-    }
-    group.finish();
-}
-
-criterion_group!(benches, scan, sql);
+criterion_group!(benches, scan);
 criterion_main!(benches);

@@ -5,7 +5,7 @@ use crate::config::change::between;
 use crate::config::checked::{AuthMethod, Config, TlsMode};
 
 /// Settings by the beginning of their dotted names. Each goes from this list in the change that puts it in force.
-const NOT_IN_FORCE: [&str; 17] = [
+const NOT_IN_FORCE: [&str; 10] = [
     "auth.admins",
     "auth.hba_file",
     "auth.ident_file",
@@ -14,23 +14,14 @@ const NOT_IN_FORCE: [&str; 17] = [
     "auth.query",
     "auth.stats",
     "incidents.",
-    "pool.max_prepared_statements",
     "pressure.",
-    "timeouts.cancel",
-    "timeouts.client_idle",
-    "timeouts.idle_transaction",
-    "timeouts.query_wait_notify",
-    "timeouts.query",
-    "timeouts.transaction",
     "log.pooler_errors",
 ];
 
 /// The same within `[services.NAME]` and `[databases.NAME]`, by the end of their names.
-const NOT_IN_FORCE_BY_NAME: [&str; 6] = [
+const NOT_IN_FORCE_BY_NAME: [&str; 4] = [
     ".alert_servers",
     ".alert_clients",
-    ".client_idle",
-    ".idle_transaction",
     ".auth_query",
     ".match.certificate",
 ];
@@ -44,7 +35,7 @@ pub fn without_effect(config: &Config) -> Vec<String> {
 }
 
 fn is_in_force(name: &str) -> bool {
-    let begins = |prefix: &&str| name.starts_with(prefix) && name != "timeouts.query_wait";
+    let begins = |prefix: &&str| name.starts_with(prefix);
     let of_a_name = name.starts_with("services.") || name.starts_with("databases.");
     let ends = |suffix: &&str| name.ends_with(suffix);
     let late =
@@ -123,7 +114,7 @@ mod tests {
     #[test]
     fn a_setting_without_effect_is_named() {
         let given = config(
-            "[timeouts]\nquery = \"5s\"\nquery_wait = \"5s\"\nclient_login = \"1s\"\n\
+            "[timeouts]\nquery = \"5s\"\n[pressure]\nmin_headroom = 9\n\
              [services.site]\nmax_servers = 3\nalert_servers = 2\n[services.site.deployments]\ndry_run = true",
         );
         let mut named = without_effect(&given);
@@ -131,9 +122,9 @@ mod tests {
         assert_eq!(
             named,
             [
+                "pressure.min_headroom",
                 "services.site.alert_servers",
                 "services.site.deployments.dry_run",
-                "timeouts.query"
             ]
         );
     }

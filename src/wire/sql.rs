@@ -11,11 +11,16 @@ use std::ops::Range;
 
 /// What a text does to the session beyond its transaction.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "a text may do any of these")]
 pub struct Effects<'a> {
     /// Parameters that it sets or resets for the session, in lower case unless they were quoted.
     pub sets: Vec<Cow<'a, str>>,
-    /// It sets parameters whose names the words do not tell: `RESET ALL`, `set_config` with an expression.
+    /// It sets parameters whose names the words do not tell: `set_config` with an expression.
     pub sets_unknown: bool,
+    /// It resets all parameters: `RESET ALL`, `DISCARD ALL`.
+    pub resets: bool,
+    /// It drops all prepared statements: `DEALLOCATE ALL`, `DISCARD ALL`.
+    pub discards: bool,
     /// The names that `DEALLOCATE` drops: where each is written, with its quotes, and the name itself.
     /// Not `DEALLOCATE ALL`.
     pub deallocates: Vec<(Range<usize>, Cow<'a, str>)>,
@@ -200,7 +205,10 @@ fn head<'a>(mut lexer: Lexer<'a>, effects: &mut Effects<'a>) {
     match first.keyword(&mut [0; LONGEST_KEYWORD]) {
         b"set" => set(lexer, effects),
         b"reset" => reset(lexer, effects),
-        b"discard" => effects.sets_unknown |= lexer.next_is(b"all"),
+        b"discard" if lexer.next_is(b"all") => {
+            effects.resets = true;
+            effects.discards = true;
+        }
         b"deallocate" => deallocate(lexer, effects),
         b"prepare" => effects.pins |= !prepares_transaction(lexer),
         b"listen" | b"load" => effects.pins = true,
@@ -251,7 +259,7 @@ fn reset<'a>(mut lexer: Lexer<'a>, effects: &mut Effects<'a>) {
     let mut rest = lexer;
     let Some(first) = rest.next() else { return };
     match first.keyword(&mut [0; LONGEST_KEYWORD]) {
-        b"all" => effects.sets_unknown = true,
+        b"all" => effects.resets = true,
         b"session" if rest.next_is(b"authorization") => effects.sets_known("session_authorization"),
         b"time" if rest.next_is(b"zone") => effects.sets_known("timezone"),
         b"transaction" => {}
@@ -287,7 +295,11 @@ fn deallocate<'a>(mut lexer: Lexer<'a>, effects: &mut Effects<'a>) {
         lexer = behind_prepare;
     }
     let Some(token) = lexer.next() else { return };
-    if token.is(b"all") || !lexer.ends_statement() {
+    if token.is(b"all") {
+        effects.discards = true;
+        return;
+    }
+    if !lexer.ends_statement() {
         return;
     }
     if let Some(name) = token.identifier() {
@@ -695,11 +707,13 @@ mod tests {
 
     use super::*;
 
-    /// Effects in one line: parameters, `?` for unknown ones, `-name` deallocated, `!` for a pin.
+    /// Effects in one line: parameters, `?` for unknown ones, `*` for all, `#` for all statements, `-name` deallocated, `!` for a pin.
     fn told(text: &[u8]) -> String {
         let effects = effects(text);
         let mut told: Vec<String> = effects.sets.iter().map(ToString::to_string).collect();
         told.extend(effects.sets_unknown.then(|| "?".to_owned()));
+        told.extend(effects.resets.then(|| "*".to_owned()));
+        told.extend(effects.discards.then(|| "#".to_owned()));
         told.extend(
             effects
                 .deallocates
@@ -779,14 +793,14 @@ mod tests {
     fn reset_names_its_parameter() {
         check(&[
             ("RESET search_path", "search_path"),
-            ("reset all", "?"),
+            ("reset all", "*"),
             ("RESET ROLE", "role"),
             ("RESET SESSION AUTHORIZATION", "session_authorization"),
             ("RESET TIME ZONE", "timezone"),
             ("RESET app.x;", "app.x"),
             ("RESET \"all\"", "all"),
             ("RESET u&\"x\"", "?"),
-            ("DISCARD ALL", "?"),
+            ("DISCARD ALL", "* #"),
             ("DISCARD TEMP; DISCARD PLANS", ""),
         ]);
     }
@@ -840,8 +854,8 @@ mod tests {
             ("deallocate prepare Abc;", "-abc"),
             ("DEALLOCATE \"A\"\"b\"", "-A\"b"),
             ("DEALLOCATE PREPARE", "-prepare"),
-            ("DEALLOCATE ALL", ""),
-            ("DEALLOCATE PREPARE ALL", ""),
+            ("DEALLOCATE ALL", "#"),
+            ("DEALLOCATE PREPARE ALL", "#"),
             ("DEALLOCATE \"all\"", "-all"),
             ("deallocate/**/a;deallocate--\nb", "-a -b"),
             ("DEALLOCATE u&\"x\"", ""),
