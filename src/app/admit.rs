@@ -433,22 +433,14 @@ impl Reception<'_> {
         let mut wanted = asked.clone();
         loop {
             let lease = self.lease(pool, service).await.map_err(Denied::Refused)?;
-            let refused = match take_on(lease, wanted.clone()).await? {
-                Ok(accepted) => return Ok(pool.accept(asked, accepted)),
-                Err(refused) => refused,
-            };
-            // What can be set at the start of a connection alone is not worth a connection of one's own.
-            let name = refused
-                .quoted_name()
-                .filter(|_| refused.code == SqlState::CANNOT_CHANGE_PARAMETER);
-            let Some(name) = name.filter(|name| wanted.value(name).is_some()) else {
-                return Err(Denied::Parameters(refused));
-            };
-            tracing::info!(
-                parameter = name,
-                "cannot be set after connection start: has no effect"
-            );
-            wanted.unset(&name);
+            let tried = timeout(TAKE_ON_LIMIT, take_on(lease, &wanted)).await;
+            match tried.map_err(|_| Denied::TooSlow)?? {
+                Taken::All(accepted) => return Ok(pool.accept(asked, accepted)),
+                Taken::AllBut(parameter) => {
+                    tracing::info!(parameter, "can be set at connection start only: no effect");
+                    wanted.unset(&parameter);
+                }
+            }
         }
     }
 
@@ -532,37 +524,52 @@ fn give_back(mut lease: Lease) {
     }
 }
 
+/// What Postgres takes of a client's parameters.
+enum Taken {
+    All(Accepted),
+    /// It would have taken this one when the connection began. That is not worth a connection of one's own.
+    AllBut(String),
+}
+
 /// Gives the session of a lease these parameters, and finds out what becomes of them.
-async fn take_on(
-    mut lease: Lease,
-    wanted: Parameters,
-) -> Result<Result<Accepted, ServerError>, Denied> {
-    let wanted = Arc::new(wanted);
-    let connection = lease.connection();
+async fn take_on(mut lease: Lease, wanted: &Parameters) -> Result<Taken, Denied> {
     // Whatever the end is, it is not this client's: it may try again.
     let lost = |error: EndError| Denied::Login(LoginError::Io(std::io::Error::other(error)));
-    let answer = match timeout(TAKE_ON_LIMIT, connection.take_on(&wanted)).await {
-        Ok(answer) => answer.map_err(lost)?,
-        Err(_) => return Err(Denied::TooSlow),
-    };
-    let answer = match answer {
-        Ok(answer) => answer,
-        Err(refused) => {
-            give_back(lease);
-            return Ok(Err(refused));
+    let connection = lease.connection();
+    let taken = match connection
+        .take_on(&Arc::new(wanted.clone()))
+        .await
+        .map_err(lost)?
+    {
+        Ok(answer) => {
+            let values = answer
+                .rows
+                .iter()
+                .filter_map(|(name, value)| Some((&**name, value.as_deref()?)));
+            let parameters = Arc::new(values.collect::<Parameters>());
+            connection.end.state_mut().set_parameters(&parameters);
+            Ok(Taken::All(Accepted {
+                parameters,
+                reported: answer.reported,
+            }))
         }
+        Err(refused) => match refused.quoted_name() {
+            Some(name)
+                if refused.code == SqlState::CANNOT_CHANGE_PARAMETER
+                    && wanted.value(&name).is_some()
+                    && connection
+                        .context_of(&name)
+                        .await
+                        .map_err(lost)?
+                        .is_some_and(|context| context.ends_with("backend")) =>
+            {
+                Ok(Taken::AllBut(name))
+            }
+            _ => Err(Denied::Parameters(refused)),
+        },
     };
-    let values = answer
-        .rows
-        .iter()
-        .filter_map(|(name, value)| Some((&**name, value.as_deref()?)));
-    let parameters = Arc::new(values.collect::<Parameters>());
-    connection.end.state_mut().set_parameters(&parameters);
     give_back(lease);
-    Ok(Ok(Accepted {
-        parameters,
-        reported: answer.reported,
-    }))
+    taken
 }
 
 /// Everything from AuthenticationOk to ReadyForQuery.

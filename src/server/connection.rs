@@ -14,7 +14,7 @@ use super::state::Answer;
 use crate::config::checked::Host;
 use crate::net::end::EndError;
 use crate::net::stream::{Stream, Unregistered};
-use crate::wire::parameters::{Parameters, question};
+use crate::wire::parameters::{Parameters, question, question_context};
 use crate::wire::reply::ServerError;
 use crate::wire::scan::Seen;
 use crate::wire::startup::CancelKey;
@@ -153,8 +153,22 @@ impl Connection {
     ) -> Result<Result<Answer, ServerError>, EndError> {
         let names = parameters.iter().map(|(name, _)| name);
         let change = self.end.change_to(parameters).unwrap_or_default();
-        let asked = [change, self.end.question(&question(names))].concat();
-        poll_fn(|cx| Poll::Ready(self.end.send(cx, &asked, true))).await?;
+        let question = self.end.question(&question(names));
+        self.hear_out(&[change, question].concat()).await
+    }
+
+    /// When a parameter can be set (see [`question_context`]). **Not cancel-safe.**
+    pub async fn context_of(&mut self, name: &str) -> Result<Option<Box<str>>, EndError> {
+        let question = self.end.question(&question_context(name));
+        let answer = self.hear_out(&question).await?;
+        Ok(answer.ok().and_then(|answer| {
+            let (_, context) = answer.rows.into_iter().next()?;
+            context
+        }))
+    }
+
+    async fn hear_out(&mut self, asked: &[u8]) -> Result<Result<Answer, ServerError>, EndError> {
+        poll_fn(|cx| Poll::Ready(self.end.send(cx, asked, true))).await?;
         self.drain().await?;
         let answer = self.end.state_mut().answer().unwrap_or_default();
         Ok(match self.end.state_mut().error() {
