@@ -16,24 +16,30 @@ use crate::client::directory::{Seat, Who};
 use crate::client::end::ClientEnd;
 use crate::client::greet::{GreetError, Greeted, Greeting, greet};
 use crate::client::login::{LoginError, Method, ask_password, authenticate};
-use crate::config::checked::{AuthMethod, Config, Database, Secret};
+use crate::config::checked::{AuthMethod, Config, Database, Mode, Secret};
+use crate::net::end::EndError;
 use crate::net::packet::Packets;
 use crate::net::stream::Stream;
 use crate::policy::service::Facts;
 use crate::pool::book::{ServiceId, ThreadId};
 use crate::pool::errand::Discard;
 use crate::pool::lease::{Called, Lease};
-use crate::pool::pools::{Checkout, Pool, Refused, Vouched};
+use crate::pool::pools::{Accepted, Checkout, Pool, Refused, Vouched};
 use crate::server::login::{ServerLogin, Welcome};
 use crate::session::run::{Session, Terms};
+use crate::wire::parameters::{OptionsError, Parameters};
 use crate::wire::reply::{
-    Report, Severity, SqlState, authentication, backend_key_data, parameter_status, ready_for_query,
+    Report, ServerError, Severity, SqlState, authentication, backend_key_data, parameter_status,
+    ready_for_query,
 };
 use crate::wire::scan::LARGEST_MESSAGE;
 use crate::wire::startup::Startup;
 
 /// How long a client that is refused may take to read why.
 const LAST_WORDS_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long Postgres may take to say what it thinks of a client's parameters.
+const TAKE_ON_LIMIT: Duration = Duration::from_secs(30);
 
 /// Databases that are the console's. It is not built yet; nobody may have a database of that name meanwhile.
 const CONSOLE: [&str; 2] = ["pgweir", "pgbouncer"];
@@ -50,6 +56,12 @@ pub enum Denied {
     /// It did not prove who it is.
     #[error("{0}")]
     Login(#[from] LoginError),
+    /// Its `options` cannot be read.
+    #[error("{0}")]
+    Options(OptionsError),
+    /// Postgres refuses the parameters that it asked for.
+    #[error("Postgres refuses its parameters: {0}")]
+    Parameters(ServerError),
     /// A cap on clients is reached.
     #[error("{0} is reached")]
     Full(&'static str),
@@ -79,6 +91,7 @@ impl Denied {
         match self {
             Self::Greeting(_) => "greeting",
             Self::TooSlow => "client_login",
+            Self::Options(_) | Self::Parameters(_) => "parameters",
             Self::Login(_) => "login",
             Self::Full(_) => "too_many_clients",
             Self::NoDatabase(_) => "no_database",
@@ -96,6 +109,8 @@ impl Denied {
             Self::Greeting(_) => return None,
             Self::Refused(refused) => return Some(refused.to_client()),
             Self::Login(error) => error.report()?,
+            Self::Options(error) => Report::new(SqlState::SYNTAX_ERROR, error.to_string()),
+            Self::Parameters(error) => return Some(error.to_fatal()),
             Self::TooSlow => Report::new(SqlState::PROTOCOL_VIOLATION, "client_login timeout"),
             Self::Full(limit) => {
                 // PgBouncer's words, which scripts look for, with Postgres' own code.
@@ -243,15 +258,16 @@ impl Reception<'_> {
             self.vouch(packets, &pool, service).await?;
         }
         let seats = self.seats(seat, &who, database)?;
-        let welcome = tokio::select! {
-            welcome = self.welcome(&pool, service) => welcome?,
+        let asked = Parameters::of_startup(startup).map_err(Denied::Options)?;
+        let (welcome, accepted) = tokio::select! {
+            welcomed = self.welcome_with(&pool, service, asked) => welcomed?,
             () = poll_fn(|cx| packets.stream().poll_hung_up(cx)) => return Err(gone().into()),
         };
         let listed = self.app.directory.list(*peer, who);
         if self.app.is_draining() {
             return Err(Denied::Draining);
         }
-        let hello = hello(&welcome, startup, listed.entry().key());
+        let hello = hello(&welcome, &accepted, listed.entry().key());
         self.in_time(async { packets.write(&hello).await.map_err(LoginError::Io) })
             .await?;
         self.app.metrics.logins.inc();
@@ -261,14 +277,18 @@ impl Reception<'_> {
                 id = listed.entry().id(), user = who.user, database = who.database, service = who.service, %peer, "login"
             );
         }
-        let mode = pool.settings().mode;
+        let settings = pool.settings();
+        let most = settings.max_prepared_statements as usize;
         Ok(Terms {
             pool,
             service,
             thread: self.thread,
-            mode,
+            mode: settings.mode,
             listed,
             seats,
+            startup: Arc::clone(&accepted.parameters),
+            // In session mode the server connection is the client's own, and so are the names on it.
+            prepared: (settings.mode != Mode::Session && most > 0).then_some(most),
         })
     }
 
@@ -379,7 +399,18 @@ impl Reception<'_> {
         Ok(seats.into())
     }
 
-    /// What Postgres tells whom it lets in. The first client of a pool has a server connection opened for it.
+    /// What Postgres tells whom it lets in, and what becomes of what this client asked for. The first client of a pool has a
+    /// server connection opened for it.
+    async fn welcome_with(
+        &self,
+        pool: &Arc<Pool>,
+        service: ServiceId,
+        asked: Parameters,
+    ) -> Result<(Arc<Welcome>, Arc<Accepted>), Denied> {
+        let welcome = self.welcome(pool, service).await?;
+        Ok((welcome, self.accept(pool, service, asked).await?))
+    }
+
     async fn welcome(&self, pool: &Arc<Pool>, service: ServiceId) -> Result<Arc<Welcome>, Denied> {
         if let Some(welcome) = pool.welcome() {
             return Ok(welcome);
@@ -388,6 +419,43 @@ impl Reception<'_> {
         let welcome = Arc::clone(&lease.connection().welcome);
         give_back(lease);
         Ok(welcome)
+    }
+
+    /// What becomes of what the client asked for at startup: Postgres is asked once, and whatever it does not take is told to this
+    /// client alone.
+    async fn accept(
+        &self,
+        pool: &Arc<Pool>,
+        service: ServiceId,
+        mut asked: Parameters,
+    ) -> Result<Arc<Accepted>, Denied> {
+        // Who gives none has none, and not what pgweir calls itself.
+        if asked.value("application_name").is_none() {
+            asked.set("application_name", "");
+        }
+        if let Some(accepted) = pool.accepted(&asked) {
+            return Ok(accepted);
+        }
+        let mut wanted = asked.clone();
+        loop {
+            let lease = self.lease(pool, service).await.map_err(Denied::Refused)?;
+            let refused = match take_on(lease, wanted.clone()).await? {
+                Ok(accepted) => return Ok(pool.accept(asked, accepted)),
+                Err(refused) => refused,
+            };
+            // What can be set at the start of a connection alone is not worth a connection of one's own.
+            let name = refused
+                .quoted_name()
+                .filter(|_| refused.code == SqlState::CANNOT_CHANGE_PARAMETER);
+            let Some(name) = name.filter(|name| wanted.value(name).is_some()) else {
+                return Err(Denied::Parameters(refused));
+            };
+            tracing::info!(
+                parameter = name,
+                "cannot be set after connection start: has no effect"
+            );
+            wanted.unset(&name);
+        }
     }
 
     async fn lease(&self, pool: &Arc<Pool>, service: ServiceId) -> Result<Lease, Refused> {
@@ -470,14 +538,50 @@ fn give_back(mut lease: Lease) {
     }
 }
 
+/// Gives the session of a lease these parameters, and finds out what becomes of them.
+async fn take_on(
+    mut lease: Lease,
+    wanted: Parameters,
+) -> Result<Result<Accepted, ServerError>, Denied> {
+    let wanted = Arc::new(wanted);
+    let connection = lease.connection();
+    // Whatever the end is, it is not this client's: it may try again.
+    let lost = |error: EndError| Denied::Login(LoginError::Io(std::io::Error::other(error)));
+    let answer = match timeout(TAKE_ON_LIMIT, connection.take_on(&wanted)).await {
+        Ok(answer) => answer.map_err(lost)?,
+        Err(_) => return Err(Denied::TooSlow),
+    };
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(refused) => {
+            give_back(lease);
+            return Ok(Err(refused));
+        }
+    };
+    let values = answer
+        .rows
+        .iter()
+        .filter_map(|(name, value)| Some((&**name, value.as_deref()?)));
+    let parameters = Arc::new(values.collect::<Parameters>());
+    connection.end.state_mut().set_parameters(&parameters);
+    give_back(lease);
+    Ok(Ok(Accepted {
+        parameters,
+        reported: answer.reported,
+    }))
+}
+
 /// Everything from AuthenticationOk to ReadyForQuery.
-fn hello(welcome: &Welcome, startup: &Startup, (id, secret): (u32, [u8; 4])) -> Vec<u8> {
+fn hello(welcome: &Welcome, accepted: &Accepted, (id, secret): (u32, [u8; 4])) -> Vec<u8> {
     let mut bytes = authentication::request(authentication::OK, &[]);
     for (name, value) in &welcome.parameters {
-        let value = match &**name {
-            "application_name" => startup.parameter("application_name").unwrap_or_default(),
-            _ => value,
-        };
+        let reported = accepted.reported.iter().rev();
+        let reported = reported.filter(|(known, _)| known == name);
+        let value = accepted
+            .parameters
+            .value(name)
+            .or(reported.map(|(_, value)| &**value).next())
+            .unwrap_or(value);
         bytes.extend(parameter_status(name, value));
     }
     bytes.extend(backend_key_data(id, &secret));

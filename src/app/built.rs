@@ -5,7 +5,7 @@ use crate::config::change::between;
 use crate::config::checked::{AuthMethod, Config, TlsMode};
 
 /// Settings by the beginning of their dotted names. Each goes from this list in the change that puts it in force.
-const NOT_IN_FORCE: [&str; 11] = [
+const NOT_IN_FORCE: [&str; 10] = [
     "auth.admins",
     "auth.hba_file",
     "auth.ident_file",
@@ -14,7 +14,6 @@ const NOT_IN_FORCE: [&str; 11] = [
     "auth.query",
     "auth.stats",
     "incidents.",
-    "pool.max_prepared_statements",
     "pressure.",
     "log.pooler_errors",
 ];

@@ -234,6 +234,7 @@ impl World {
             server_lifetime: timeouts.server_lifetime,
             server_login_retry: timeouts.server_login_retry,
             server_reset_query: pool.server_reset_query.clone(),
+            max_prepared_statements: pool.max_prepared_statements,
             recover_limit: RECOVER_LIMIT,
             budget: match budget.max_servers {
                 MaxServers::Auto => None,

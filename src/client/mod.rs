@@ -6,3 +6,4 @@ pub mod end;
 pub mod greet;
 pub mod login;
 pub mod patience;
+pub mod statements;

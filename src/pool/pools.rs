@@ -26,6 +26,8 @@ use crate::server::close::CancelWay;
 use crate::server::connection::Connection;
 use crate::server::dial::{DialError, Target};
 use crate::server::login::{ServerLogin, Welcome};
+use crate::server::prepared::Store;
+use crate::wire::parameters::Parameters;
 use crate::wire::reply::{Report, Severity, SqlState};
 
 /// All pools of the process.
@@ -46,6 +48,9 @@ const CANCELS_AT_ONCE: usize = 16;
 
 /// Services that are kept apart. Far more than anybody lists, and few enough to be weighed against each other.
 const MOST_SERVICES: usize = 1000;
+
+/// Sets of startup parameters that a pool remembers. Applications have one each.
+const MOST_ACCEPTED: usize = 1000;
 
 /// The account of those beyond [`MOST_SERVICES`].
 const OTHER_SERVICES: &str = "(others)";
@@ -155,6 +160,9 @@ pub struct Pool {
     welcome: RwLock<Option<Arc<Welcome>>>,
     last_failure: Mutex<Option<Failure>>,
     vouched: tokio::sync::Mutex<Option<Vouched>>,
+    statements: Store,
+    /// Parameters that clients asked for at startup, and what became of them.
+    accepted: Mutex<HashMap<Parameters, Arc<Accepted>>>,
     /// What each thread moved.
     traffic: Vec<Traffic>,
     pools: Arc<Pools>,
@@ -165,6 +173,15 @@ struct Failure {
     cause: Arc<str>,
     message: Arc<[u8]>,
     wants_proof: bool,
+}
+
+/// What became of the parameters that a client asked for at startup.
+#[derive(Debug)]
+pub struct Accepted {
+    /// As Postgres has them.
+    pub parameters: Arc<Parameters>,
+    /// What Postgres reported of them.
+    pub reported: Vec<(Box<str>, Box<str>)>,
 }
 
 /// Who vouches for a pool's user, where Postgres is asked who may log in.
@@ -193,6 +210,8 @@ pub struct PoolSettings {
     pub server_login_retry: Duration,
     /// Run between two clients in session mode; empty = nothing.
     pub server_reset_query: String,
+    /// Prepared statements that a server connection keeps; 0 = names are left to the clients.
+    pub max_prepared_statements: u32,
     /// How long it may take to bring a connection back to order.
     pub recover_limit: Duration,
     /// How long a cancel request may be on its way.
@@ -317,6 +336,8 @@ impl Pools {
             welcome: RwLock::default(),
             last_failure: Mutex::default(),
             vouched: tokio::sync::Mutex::default(),
+            statements: Store::default(),
+            accepted: Mutex::default(),
             traffic: self.threads.iter().map(|_| Traffic::default()).collect(),
             pools: Arc::clone(self),
         });
@@ -727,6 +748,27 @@ impl Pool {
     pub fn prove_with(&self, proof: ServerLogin) {
         let mut settings = self.settings.write();
         Arc::make_mut(&mut settings).target.identity.proof = proof;
+    }
+
+    /// The prepared statements of its clients.
+    pub fn statements(&self) -> &Store {
+        &self.statements
+    }
+
+    /// What became of parameters that some client has asked for at startup.
+    pub fn accepted(&self, asked: &Parameters) -> Option<Arc<Accepted>> {
+        self.accepted.lock().get(asked).cloned()
+    }
+
+    /// Remembers what became of them.
+    pub fn accept(&self, asked: Parameters, accepted: Accepted) -> Arc<Accepted> {
+        let accepted = Arc::new(accepted);
+        let mut known = self.accepted.lock();
+        if known.len() >= MOST_ACCEPTED {
+            known.clear();
+        }
+        known.insert(asked, Arc::clone(&accepted));
+        accepted
     }
 
     /// What Postgres told at the last login.

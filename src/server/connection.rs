@@ -1,5 +1,6 @@
 //! A server connection that is logged in.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
@@ -9,9 +10,13 @@ use tokio::task::JoinHandle;
 use super::close::{CancelError, CancelWay, cancel};
 use super::end::ServerEnd;
 use super::login::Welcome;
+use super::state::Answer;
 use crate::config::checked::Host;
 use crate::net::end::EndError;
 use crate::net::stream::{Stream, Unregistered};
+use crate::wire::parameters::{Parameters, question};
+use crate::wire::reply::ServerError;
+use crate::wire::scan::Seen;
 use crate::wire::startup::CancelKey;
 
 /// A server connection that is logged in.
@@ -44,7 +49,7 @@ pub struct Stray;
 /// A connection whose socket left one thread's reactor and is not yet with another's.
 #[derive(Debug)]
 pub struct Moving {
-    socket: Unregistered,
+    end: ServerEnd<Unregistered>,
     key: CancelKey,
     welcome: Arc<Welcome>,
     host: Arc<Host>,
@@ -97,10 +102,6 @@ impl Connection {
 
     /// Takes a settled connection out of the reactor it is registered with.
     pub fn unregister(self) -> std::io::Result<Moving> {
-        debug_assert!(
-            self.end.settled().is_some(),
-            "only settled connections move"
-        );
         let Self {
             end,
             key,
@@ -108,9 +109,8 @@ impl Connection {
             host,
             canceling: _,
         } = self;
-        let (stream, _nothing) = end.into_parts();
         Ok(Moving {
-            socket: stream.unregister()?,
+            end: end.map_stream(Stream::unregister)?,
             key,
             welcome,
             host,
@@ -125,23 +125,47 @@ impl Connection {
             return true;
         }
         let mut cx = Context::from_waker(Waker::noop());
-        let mut scratch = [0; 4096];
+        let (mut scratch, mut out) = ([0; 4096], Vec::new());
         let mut benign = true;
         loop {
             // NoticeResponse, ParameterStatus and NotificationResponse may come at any time (manual, "Asynchronous Operations").
-            match self.end.poll_replies(&mut cx, &mut scratch, |seen| {
-                benign &= matches!(seen.tag, b'N' | b'S' | b'A');
-            }) {
+            match self
+                .end
+                .poll_replies(&mut cx, &mut scratch, &mut out, |seen| {
+                    benign &= matches!(seen.tag, b'N' | b'S' | b'A');
+                    None
+                }) {
                 Poll::Ready(Ok(_)) if benign => {}
                 Poll::Ready(_) => return false,
-                Poll::Pending => return self.end.settled().is_some(),
+                Poll::Pending => break,
             }
         }
+        // What changed on its own is no client's doing.
+        drop(self.end.touched());
+        self.end.settled().is_some()
+    }
+
+    /// Gives the session these parameters and asks what has become of them. The answer, or the error with which Postgres refused.
+    /// **Not cancel-safe.**
+    pub async fn take_on(
+        &mut self,
+        parameters: &Arc<Parameters>,
+    ) -> Result<Result<Answer, ServerError>, EndError> {
+        let names = parameters.iter().map(|(name, _)| name);
+        let change = self.end.change_to(parameters).unwrap_or_default();
+        let asked = [change, self.end.question(&question(names))].concat();
+        poll_fn(|cx| Poll::Ready(self.end.send(cx, &asked, true))).await?;
+        self.drain().await?;
+        let answer = self.end.state_mut().answer().unwrap_or_default();
+        Ok(match self.end.state_mut().error() {
+            Some(error) => Err(ServerError::parse(&error)),
+            None => Ok(*answer),
+        })
     }
 
     /// Sends a message of pgweir's own. **Not cancel-safe.**
     pub async fn say(&mut self, message: &[u8]) -> Result<(), EndError> {
-        std::future::poll_fn(|cx| {
+        poll_fn(|cx| {
             self.end.exchange_mut().client_sent(message[0]);
             Poll::Ready(self.end.send(cx, message, true))
         })
@@ -157,17 +181,21 @@ impl Connection {
 
     /// Reads until everything is answered, inside a transaction or not.
     pub async fn drain(&mut self) -> Result<Option<Box<[u8]>>, EndError> {
-        let (mut scratch, mut error) = (vec![0; 16 * 1024], None);
+        let (mut scratch, mut out, mut error) = (vec![0; 16 * 1024], Vec::new(), None);
         while !self.end.exchange().is_answered() {
-            std::future::poll_fn(|cx| {
+            poll_fn(|cx| {
                 if let Poll::Ready(Err(failed)) = self.end.poll_flush(cx) {
                     return Poll::Ready(Err(failed));
                 }
-                self.end.poll_replies(cx, &mut scratch, |seen| {
+                let see = |seen: Seen<'_>| {
                     if seen.tag == b'E' {
                         error = Some(seen.body.into());
                     }
-                })
+                    None
+                };
+                self.end
+                    .poll_replies(cx, &mut scratch, &mut out, see)
+                    .map_ok(|_| ())
             })
             .await?;
         }
@@ -179,11 +207,17 @@ impl Moving {
     /// Registers the socket with the reactor of the thread that calls.
     pub fn register(self) -> std::io::Result<Connection> {
         let Self {
-            socket,
+            end,
             key,
             welcome,
             host,
         } = self;
-        Ok(Connection::new(socket.register()?, key, welcome, host))
+        Ok(Connection {
+            end: end.map_stream(Unregistered::register)?,
+            key,
+            welcome,
+            host,
+            canceling: None,
+        })
     }
 }

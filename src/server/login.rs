@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::state::parameter;
 use crate::config::checked::Secret;
 use crate::net::packet::{Packet, Packets};
 use crate::wire::md5::Md5Secret;
@@ -301,10 +302,4 @@ fn first_column(mut row: Bytes) -> Option<String> {
     let _columns = row.try_get_u16().ok()?;
     let length = usize::try_from(row.try_get_i32().ok()?).ok()?;
     String::from_utf8(row.get(..length)?.to_vec()).ok()
-}
-
-/// Name and value of a ParameterStatus.
-pub fn parameter(body: &[u8]) -> Option<(Box<str>, Box<str>)> {
-    let mut texts = body.split(|byte| *byte == 0).map(String::from_utf8_lossy);
-    Some((texts.next()?.into(), texts.next()?.into()))
 }

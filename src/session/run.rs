@@ -7,10 +7,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use super::adopt::{Found, Ground};
 use super::relay::{Relay, RelayError};
+use super::translate::Tracking;
 use crate::client::directory::{Ask, Entry, Listed, Seat};
 use crate::client::end::{ClientEnd, Look};
 use crate::client::patience::{Activity, Due, Overdue};
+use crate::client::statements::TooMany;
 use crate::config::checked::Mode;
 use crate::net::end::EndError;
 use crate::net::stream::Stream;
@@ -18,10 +21,12 @@ use crate::pool::book::{ServiceId, ThreadId};
 use crate::pool::errand::Discard;
 use crate::pool::lease::{Called, Lease, Ticket};
 use crate::pool::pools::{Checkout, Pool, Refused};
-use crate::server::end::Settled;
+use crate::server::end::{ServerEnd, Settled};
+use crate::server::state::Touched;
 use crate::wire::WireError;
 use crate::wire::exchange::Exchange;
-use crate::wire::reply::{Report, Severity, SqlState, ready_for_query};
+use crate::wire::parameters::Parameters;
+use crate::wire::reply::{Report, ServerError, Severity, SqlState, ready_for_query};
 
 /// Bytes that one read moves at most. The kernel's own socket buffers are of this order.
 const SCRATCH: usize = 64 * 1024;
@@ -59,6 +64,12 @@ pub enum End {
     /// A transaction block in statement mode.
     #[error("transaction block in statement mode")]
     TransactionBlock,
+    /// More prepared statements than a client may have.
+    #[error("{0}")]
+    TooManyStatements(TooMany),
+    /// Postgres does not give a session the parameters that this client's sessions have.
+    #[error("Postgres refuses the session's parameters: {0}")]
+    Parameters(ServerError),
     /// pgweir is shutting down.
     #[error("pgweir is shutting down")]
     Drained,
@@ -86,6 +97,8 @@ impl End {
             Self::Refused(Refused::Login { .. }) => "server_login",
             Self::Refused(Refused::PoolRemoved) => "pool_removed",
             Self::TransactionBlock => "transaction_block",
+            Self::TooManyStatements(_) => "too_many_statements",
+            Self::Parameters(_) => "parameters",
             Self::Drained => "drained",
             Self::Killed => "killed",
             Self::Overdue(Overdue::ClientIdle) => "client_idle",
@@ -115,6 +128,11 @@ impl End {
                 "transaction blocks not allowed in statement pooling mode",
             )
             .hint("Set mode = \"transaction\" for this database or user."),
+            Self::TooManyStatements(error) => {
+                Report::new(SqlState::CONFIGURATION_LIMIT_EXCEEDED, error.to_string())
+            }
+            Self::Parameters(error) => Report::new(error.code, error.message.clone())
+                .detail("The session's parameters could not be set on another server connection."),
             Self::Drained => Report::new(
                 SqlState::ADMIN_SHUTDOWN,
                 "terminating connection: pgweir is shutting down",
@@ -170,6 +188,8 @@ impl From<RelayError> for End {
             RelayError::Violation(error) => Self::Violation(error),
             RelayError::ServerLost(error) => Self::ServerLost(error),
             RelayError::TransactionBlock => Self::TransactionBlock,
+            RelayError::TooManyStatements(error) => Self::TooManyStatements(error),
+            RelayError::Parameters(error) => Self::Parameters(error),
         }
     }
 }
@@ -189,6 +209,10 @@ pub struct Terms {
     pub listed: Listed,
     /// Its seats under the caps on clients.
     pub seats: Box<[Seat]>,
+    /// What the client asked for at startup.
+    pub startup: Arc<Parameters>,
+    /// How many prepared statements a server connection keeps; `None`: names are left to the client.
+    pub prepared: Option<usize>,
 }
 
 /// A logged-in client. Resolves to why it ended; by then the client was told.
@@ -197,6 +221,10 @@ pub struct Session {
     client: ClientEnd<Stream>,
     phase: Phase,
     terms: Terms,
+    /// What its server sessions are to be like, beyond what they begin with.
+    parameters: Arc<Parameters>,
+    /// What it did to the session that is being asked what it is like.
+    asked: Option<Box<Touched>>,
 }
 
 #[derive(Debug)]
@@ -224,7 +252,9 @@ impl Session {
         Self {
             client,
             phase,
+            parameters: Arc::clone(&terms.startup),
             terms,
+            asked: None,
         }
     }
 
@@ -261,9 +291,9 @@ impl Session {
         if self.entry().asked(Ask::Drain) {
             return Poll::Ready(Err(End::Drained));
         }
-        let (filled, look) =
+        let (input, look) =
             ready!(self.client.poll_request(cx, &mut scratch[..REQUEST])).map_err(End::client)?;
-        Poll::Ready(self.heard(cx, look, &scratch[..filled]))
+        Poll::Ready(self.heard(cx, look, &input))
     }
 
     fn catch_up(&mut self, cx: &mut Context<'_>) -> Result<Phase, End> {
@@ -307,16 +337,12 @@ impl Session {
         }
     }
 
-    /// Sends on what was said before the lease.
+    /// Sends on what was said before the lease, behind what makes the server's session one of this client's.
     fn begin(&mut self, cx: &mut Context<'_>, mut lease: Lease, said: &[u8]) -> Result<Phase, End> {
         self.terms.listed.does(Activity::Active);
-        let sent = Relay {
-            client: &mut self.client,
-            server: &mut lease.connection().end,
-            traffic: self.terms.pool.traffic(self.terms.thread),
-            blocks: true,
-        }
-        .client_said(cx, said);
+        let front = lease.connection().end.change_to(&self.parameters);
+        let sent = relaying(&mut self.client, &mut lease, &self.terms, &self.parameters)
+            .client_said(cx, said, front.as_deref().unwrap_or_default());
         // On an error the lease is dropped here, and what was sent is brought back to order.
         sent?;
         // A Flush alone is never answered: there is nothing to wait for.
@@ -324,7 +350,7 @@ impl Session {
             return Ok(Phase::Leased(lease));
         };
         self.phase = Phase::Leased(lease);
-        self.boundary(proof)
+        self.boundary(cx, proof)
     }
 
     fn wait(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<Result<Phase, End>> {
@@ -348,42 +374,96 @@ impl Session {
             unreachable!("called in this phase only")
         };
         let traffic = self.terms.pool.traffic(self.terms.thread);
-        let server = &mut lease.connection().end;
-        let blocks = self.terms.mode != Mode::Statement;
         let answered = traffic.queries.read();
-        let relayed = Relay {
-            client: &mut self.client,
-            server,
-            traffic,
-            blocks,
-        }
-        .poll(cx, scratch);
+        let relayed =
+            relaying(&mut self.client, lease, &self.terms, &self.parameters).poll(cx, scratch);
         let Poll::Ready(proof) = relayed else {
             // This thread's counter: nobody else has written to it since.
             let goes_on = traffic.queries.read() != answered;
-            note(&self.terms.listed, server.exchange(), goes_on);
+            let exchange = lease.connection().end.exchange();
+            note(&self.terms.listed, exchange, goes_on);
             return Poll::Pending;
         };
         let proof = proof?;
-        traffic.transactions.add(1);
-        Poll::Ready(self.boundary(proof))
+        if self.asked.is_none() {
+            traffic.transactions.add(1);
+        }
+        Poll::Ready(self.boundary(cx, proof))
     }
 
     /// A transaction has ended.
-    fn boundary(&mut self, proof: Settled) -> Result<Phase, End> {
+    fn boundary(&mut self, cx: &mut Context<'_>, proof: Settled) -> Result<Phase, End> {
+        let Phase::Leased(mut lease) = mem::replace(&mut self.phase, Phase::Idle) else {
+            return Ok(Phase::Idle);
+        };
+        let shared = self.terms.mode != Mode::Session;
+        if shared && self.learn(cx, &mut lease) {
+            return Ok(Phase::Leased(lease));
+        }
         self.terms.listed.does(Activity::Idle);
-        let drain = self.terms.mode == Mode::Session && self.entry().asked(Ask::Drain);
+        if shared && !lease.connection().end.state().is_pinned() {
+            lease.release(proof);
+            return Ok(Phase::Idle);
+        }
+        let drain = self.entry().asked(Ask::Drain);
+        self.phase = Phase::Leased(lease);
         // If the client is too slow for its reply, it is asked again later.
         if drain && self.client.is_flushed() {
             return Err(End::Drained);
         }
-        Ok(match mem::replace(&mut self.phase, Phase::Idle) {
-            Phase::Leased(lease) if self.terms.mode != Mode::Session => {
-                lease.release(proof);
-                Phase::Idle
+        Ok(mem::replace(&mut self.phase, Phase::Idle))
+    }
+
+    /// Finds out what the client did to its session, if anything, so that it follows the client. `true`: Postgres is being asked.
+    fn learn(&mut self, cx: &mut Context<'_>, lease: &mut Lease) -> bool {
+        let connection = lease.connection();
+        let (end, base) = (&mut connection.end, &connection.welcome.parameters);
+        let answer = end.state_mut().answer();
+        if !end.state().is_touched() && answer.is_none() {
+            return false;
+        }
+        let given = Arc::clone(end.state().parameters());
+        let mut ground = Ground {
+            base,
+            startup: &self.terms.startup,
+            given: &given,
+        };
+        let answered;
+        if let (Some(answer), Some(touched)) = (&answer, self.asked.take()) {
+            answered = ground.answered(&touched, answer);
+            self.parameters = self.settle_on(end, answered.clone());
+            ground.given = &answered;
+        }
+        let Some(touched) = end.touched() else {
+            return false;
+        };
+        match ground.after(&touched) {
+            Found::Known(parameters) => {
+                self.parameters = self.settle_on(end, parameters);
+                false
             }
-            phase => phase,
-        })
+            Found::Ask(sql) => {
+                let question = end.question(&sql);
+                self.asked = Some(touched);
+                // If the connection is gone, reading from it will say why.
+                let _ = end.send(cx, &question, true);
+                true
+            }
+        }
+    }
+
+    /// Notes what the server's session is like, and gives what the client's are to be like.
+    fn settle_on(&self, end: &mut ServerEnd<Stream>, found: Parameters) -> Arc<Parameters> {
+        let mut wanted = found.clone();
+        wanted.fill_from(&self.terms.startup);
+        let wanted = Arc::new(wanted);
+        let found = if *wanted == found {
+            Arc::clone(&wanted)
+        } else {
+            Arc::new(found)
+        };
+        end.state_mut().set_parameters(&found);
+        wanted
     }
 
     /// Does what was asked from outside, as far as it is for now and not for the next transaction boundary.
@@ -449,11 +529,15 @@ impl Session {
         if let Phase::Leased(mut lease) = mem::replace(&mut self.phase, Phase::Idle) {
             let server = &lease.connection().end;
             // Postgres' own last words are better than ours, and in the middle of a message there is no place for any.
-            let told = server.said_error_last() && matches!(end, End::ServerLost(_));
+            let told = server.said_why() && matches!(end, End::ServerLost(_));
             speak = !told && !server.is_half_read();
             match (server.settled(), &end) {
                 (_, End::ServerLost(_)) => lease.discard(Discard::Died),
-                (Some(proof), _) if self.terms.mode == Mode::Session => lease.reset(proof),
+                (Some(proof), _)
+                    if self.terms.mode == Mode::Session || server.state().is_touched() =>
+                {
+                    lease.reset(proof);
+                }
                 (Some(proof), _) => lease.release(proof),
                 (None, _) => drop(lease),
             }
@@ -492,6 +576,27 @@ fn note(listed: &Listed, exchange: &Exchange, goes_on: bool) {
     }
 }
 
+/// Both ends of a lease.
+fn relaying<'a>(
+    client: &'a mut ClientEnd<Stream>,
+    lease: &'a mut Lease,
+    terms: &'a Terms,
+    parameters: &'a Parameters,
+) -> Relay<'a, Stream, Stream> {
+    let tracking = terms.prepared.map(|most| Tracking {
+        store: terms.pool.statements(),
+        most,
+        parameters,
+    });
+    Relay {
+        client,
+        server: &mut lease.connection().end,
+        traffic: terms.pool.traffic(terms.thread),
+        blocks: terms.mode != Mode::Statement,
+        tracking,
+    }
+}
+
 /// Reads what a waiting client adds to its request, as long as there is room, and notices when it goes.
 fn overhear(
     client: &mut ClientEnd<Stream>,
@@ -500,8 +605,8 @@ fn overhear(
     scratch: &mut [u8],
 ) -> Result<(), EndError> {
     while said.len() < REQUEST {
-        match client.poll_bytes(cx, &mut scratch[..REQUEST - said.len()]) {
-            Poll::Ready(filled) => *said = [said, &scratch[..filled?]].concat().into(),
+        match client.poll_input(cx, &mut scratch[..REQUEST - said.len()]) {
+            Poll::Ready(input) => *said = [said, &*input?].concat().into(),
             Poll::Pending => break,
         }
     }

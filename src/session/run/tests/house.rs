@@ -160,6 +160,7 @@ impl House {
             server_lifetime: None,
             server_login_retry: Duration::from_millis(10),
             server_reset_query: "DISCARD ALL".into(),
+            max_prepared_statements: 100,
             recover_limit: PATIENCE,
             cancel_limit: PATIENCE,
             budget: Some(100),
@@ -326,6 +327,8 @@ impl Thread {
             mode: self.pool.settings().mode,
             listed,
             seats: Box::default(),
+            startup: Arc::default(),
+            prepared: Some(100),
         };
         let mut session = Session::new(ClientEnd::new(Stream::Unix(near), LIMIT), terms, &[]);
         let attending = Arc::clone(&entry);
