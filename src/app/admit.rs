@@ -259,8 +259,13 @@ impl Reception<'_> {
         }
         let seats = self.seats(seat, &who, database)?;
         let asked = Parameters::of_startup(startup).map_err(Denied::Options)?;
+        let welcome = async {
+            let welcome = self.welcome(&pool, service).await?;
+            let accepted = self.accept(&pool, service, asked).await?;
+            Ok::<_, Denied>((welcome, accepted))
+        };
         let (welcome, accepted) = tokio::select! {
-            welcomed = self.welcome_with(&pool, service, asked) => welcomed?,
+            welcome = welcome => welcome?,
             () = poll_fn(|cx| packets.stream().poll_hung_up(cx)) => return Err(gone().into()),
         };
         let listed = self.app.directory.list(*peer, who);
@@ -399,18 +404,7 @@ impl Reception<'_> {
         Ok(seats.into())
     }
 
-    /// What Postgres tells whom it lets in, and what becomes of what this client asked for. The first client of a pool has a
-    /// server connection opened for it.
-    async fn welcome_with(
-        &self,
-        pool: &Arc<Pool>,
-        service: ServiceId,
-        asked: Parameters,
-    ) -> Result<(Arc<Welcome>, Arc<Accepted>), Denied> {
-        let welcome = self.welcome(pool, service).await?;
-        Ok((welcome, self.accept(pool, service, asked).await?))
-    }
-
+    /// What Postgres tells whom it lets in. The first client of a pool has a server connection opened for it.
     async fn welcome(&self, pool: &Arc<Pool>, service: ServiceId) -> Result<Arc<Welcome>, Denied> {
         if let Some(welcome) = pool.welcome() {
             return Ok(welcome);

@@ -373,26 +373,48 @@ impl Session {
         let Phase::Leased(lease) = &mut self.phase else {
             unreachable!("called in this phase only")
         };
-        let traffic = self.terms.pool.traffic(self.terms.thread);
+        let mut relay = relaying(&mut self.client, lease, &self.terms, &self.parameters);
+        let traffic = relay.traffic;
         let answered = traffic.queries.read();
-        let relayed =
-            relaying(&mut self.client, lease, &self.terms, &self.parameters).poll(cx, scratch);
-        let Poll::Ready(proof) = relayed else {
+        let Poll::Ready(proof) = relay.poll(cx, scratch) else {
             // This thread's counter: nobody else has written to it since.
             let goes_on = traffic.queries.read() != answered;
-            let exchange = lease.connection().end.exchange();
-            note(&self.terms.listed, exchange, goes_on);
+            note(&self.terms.listed, relay.server.exchange(), goes_on);
             return Poll::Pending;
         };
-        let proof = proof?;
+        let proof = match proof {
+            Ok(proof) => proof,
+            Err(error) => return Poll::Ready(self.lost(cx, error)),
+        };
         if self.asked.is_none() {
             traffic.transactions.add(1);
         }
         Poll::Ready(self.boundary(cx, proof))
     }
 
+    /// What a lease ended with that did not settle. A session that has lost no more than a request that failed goes on.
+    fn lost(&mut self, cx: &mut Context<'_>, error: RelayError) -> Result<Phase, End> {
+        let Phase::Leased(lease) = &mut self.phase else {
+            return Err(error.into());
+        };
+        let shared = self.terms.mode != Mode::Session;
+        let ended = matches!(error, RelayError::ServerLost(_));
+        if !shared
+            || !ended
+            || !relaying(&mut self.client, lease, &self.terms, &self.parameters).outlive(cx)
+        {
+            return Err(error.into());
+        }
+        self.terms.listed.does(Activity::Idle);
+        if let Phase::Leased(lease) = mem::replace(&mut self.phase, Phase::Idle) {
+            lease.discard(Discard::Died);
+        }
+        Ok(Phase::Idle)
+    }
+
     /// A transaction has ended.
     fn boundary(&mut self, cx: &mut Context<'_>, proof: Settled) -> Result<Phase, End> {
+        self.terms.listed.does(Activity::Idle);
         let Phase::Leased(mut lease) = mem::replace(&mut self.phase, Phase::Idle) else {
             return Ok(Phase::Idle);
         };
@@ -400,7 +422,6 @@ impl Session {
         if shared && self.learn(cx, &mut lease) {
             return Ok(Phase::Leased(lease));
         }
-        self.terms.listed.does(Activity::Idle);
         if shared && !lease.connection().end.state().is_pinned() {
             lease.release(proof);
             return Ok(Phase::Idle);
@@ -559,23 +580,6 @@ impl Future for Session {
     }
 }
 
-/// Notes what a session with a server connection does. `goes_on`: a query of several was answered.
-fn note(listed: &Listed, exchange: &Exchange, goes_on: bool) {
-    let activity = if exchange.is_settled() {
-        Activity::Idle
-    } else if exchange.is_in_transaction() {
-        Activity::InTransaction
-    } else {
-        Activity::Active
-    };
-    let same = listed.entry().doing().activity == activity;
-    match (same, goes_on) {
-        (true, true) => listed.does_again(),
-        (true, false) => {}
-        (false, _) => listed.does(activity),
-    }
-}
-
 /// Both ends of a lease.
 fn relaying<'a>(
     client: &'a mut ClientEnd<Stream>,
@@ -594,6 +598,23 @@ fn relaying<'a>(
         traffic: terms.pool.traffic(terms.thread),
         blocks: terms.mode != Mode::Statement,
         tracking,
+    }
+}
+
+/// Notes what a session with a server connection does. `goes_on`: a query of several was answered.
+fn note(listed: &Listed, exchange: &Exchange, goes_on: bool) {
+    let activity = if exchange.is_settled() {
+        Activity::Idle
+    } else if exchange.is_in_transaction() {
+        Activity::InTransaction
+    } else {
+        Activity::Active
+    };
+    let same = listed.entry().doing().activity == activity;
+    match (same, goes_on) {
+        (true, true) => listed.does_again(),
+        (true, false) => {}
+        (false, _) => listed.does(activity),
     }
 }
 
