@@ -10,8 +10,8 @@ use tokio::task::JoinHandle;
 use super::close::{CancelError, CancelWay, cancel};
 use super::end::ServerEnd;
 use super::login::Welcome;
+use super::reach::Place;
 use super::state::Answer;
-use crate::config::checked::Host;
 use crate::net::end::EndError;
 use crate::net::stream::{Stream, Unregistered};
 use crate::wire::parameters::{Parameters, question, question_context};
@@ -29,7 +29,7 @@ pub struct Connection {
     /// What Postgres told at login.
     pub welcome: Arc<Welcome>,
     /// Where it leads.
-    pub host: Arc<Host>,
+    pub place: Place,
     /// The cancel request that was last sent for it, if its effect is not known to be over.
     canceling: Option<Canceling>,
 }
@@ -52,17 +52,17 @@ pub struct Moving {
     end: ServerEnd<Unregistered>,
     key: CancelKey,
     welcome: Arc<Welcome>,
-    host: Arc<Host>,
+    place: Place,
 }
 
 impl Connection {
     /// A connection that has just been logged in.
-    pub fn new(stream: Stream, key: CancelKey, welcome: Arc<Welcome>, host: Arc<Host>) -> Self {
+    pub fn new(stream: Stream, key: CancelKey, welcome: Arc<Welcome>, place: Place) -> Self {
         Self {
             end: ServerEnd::new(stream),
             key,
             welcome,
-            host,
+            place,
             canceling: None,
         }
     }
@@ -74,10 +74,10 @@ impl Connection {
             return;
         }
         let stray = before.map_or_else(Arc::default, |before| Arc::clone(&before.stray));
-        let (host, key) = (Arc::clone(&self.host), self.key.clone());
+        let (place, key) = (self.place.clone(), self.key.clone());
         let told = Arc::clone(&stray);
         let task = tokio::task::spawn_local(async move {
-            if let Err(error) = cancel(&host, &key, &way).await {
+            if let Err(error) = cancel(&place, &key, &way).await {
                 tracing::info!(pid = key.pid, %error, "cancel request failed");
                 told.fetch_or(matches!(error, CancelError::Stray(_)), Ordering::AcqRel);
             }
@@ -106,14 +106,14 @@ impl Connection {
             end,
             key,
             welcome,
-            host,
+            place,
             canceling: _,
         } = self;
         Ok(Moving {
             end: end.map_stream(Stream::unregister)?,
             key,
             welcome,
-            host,
+            place,
         })
     }
 
@@ -224,13 +224,13 @@ impl Moving {
             end,
             key,
             welcome,
-            host,
+            place,
         } = self;
         Ok(Connection {
             end: end.map_stream(Unregistered::register)?,
             key,
             welcome,
-            host,
+            place,
             canceling: None,
         })
     }

@@ -7,9 +7,9 @@ use tokio::time::timeout;
 
 use super::connection::Connection;
 use super::login::{Identity, LoginError, ask, login};
+use super::reach::{Unreachable, reach};
 use crate::config::checked::{Host, Tcp};
 use crate::net::packet::Packets;
-use crate::net::stream::Stream;
 use crate::wire::reply::{Report, Severity, SqlState};
 
 /// Where to connect, as whom, and for how long to try.
@@ -126,7 +126,12 @@ async fn connect_and_log_in(
     target: &Target,
     ask_limit: bool,
 ) -> Result<(Connection, Option<u32>), DialError> {
-    let (stream, host) = connect(target).await?;
+    let reached = reach(&target.hosts, &target.tcp, target.limit).await;
+    let (stream, place) =
+        reached.map_err(|Unreachable { host, cause }| DialError::Unreachable {
+            host: name(&host),
+            cause,
+        })?;
     let mut packets = Packets::new(stream);
     let (welcome, key) = match login(&mut packets, &target.identity).await {
         Ok(welcomed) => welcomed,
@@ -149,23 +154,10 @@ async fn connect_and_log_in(
         limit = answer.and_then(|text| text.parse().ok());
     }
     let (stream, _nothing) = packets.into_parts();
-    Ok((Connection::new(stream, key, Arc::new(welcome), host), limit))
-}
-
-async fn connect(target: &Target) -> Result<(Stream, Arc<Host>), DialError> {
-    let mut failed = None;
-    for host in &target.hosts {
-        match Stream::connect(host, &target.tcp).await {
-            Ok(stream) => return Ok((stream, Arc::clone(host))),
-            Err(cause) => {
-                failed = Some(DialError::Unreachable {
-                    host: name(host),
-                    cause,
-                });
-            }
-        }
-    }
-    Err(failed.expect("a checked configuration names at least one host"))
+    Ok((
+        Connection::new(stream, key, Arc::new(welcome), place),
+        limit,
+    ))
 }
 
 /// A host as people write it.

@@ -124,6 +124,16 @@ where
         Poll::Pending
     }
 
+    /// The server connection has ended. Whether the client's session can go on: it has heard what became of its request.
+    pub fn outlive(&mut self, cx: &mut Context<'_>) -> bool {
+        let heard = with_out(|out| {
+            let answer = self.server.last_answer(out)?;
+            self.client.send(cx, answer).ok()
+        });
+        self.take_back();
+        heard.is_some()
+    }
+
     /// Sends on what the client said, behind `front`, which was noted already.
     pub fn client_said(
         &mut self,

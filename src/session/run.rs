@@ -425,11 +425,34 @@ impl Session {
             note(&self.terms.listed, relay.server.exchange(), goes_on);
             return Poll::Pending;
         };
-        let proof = proof?;
+        let proof = match proof {
+            Ok(proof) => proof,
+            Err(error) => return Poll::Ready(self.lost(cx, error)),
+        };
         if self.asked.is_none() {
             traffic.transactions.add(1);
         }
         Poll::Ready(self.boundary(cx, proof))
+    }
+
+    /// What a lease ended with that did not settle. A session that has lost no more than a request that failed goes on.
+    fn lost(&mut self, cx: &mut Context<'_>, error: RelayError) -> Result<Phase, End> {
+        let Phase::Leased(lease) = &mut self.phase else {
+            return Err(error.into());
+        };
+        let shared = self.terms.mode != Mode::Session;
+        let ended = matches!(error, RelayError::ServerLost(_));
+        if !shared
+            || !ended
+            || !relaying(&mut self.client, lease, &self.terms, &self.parameters).outlive(cx)
+        {
+            return Err(error.into());
+        }
+        self.terms.listed.does(Activity::Idle);
+        if let Phase::Leased(lease) = mem::replace(&mut self.phase, Phase::Idle) {
+            lease.discard(Discard::Died);
+        }
+        Ok(Phase::Idle)
     }
 
     /// A transaction has ended.
