@@ -5,13 +5,12 @@ use crate::config::change::between;
 use crate::config::checked::{AuthMethod, Config, TlsMode};
 
 /// Settings by the beginning of their dotted names. Each goes from this list in the change that puts it in force.
-const NOT_IN_FORCE: [&str; 17] = [
+const NOT_IN_FORCE: [&str; 16] = [
     "auth.admins",
     "auth.hba_file",
     "auth.ident_file",
     "budget.check_every",
     "alerts.",
-    "auth.query",
     "auth.stats",
     "incidents.",
     "pool.max_prepared_statements",
@@ -25,13 +24,12 @@ const NOT_IN_FORCE: [&str; 17] = [
     "log.pooler_errors",
 ];
 
-/// The same within `[services.NAME]` and `[databases.NAME]`, by the end of their names.
-const NOT_IN_FORCE_BY_NAME: [&str; 6] = [
+/// The same within `[services.NAME]`, by the end of their names.
+const NOT_IN_FORCE_BY_NAME: [&str; 5] = [
     ".alert_servers",
     ".alert_clients",
     ".client_idle",
     ".idle_transaction",
-    ".auth_query",
     ".match.certificate",
 ];
 
@@ -45,7 +43,7 @@ pub fn without_effect(config: &Config) -> Vec<String> {
 
 fn is_in_force(name: &str) -> bool {
     let begins = |prefix: &&str| name.starts_with(prefix) && name != "timeouts.query_wait";
-    let of_a_name = name.starts_with("services.") || name.starts_with("databases.");
+    let of_a_name = name.starts_with("services.");
     let ends = |suffix: &&str| name.ends_with(suffix);
     let late =
         of_a_name && (NOT_IN_FORCE_BY_NAME.iter().any(ends) || name.contains(".deployments."));
@@ -66,13 +64,7 @@ fn defaults(config: &Config) -> Config {
         plain.deployments = defaults.services.deployments.clone();
         defaults.services.listed.push(plain);
     }
-    for (name, database) in &config.databases {
-        let plain = crate::config::checked::Database {
-            auth_query: None,
-            ..database.clone()
-        };
-        defaults.databases.insert(name.clone(), plain);
-    }
+    defaults.databases.clone_from(&config.databases);
     defaults
 }
 
