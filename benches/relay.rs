@@ -48,7 +48,7 @@ async fn relay<S: Pipe>(client: S, server: S) {
     loop {
         let request = poll_fn(|cx| {
             ready!(client.poll_flush(cx))?;
-            let (filled, look) = ready!(client.poll_request(cx, &mut scratch))?;
+            let (input, look) = ready!(client.poll_request(cx, &mut scratch))?;
             let Look::Request(at) = look else {
                 return Poll::Ready(Ok(false));
             };
@@ -57,8 +57,9 @@ async fn relay<S: Pipe>(client: S, server: S) {
                 server: &mut server,
                 traffic: &traffic,
                 blocks: true,
+                tracking: None,
             };
-            let said = relay.client_said(cx, &scratch[at..filled]);
+            let said = relay.client_said(cx, &input[at..], &[]);
             Poll::Ready(
                 said.map(|()| true)
                     .map_err(|_| pgweir::net::end::EndError::Closed),
@@ -70,6 +71,7 @@ async fn relay<S: Pipe>(client: S, server: S) {
             server: &mut server,
             traffic: &traffic,
             blocks: true,
+            tracking: None,
         };
         let Ok(_proof) = poll_fn(|cx| relay.poll(cx, &mut scratch)).await else {
             return;

@@ -6,7 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use support::{Batch, Fault, Pooler, Postgres, Proxy, Raw, ServerError, Side, Watch, eventually};
+use support::raw::{cancel_request, startup_packet};
+use support::{
+    Batch, Fault, Pooler, Postgres, Proxy, Raw, ServerError, Side, Watch, eventually, until,
+};
 
 with_one_and_two_threads!(
     a_cut_reply_reaches_nobody_else,
@@ -16,6 +19,9 @@ with_one_and_two_threads!(
     a_postgres_that_says_nothing_is_given_up,
     a_thousand_abrupt_disconnects_stay_within_the_budget,
     a_slow_network_changes_no_answer,
+    a_restart_fails_no_waiter_and_is_no_rush,
+    a_first_client_waits_for_a_postgres_that_is_down,
+    a_full_postgres_is_waited_for,
 );
 
 fn config(threads: usize, rest: &str) -> String {
@@ -293,4 +299,121 @@ fn a_slow_network_changes_no_answer(threads: usize) {
         slow_clients.set(Fault::Delay(Duration::from_millis(3)));
     });
     postgres.await_all_idle();
+}
+
+/// Clients in the queue, as the metrics tell.
+fn waiting(pooler: &Pooler) -> usize {
+    let (_, metrics) = pooler.http("/metrics");
+    let lines = metrics
+        .lines()
+        .filter(|line| line.starts_with("pgweir_clients_waiting{"));
+    let values = lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<usize>().ok());
+    values.sum()
+}
+
+fn a_restart_fails_no_waiter_and_is_no_rush(threads: usize) {
+    let postgres = Postgres::start();
+    postgres.sql("create sequence turns");
+    // It is told to forget what it has not written.
+    postgres.sql("checkpoint");
+    let proxy = Proxy::to(postgres.port());
+    let timeouts = "[timeouts]\nserver_login_retry = \"100ms\"\n";
+    // With one server connection the answers tell who was served first.
+    let pooler = Pooler::serve_port(
+        proxy.port(),
+        &config(threads, &format!("[pool]\nsize = 1\n\n{timeouts}")),
+    );
+    let mut clients: Vec<Raw> = (0..100)
+        .map(|_| Raw::login(pooler.port(), "postgres", "postgres"))
+        .collect();
+    postgres.stop_immediate();
+    let before = proxy.accepted();
+    for (n, client) in clients.iter_mut().enumerate() {
+        client.send(&Batch::new().query("select nextval('turns')"));
+        eventually("it waits", || waiting(&pooler) == n + 1);
+    }
+    for client in clients.iter_mut().skip(80) {
+        let (process, secret) = client.key.clone().expect("BackendKeyData");
+        let mut canceler = Raw::connect(pooler.port());
+        canceler
+            .write(&cancel_request(process, &secret))
+            .expect("it is open");
+        assert!(canceler.read_to_end().is_empty());
+        let stopped = client.rows().expect_err("it is cancelled");
+        assert_eq!(stopped.code(), "57014", "{stopped}");
+    }
+    eventually("it was tried again", || proxy.accepted() > before + 3);
+    let dials = proxy.accepted() - before;
+    postgres.start_again();
+    let mut last = 0;
+    for client in &mut clients[..80] {
+        let rows = client.rows().expect("its turn comes");
+        let turn: i64 = rows[0][0]
+            .as_deref()
+            .expect("a number")
+            .parse()
+            .expect("a number");
+        // Two threads may differ by a few milliseconds in who is first.
+        assert!(threads > 1 || turn > last, "{turn} after {last}");
+        last = turn;
+    }
+    assert!(dials < 40, "{dials} dials while it was down");
+    assert_eq!(clients[99].value("select 'still there'"), "still there");
+}
+
+fn a_first_client_waits_for_a_postgres_that_is_down(threads: usize) {
+    let postgres = Postgres::start();
+    let proxy = Proxy::to(postgres.port());
+    proxy.set(Fault::Refuse);
+    let pooler = Pooler::serve_port(
+        proxy.port(),
+        &config(threads, "[timeouts]\nserver_login_retry = \"50ms\"\n"),
+    );
+    let begin = || {
+        let mut client = Raw::connect(pooler.port());
+        let startup = startup_packet(196_608, &[("user", "postgres"), ("database", "postgres")]);
+        client.write(&startup).expect("it is open");
+        client
+    };
+    let mut client = begin();
+    eventually("it waits", || waiting(&pooler) == 1);
+    let impatient = begin();
+    eventually("two wait", || waiting(&pooler) == 2);
+    drop(impatient);
+    eventually("one has left the queue", || waiting(&pooler) == 1);
+    proxy.set(Fault::None);
+    client.read_until('Z');
+    assert_eq!(client.value("select 1"), "1");
+}
+
+fn a_full_postgres_is_waited_for(threads: usize) {
+    let postgres = Postgres::setup().max_connections(8).start();
+    postgres.sql("create role alice login");
+    let pooler = Pooler::serve(
+        &postgres,
+        &config(threads, "[timeouts]\nserver_login_retry = \"50ms\"\n"),
+    );
+    let login = |port| Raw::try_login(port, "alice", "postgres", None);
+    let mut others = vec![];
+    let full = until("it is full", Duration::from_secs(30), || {
+        match login(postgres.port()) {
+            Ok(other) => {
+                others.push(other);
+                None
+            }
+            Err(error) => Some(error),
+        }
+    });
+    assert_eq!(full.code(), "53300");
+    thread::scope(|scope| {
+        let client = scope.spawn(|| {
+            login(pooler.port())
+                .expect("there is room at last")
+                .value("select 1")
+        });
+        eventually("it waits", || waiting(&pooler) == 1);
+        pooler.await_log("a refusal", |line| line.contains("53300"));
+        others.pop().expect("one of them").goodbye();
+        assert_eq!(client.join().expect("it is served"), "1");
+    });
 }

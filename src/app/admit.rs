@@ -1,6 +1,7 @@
 //! From an accepted socket to a session: who is it, may it come in, which pool is its own.
 
 use std::future::{Future, poll_fn};
+use std::io;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -16,24 +17,30 @@ use crate::client::directory::{Seat, Who};
 use crate::client::end::ClientEnd;
 use crate::client::greet::{GreetError, Greeted, Greeting, greet};
 use crate::client::login::{LoginError, Method, ask_password, authenticate};
-use crate::config::checked::{AuthMethod, Config, Database, Secret};
+use crate::config::checked::{AuthMethod, Config, Database, Mode, Secret};
+use crate::net::end::EndError;
 use crate::net::packet::Packets;
 use crate::net::stream::Stream;
 use crate::policy::service::Facts;
 use crate::pool::book::{ServiceId, ThreadId};
 use crate::pool::errand::Discard;
 use crate::pool::lease::{Called, Lease};
-use crate::pool::pools::{Checkout, Pool, Refused, Vouched};
+use crate::pool::pools::{Accepted, Checkout, Pool, Refused, Vouched};
 use crate::server::login::{ServerLogin, Welcome};
 use crate::session::run::{Session, Terms};
+use crate::wire::parameters::{OptionsError, Parameters};
 use crate::wire::reply::{
-    Report, Severity, SqlState, authentication, backend_key_data, parameter_status, ready_for_query,
+    Report, ServerError, Severity, SqlState, authentication, backend_key_data, parameter_status,
+    ready_for_query,
 };
 use crate::wire::scan::LARGEST_MESSAGE;
 use crate::wire::startup::Startup;
 
 /// How long a client that is refused may take to read why.
 const LAST_WORDS_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long Postgres may take to say what it thinks of a client's parameters.
+const TAKE_ON_LIMIT: Duration = Duration::from_secs(30);
 
 /// Databases that are the console's. It is not built yet; nobody may have a database of that name meanwhile.
 const CONSOLE: [&str; 2] = ["pgweir", "pgbouncer"];
@@ -50,6 +57,12 @@ pub enum Denied {
     /// It did not prove who it is.
     #[error("{0}")]
     Login(#[from] LoginError),
+    /// Its `options` cannot be read.
+    #[error("{0}")]
+    Options(OptionsError),
+    /// Postgres refuses the parameters that it asked for.
+    #[error("Postgres refuses its parameters: {0}")]
+    Parameters(ServerError),
     /// A cap on clients is reached.
     #[error("{0} is reached")]
     Full(&'static str),
@@ -82,6 +95,7 @@ impl Denied {
         match self {
             Self::Greeting(_) => "greeting",
             Self::TooSlow => "client_login",
+            Self::Options(_) | Self::Parameters(_) => "parameters",
             Self::Login(_) => "login",
             Self::Full(_) => "too_many_clients",
             Self::NoDatabase(_) => "no_database",
@@ -101,6 +115,8 @@ impl Denied {
             Self::Refused(refused) => return Some(refused.to_client()),
             Self::Login(error) => error.report()?,
             Self::LookUp(error) => return Some(error.to_client()),
+            Self::Options(error) => Report::new(SqlState::SYNTAX_ERROR, error.to_string()),
+            Self::Parameters(error) => return Some(error.to_fatal()),
             Self::TooSlow => Report::new(SqlState::PROTOCOL_VIOLATION, "client_login timeout"),
             Self::Full(limit) => {
                 // PgBouncer's words, which scripts look for, with Postgres' own code.
@@ -250,12 +266,21 @@ impl Reception<'_> {
             self.vouch(packets, &pool, service).await?;
         }
         let seats = self.seats(seat, &who, database)?;
-        let welcome = self.welcome(&pool, service).await?;
+        let asked = Parameters::of_startup(startup).map_err(Denied::Options)?;
+        let welcome = async {
+            let welcome = self.welcome(&pool, service).await?;
+            let accepted = self.accept(&pool, service, asked).await?;
+            Ok::<_, Denied>((welcome, accepted))
+        };
+        let (welcome, accepted) = tokio::select! {
+            welcome = welcome => welcome?,
+            () = poll_fn(|cx| packets.stream().poll_hung_up(cx)) => return Err(gone().into()),
+        };
         let listed = self.app.directory.list(*peer, who);
         if self.app.is_draining() {
             return Err(Denied::Draining);
         }
-        let hello = hello(&welcome, startup, listed.entry().key());
+        let hello = hello(&welcome, &accepted, listed.entry().key());
         self.in_time(async { packets.write(&hello).await.map_err(LoginError::Io) })
             .await?;
         self.app.metrics.logins.inc();
@@ -265,14 +290,18 @@ impl Reception<'_> {
                 id = listed.entry().id(), user = who.user, database = who.database, service = who.service, %peer, "login"
             );
         }
-        let mode = pool.settings().mode;
+        let settings = pool.settings();
+        let most = settings.max_prepared_statements as usize;
         Ok(Terms {
             pool,
             service,
             thread: self.thread,
-            mode,
+            mode: settings.mode,
             listed,
             seats,
+            startup: Arc::clone(&accepted.parameters),
+            // In session mode the server connection is the client's own, and so are the names on it.
+            prepared: (settings.mode != Mode::Session && most > 0).then_some(most),
         })
     }
 
@@ -394,6 +423,43 @@ impl Reception<'_> {
         Ok(welcome)
     }
 
+    /// What becomes of what the client asked for at startup: Postgres is asked once, and whatever it does not take is told to this
+    /// client alone.
+    async fn accept(
+        &self,
+        pool: &Arc<Pool>,
+        service: ServiceId,
+        mut asked: Parameters,
+    ) -> Result<Arc<Accepted>, Denied> {
+        // Who gives none has none, and not what pgweir calls itself.
+        if asked.value("application_name").is_none() {
+            asked.set("application_name", "");
+        }
+        if let Some(accepted) = pool.accepted(&asked) {
+            return Ok(accepted);
+        }
+        let mut wanted = asked.clone();
+        loop {
+            let lease = self.lease(pool, service).await.map_err(Denied::Refused)?;
+            let refused = match take_on(lease, wanted.clone()).await? {
+                Ok(accepted) => return Ok(pool.accept(asked, accepted)),
+                Err(refused) => refused,
+            };
+            // What can be set at the start of a connection alone is not worth a connection of one's own.
+            let name = refused
+                .quoted_name()
+                .filter(|_| refused.code == SqlState::CANNOT_CHANGE_PARAMETER);
+            let Some(name) = name.filter(|name| wanted.value(name).is_some()) else {
+                return Err(Denied::Parameters(refused));
+            };
+            tracing::info!(
+                parameter = name,
+                "cannot be set after connection start: has no effect"
+            );
+            wanted.unset(&name);
+        }
+    }
+
     pub(super) async fn lease(
         &self,
         pool: &Arc<Pool>,
@@ -466,6 +532,11 @@ impl Reception<'_> {
     }
 }
 
+/// Waiting for Postgres may take long, and a client that gives up leaves the queue.
+fn gone() -> LoginError {
+    io::Error::from(io::ErrorKind::UnexpectedEof).into()
+}
+
 /// Gives back a lease over which nothing was sent.
 pub(super) fn give_back(mut lease: Lease) {
     if let Some(proof) = lease.connection().end.settled() {
@@ -473,14 +544,50 @@ pub(super) fn give_back(mut lease: Lease) {
     }
 }
 
+/// Gives the session of a lease these parameters, and finds out what becomes of them.
+async fn take_on(
+    mut lease: Lease,
+    wanted: Parameters,
+) -> Result<Result<Accepted, ServerError>, Denied> {
+    let wanted = Arc::new(wanted);
+    let connection = lease.connection();
+    // Whatever the end is, it is not this client's: it may try again.
+    let lost = |error: EndError| Denied::Login(LoginError::Io(std::io::Error::other(error)));
+    let answer = match timeout(TAKE_ON_LIMIT, connection.take_on(&wanted)).await {
+        Ok(answer) => answer.map_err(lost)?,
+        Err(_) => return Err(Denied::TooSlow),
+    };
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(refused) => {
+            give_back(lease);
+            return Ok(Err(refused));
+        }
+    };
+    let values = answer
+        .rows
+        .iter()
+        .filter_map(|(name, value)| Some((&**name, value.as_deref()?)));
+    let parameters = Arc::new(values.collect::<Parameters>());
+    connection.end.state_mut().set_parameters(&parameters);
+    give_back(lease);
+    Ok(Ok(Accepted {
+        parameters,
+        reported: answer.reported,
+    }))
+}
+
 /// Everything from AuthenticationOk to ReadyForQuery.
-fn hello(welcome: &Welcome, startup: &Startup, (id, secret): (u32, [u8; 4])) -> Vec<u8> {
+fn hello(welcome: &Welcome, accepted: &Accepted, (id, secret): (u32, [u8; 4])) -> Vec<u8> {
     let mut bytes = authentication::request(authentication::OK, &[]);
     for (name, value) in &welcome.parameters {
-        let value = match &**name {
-            "application_name" => startup.parameter("application_name").unwrap_or_default(),
-            _ => value,
-        };
+        let reported = accepted.reported.iter().rev();
+        let reported = reported.filter(|(known, _)| known == name);
+        let value = accepted
+            .parameters
+            .value(name)
+            .or(reported.map(|(_, value)| &**value).next())
+            .unwrap_or(value);
         bytes.extend(parameter_status(name, value));
     }
     bytes.extend(backend_key_data(id, &secret));

@@ -5,7 +5,7 @@ use crate::config::change::between;
 use crate::config::checked::{AuthMethod, Config, TlsMode};
 
 /// Settings by the beginning of their dotted names. Each goes from this list in the change that puts it in force.
-const NOT_IN_FORCE: [&str; 16] = [
+const NOT_IN_FORCE: [&str; 9] = [
     "auth.admins",
     "auth.hba_file",
     "auth.ident_file",
@@ -13,25 +13,12 @@ const NOT_IN_FORCE: [&str; 16] = [
     "alerts.",
     "auth.stats",
     "incidents.",
-    "pool.max_prepared_statements",
     "pressure.",
-    "timeouts.cancel",
-    "timeouts.client_idle",
-    "timeouts.idle_transaction",
-    "timeouts.query_wait_notify",
-    "timeouts.query",
-    "timeouts.transaction",
     "log.pooler_errors",
 ];
 
 /// The same within `[services.NAME]`, by the end of their names.
-const NOT_IN_FORCE_BY_NAME: [&str; 5] = [
-    ".alert_servers",
-    ".alert_clients",
-    ".client_idle",
-    ".idle_transaction",
-    ".match.certificate",
-];
+const NOT_IN_FORCE_BY_NAME: [&str; 3] = [".alert_servers", ".alert_clients", ".match.certificate"];
 
 /// Settings that were given a value that has no effect yet.
 pub fn without_effect(config: &Config) -> Vec<String> {
@@ -42,7 +29,7 @@ pub fn without_effect(config: &Config) -> Vec<String> {
 }
 
 fn is_in_force(name: &str) -> bool {
-    let begins = |prefix: &&str| name.starts_with(prefix) && name != "timeouts.query_wait";
+    let begins = |prefix: &&str| name.starts_with(prefix);
     let of_a_name = name.starts_with("services.");
     let ends = |suffix: &&str| name.ends_with(suffix);
     let late =
@@ -115,7 +102,7 @@ mod tests {
     #[test]
     fn a_setting_without_effect_is_named() {
         let given = config(
-            "[timeouts]\nquery = \"5s\"\nquery_wait = \"5s\"\nclient_login = \"1s\"\n\
+            "[timeouts]\nquery = \"5s\"\n[pressure]\nmin_headroom = 9\n\
              [services.site]\nmax_servers = 3\nalert_servers = 2\n[services.site.deployments]\ndry_run = true",
         );
         let mut named = without_effect(&given);
@@ -123,9 +110,9 @@ mod tests {
         assert_eq!(
             named,
             [
+                "pressure.min_headroom",
                 "services.site.alert_servers",
                 "services.site.deployments.dry_run",
-                "timeouts.query"
             ]
         );
     }

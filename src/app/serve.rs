@@ -35,6 +35,9 @@ const DEFAULT_PORT: u16 = 6432;
 /// How often deadlines, idle connections and back-off are looked after.
 const TICK: Duration = Duration::from_millis(50);
 
+/// How often sessions are looked at that may have done the same for too long.
+const HURRY: Duration = Duration::from_millis(250);
+
 /// How often idle connections are looked at that Postgres may have closed.
 const SWEEP: Duration = Duration::from_secs(1);
 
@@ -135,6 +138,13 @@ impl App {
             // Postgres answers a wrong key with silence too.
             tracing::debug!(pid = key.pid, "cancel request for nobody");
         }
+    }
+
+    /// Has sessions look at themselves that have done the same for too long.
+    fn hurry(&self) {
+        let world = self.world();
+        self.directory
+            .hurry(&world.least_patience(), |who| world.patience(who));
     }
 
     /// Drops what nobody uses any more. Called about once a second.
@@ -402,11 +412,18 @@ fn listen(config: &Config) -> Result<Vec<Listener>, StartError> {
 
 /// Looks after what time brings.
 async fn keep_time(app: Arc<App>, end: CancellationToken) {
-    let (mut tick, mut sweep) = (interval(TICK), interval(SWEEP));
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut tick, mut hurry, mut sweep) = (interval(TICK), interval(HURRY), interval(SWEEP));
+    for interval in [&mut tick, &mut hurry] {
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    }
+    let start = Instant::now();
     loop {
         tokio::select! {
-            _ = tick.tick() => app.pools.tick(),
+            _ = tick.tick() => {
+                app.directory.set_clock(start.elapsed());
+                app.pools.tick();
+            }
+            _ = hurry.tick() => app.hurry(),
             _ = sweep.tick() => app.sweep(),
             () = end.cancelled() => return,
         }

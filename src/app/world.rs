@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use super::built::{unsafe_to_ignore, without_effect};
 use crate::client::credentials::{Credential, Credentials};
-use crate::config::checked::{AuthMethod, Config, Database, MaxServers, Secret};
+use crate::client::directory::Who;
+use crate::client::patience::Patience;
+use crate::config::checked::{self, AuthMethod, Config, Database, MaxServers, Secret, Timeouts};
 use crate::config::{self};
 use crate::policy::service::Classifier;
 use crate::pool::book::{PoolLimits, ServiceLimits};
@@ -273,10 +275,16 @@ impl World {
                 reserve_after: pool.reserve_after,
                 server_idle: timeouts.server_idle,
             },
-            query_wait: timeouts.query_wait,
+            query_wait: self.timeouts(server_user, database).query_wait,
+            cancel_limit: if timeouts.cancel.is_zero() {
+                FOR_EVER
+            } else {
+                timeouts.cancel
+            },
             server_lifetime: timeouts.server_lifetime,
             server_login_retry: timeouts.server_login_retry,
             server_reset_query: pool.server_reset_query.clone(),
+            max_prepared_statements: pool.max_prepared_statements,
             recover_limit: RECOVER_LIMIT,
             budget: match budget.max_servers {
                 MaxServers::Auto => None,
@@ -295,11 +303,60 @@ impl World {
 
     /// The cap on clients of a service.
     pub fn service_clients(&self, name: &str) -> u32 {
+        self.limits_of(name).max_clients
+    }
+
+    fn limits_of(&self, service: &str) -> &checked::ServiceLimits {
         let services = &self.config.services;
-        let listed = services.listed.iter().find(|service| service.name == name);
-        listed
-            .map_or(&services.limits, |service| &service.limits)
-            .max_clients
+        let listed = services.listed.iter().find(|listed| listed.name == service);
+        listed.map_or(&services.limits, |listed| &listed.limits)
+    }
+
+    /// The timeouts of a user in a database, before services have their say.
+    fn timeouts(&self, user: &str, database: &Database) -> Timeouts {
+        let user = self.config.users.get(user).map(|user| user.timeouts);
+        let own = user.unwrap_or_default().or(database.timeouts);
+        own.over(&self.config.timeouts)
+    }
+
+    /// How long a session may do what. A service's limits come before those of the user, the database and the process.
+    pub fn patience(&self, who: &Who) -> Patience {
+        let service = self.limits_of(&who.service);
+        let general = match self.database(&who.database) {
+            Some(database) => from_timeouts(&self.timeouts(&who.user, database)),
+            None => from_timeouts(&self.config.timeouts),
+        };
+        Patience {
+            client_idle: service.client_idle.or(general.client_idle),
+            idle_transaction: service.idle_transaction.or(general.idle_transaction),
+            ..general
+        }
+    }
+
+    /// What the most patient look at any session can spare: no session's patience is shorter.
+    pub fn least_patience(&self) -> Patience {
+        let Config {
+            timeouts,
+            users,
+            services,
+            ..
+        } = &self.config;
+        let databases = self
+            .config
+            .databases
+            .values()
+            .chain(&self.config.any_database);
+        let own = databases.map(|database| database.timeouts);
+        let own = own.chain(users.values().map(|user| user.timeouts));
+        let own = own.map(|own| from_timeouts(&own.over(timeouts)));
+        let listed = services.listed.iter().map(|service| &service.limits);
+        let services = listed.chain([&services.limits]).map(|limits| Patience {
+            client_idle: limits.client_idle,
+            idle_transaction: limits.idle_transaction,
+            ..Patience::default()
+        });
+        own.chain(services)
+            .fold(from_timeouts(timeouts), Patience::least)
     }
 
     /// The limits of a service, by its place in the file.
@@ -311,5 +368,77 @@ impl World {
             min_servers: limits.min_servers,
             weight: limits.weight,
         }
+    }
+}
+
+fn from_timeouts(timeouts: &Timeouts) -> Patience {
+    Patience {
+        client_idle: timeouts.client_idle,
+        idle_transaction: timeouts.idle_transaction,
+        transaction: timeouts.transaction,
+        query: timeouts.query,
+        notice: timeouts.query_wait_notify,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn world(text: &str) -> World {
+        let file = format!("[databases.\"*\"]\nurl = \"postgres://db\"\n{text}");
+        let config = config::parse(&file, "test", &|_| None).unwrap();
+        World {
+            credentials: Credentials::new([0; 32], []),
+            classifier: Classifier::new(&config.services),
+            config,
+        }
+    }
+
+    fn who(user: &str, database: &str, service: &str) -> Who {
+        Who {
+            user: user.into(),
+            database: database.into(),
+            service: service.into(),
+        }
+    }
+
+    #[test]
+    fn the_service_beats_the_user_beats_the_database_beats_the_rest() {
+        let world = world(
+            "query = \"4s\"\nclient_idle = \"4s\"\ntransaction = \"4s\"\nquery_wait = \"4s\"\n\
+             [timeouts]\nquery = \"5s\"\nclient_idle = \"5s\"\nidle_transaction = \"5s\"\n\
+             [users.ann]\nquery = \"3s\"\nclient_idle = \"3s\"\ntransaction = 0\n\
+             [services.site]\nclient_idle = \"2s\"\n",
+        );
+        let second = |n| Some(Duration::from_secs(n));
+        let ann = world.patience(&who("ann", "x", "site"));
+        assert_eq!(
+            [
+                ann.client_idle,
+                ann.query,
+                ann.transaction,
+                ann.idle_transaction
+            ],
+            [second(2), second(3), None, second(5)]
+        );
+        let bob = world.patience(&who("bob", "x", "other"));
+        assert_eq!(
+            [bob.client_idle, bob.query, bob.transaction, bob.notice],
+            [second(4), second(4), second(4), second(5)]
+        );
+        let database = world.database("x").unwrap();
+        let settings = world.pool_settings("x", database, "bob", ServerLogin::Nothing);
+        assert_eq!(settings.query_wait, second(4));
+        let least = world.least_patience();
+        assert_eq!(
+            [
+                least.client_idle,
+                least.query,
+                least.transaction,
+                least.notice
+            ],
+            [second(2), second(3), second(4), second(5)]
+        );
     }
 }

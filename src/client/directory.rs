@@ -1,14 +1,16 @@
 //! Who is connected: sessions by id, reachable from any thread, and counts of clients against their caps.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
+use std::time::Duration;
 
 use dashmap::DashMap;
 use subtle::ConstantTimeEq;
 use tokio::time::Instant;
 
+use super::patience::{Activity, Doing, Due, Overdue, Patience};
 use crate::net::listen::Peer;
 use crate::wire::startup::CancelKey;
 
@@ -22,6 +24,8 @@ pub enum Ask {
     Cancel = 2,
     /// Leave now.
     Leave = 4,
+    /// See what is [`Entry::due`].
+    Late = 8,
 }
 
 /// Whose a session is. Shared by all sessions that agree in it.
@@ -43,6 +47,12 @@ pub struct Entry {
     secret: [u8; 4],
     asked: AtomicU8,
     waker: OnceLock<Waker>,
+    /// A [`Doing`], which its own task writes.
+    doing: AtomicU64,
+    /// One more than the time since when it has a transaction, or 0; likewise.
+    transaction: AtomicU64,
+    /// What the janitor found to have lasted too long: one of the two words above, and a [`Due`].
+    late: AtomicU64,
     /// Where it came from.
     pub peer: Peer,
     /// Whose it is.
@@ -72,11 +82,11 @@ impl Entry {
         self.asked.load(Ordering::Relaxed) != 0
     }
 
-    /// Whether this was asked; forgets a Cancel, which is for one moment only.
+    /// Whether this was asked; forgets a Cancel and a Late, which are for one moment only.
     pub fn asked(&self, ask: Ask) -> bool {
         let bit = ask as u8;
         let asked = match ask {
-            Ask::Cancel => self.asked.fetch_and(!bit, Ordering::AcqRel),
+            Ask::Cancel | Ask::Late => self.asked.fetch_and(!bit, Ordering::AcqRel),
             Ask::Drain | Ask::Leave => self.asked.load(Ordering::Acquire),
         };
         asked & bit != 0
@@ -89,11 +99,46 @@ impl Entry {
             waker.wake_by_ref();
         }
     }
+
+    /// What it does, since when by the directory's clock.
+    pub fn doing(&self) -> Doing {
+        Doing::from_word(self.doing.load(Ordering::Relaxed))
+    }
+
+    /// Since when it has a transaction, if it has one.
+    pub fn transaction(&self) -> Option<u64> {
+        self.transaction.load(Ordering::Relaxed).checked_sub(1)
+    }
+
+    /// What the janitor found to be due, if it still is: for the session itself, which may have done something else
+    /// meanwhile.
+    pub fn due(&self) -> Option<Due> {
+        let late = self.late.load(Ordering::Acquire);
+        let due = Due::from_number(late & 0b111)?;
+        let word = match due {
+            Due::End(Overdue::Transaction) => &self.transaction,
+            _ => &self.doing,
+        };
+        (late >> 3 == word.load(Ordering::Relaxed)).then_some(due)
+    }
+
+    /// Asks the session to look. What it was seen to do tells it whether it does that still.
+    fn is_due(&self, due: Due, doing: Doing, transaction: Option<u64>) {
+        let word = match due {
+            Due::End(Overdue::Transaction) => transaction.map_or(0, |since| since + 1),
+            _ => doing.to_word(),
+        };
+        let late = word << 3 | due.to_number();
+        self.late.store(late, Ordering::Release);
+        self.ask(Ask::Late);
+    }
 }
 
 /// All sessions of the process.
 #[derive(Debug, Default)]
 pub struct Directory {
+    /// Milliseconds, moved on by the janitor: reading it costs no system call.
+    clock: AtomicU64,
     sessions: DashMap<u32, Arc<Entry>>,
     next: AtomicU32,
     whos: DashMap<Arc<Who>, ()>,
@@ -110,6 +155,37 @@ impl Listed {
     /// The entry.
     pub fn entry(&self) -> &Arc<Entry> {
         &self.entry
+    }
+
+    /// Notes what the session does from now on. Only the session's own task may call this.
+    pub fn does(&self, activity: Activity) {
+        let before = self.entry.doing().activity;
+        if before == activity {
+            return;
+        }
+        let now = self.directory.now();
+        let had = matches!(before, Activity::Active | Activity::InTransaction);
+        let has = matches!(activity, Activity::Active | Activity::InTransaction);
+        if had != has {
+            let since = if has { now + 1 } else { 0 };
+            self.entry.transaction.store(since, Ordering::Relaxed);
+        }
+        self.store(activity, now);
+    }
+
+    /// Notes that the session does the same anew. Likewise.
+    pub fn does_again(&self) {
+        self.store(self.entry.doing().activity, self.directory.now());
+    }
+
+    /// Notes that a waiting session's client was told so. Likewise.
+    pub fn was_told(&self) {
+        self.store(Activity::WaitingTold, self.entry.doing().since);
+    }
+
+    fn store(&self, activity: Activity, since: u64) {
+        let word = Doing { activity, since }.to_word();
+        self.entry.doing.store(word, Ordering::Relaxed);
     }
 }
 
@@ -137,6 +213,15 @@ impl Directory {
                 secret: rand::random(),
                 asked: AtomicU8::new(0),
                 waker: OnceLock::new(),
+                doing: AtomicU64::new(
+                    Doing {
+                        activity: Activity::Idle,
+                        since: self.now(),
+                    }
+                    .to_word(),
+                ),
+                transaction: AtomicU64::new(0),
+                late: AtomicU64::new(0),
                 peer,
                 who: Arc::clone(&who),
                 since: Instant::now(),
@@ -163,6 +248,36 @@ impl Directory {
     pub fn by_key(&self, key: &CancelKey) -> Option<Arc<Entry>> {
         let entry = self.sessions.get(&key.pid)?;
         bool::from(entry.secret.ct_eq(&key.secret)).then(|| Arc::clone(&entry))
+    }
+
+    /// The time by which sessions note since when they do what.
+    pub fn now(&self) -> u64 {
+        self.clock.load(Ordering::Relaxed)
+    }
+
+    /// Moves the clock on to the time since some fixed moment. Called several times a second.
+    pub fn set_clock(&self, time: Duration) {
+        let time = u64::try_from(time.as_millis()).unwrap_or(u64::MAX >> 8);
+        self.clock.store(time, Ordering::Relaxed);
+    }
+
+    /// Finds the sessions that have done the same for too long, and has them do something about it. `least` is nobody's
+    /// patience in particular: what it endures needs no look at whose a session is.
+    pub fn hurry(&self, least: &Patience, of: impl Fn(&Who) -> Patience) {
+        let now = self.now();
+        let mut known = HashMap::new();
+        for entry in &self.sessions {
+            let (doing, transaction) = (entry.doing(), entry.transaction());
+            if least.exceeded(doing, transaction, now).is_none() {
+                continue;
+            }
+            let patience = known
+                .entry(Arc::as_ptr(&entry.who))
+                .or_insert_with(|| of(&entry.who));
+            if let Some(due) = patience.exceeded(doing, transaction, now) {
+                entry.is_due(due, doing, transaction);
+            }
+        }
     }
 
     /// Asks the same of every session.
@@ -269,6 +384,57 @@ mod tests {
             [true, true]
         );
         assert!(!entry.asked(Ask::Leave));
+    }
+
+    #[test]
+    fn who_has_done_something_else_meanwhile_is_left_alone() {
+        let directory = Arc::new(Directory::default());
+        let listed = directory.list(Peer::Unix(None), who());
+        let entry = listed.entry();
+        let second = Some(Duration::from_secs(1));
+        let patience = Patience {
+            client_idle: second,
+            transaction: second,
+            ..Patience::default()
+        };
+        let hurry_at = |seconds| {
+            directory.set_clock(Duration::from_secs(seconds));
+            directory.hurry(&patience, |_| patience);
+            entry.asked(Ask::Late)
+        };
+        assert!(!hurry_at(1));
+        assert!(hurry_at(2));
+        assert_eq!(entry.due(), Some(Due::End(Overdue::ClientIdle)));
+        listed.does(Activity::Active);
+        assert_eq!(entry.due(), None);
+        assert!(!hurry_at(3));
+        listed.does(Activity::InTransaction);
+        assert!(hurry_at(4));
+        assert_eq!(entry.due(), Some(Due::End(Overdue::Transaction)));
+        listed.does(Activity::Idle);
+        assert_eq!((entry.due(), entry.transaction()), (None, None));
+        assert!(!hurry_at(5));
+    }
+
+    #[test]
+    fn a_patience_is_looked_up_once_for_all_sessions_of_a_kind() {
+        let directory = Arc::new(Directory::default());
+        let listed: Vec<_> = (0..5)
+            .map(|_| directory.list(Peer::Unix(None), who()))
+            .collect();
+        let patience = Patience {
+            client_idle: Some(Duration::from_secs(1)),
+            ..Patience::default()
+        };
+        directory.set_clock(Duration::from_secs(9));
+        let looks = std::cell::Cell::new(0);
+        directory.hurry(&patience, |_| {
+            looks.set(looks.get() + 1);
+            patience
+        });
+        assert_eq!(looks.get(), 1);
+        assert!(listed.iter().all(|listed| listed.entry().asked(Ask::Late)));
+        directory.hurry(&Patience::default(), |_| unreachable!("nobody can be late"));
     }
 
     #[test]

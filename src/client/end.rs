@@ -4,17 +4,30 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::net::end::{End, EndError};
+use super::statements::{Statements, TooMany};
+use crate::net::end::{End, EndError, Input};
 use crate::wire::WireError;
-use crate::wire::exchange::Exchange;
-use crate::wire::scan::Next;
+use crate::wire::scan::{Next, Seen};
 
-/// A socket to a client.
+/// A socket to a client, and what it has prepared.
 #[derive(Debug)]
 pub struct ClientEnd<S> {
     end: End<S>,
     /// The longest message it may send, as its length field counts.
     limit: u32,
+    /// Made when it prepares its first statement.
+    statements: Option<Box<Statements>>,
+}
+
+/// What becomes of a message of the client's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Take {
+    /// It was dealt with.
+    Done,
+    /// It must be shown again when so many bytes of it are there.
+    Wait(usize),
+    /// It ends the session.
+    Refuse(Behind),
 }
 
 /// What the bytes at the front of an idle client's stream call for.
@@ -48,6 +61,8 @@ pub enum Behind {
     Goodbye,
     /// What the protocol does not allow.
     Violation(WireError),
+    /// More prepared statements than a client may have.
+    TooMany(TooMany),
 }
 
 impl<S> ClientEnd<S> {
@@ -56,7 +71,13 @@ impl<S> ClientEnd<S> {
         Self {
             end: End::new(stream),
             limit,
+            statements: None,
         }
+    }
+
+    /// What it has prepared; `None` = nothing yet.
+    pub fn statements(&mut self) -> &mut Option<Box<Statements>> {
+        &mut self.statements
     }
 
     /// The socket.
@@ -86,32 +107,38 @@ impl<S> ClientEnd<S> {
             Some(tag) if is_known(tag) => Look::Request(used),
             Some(tag) => return Err(WireError::UnknownTag(tag as char)),
             None => {
-                self.end.keep(&bytes[used..]);
+                self.end.keep(&bytes[used..], 0);
                 Look::Nothing
             }
         })
     }
 
-    /// Notes the messages in `bytes` as sent to the server, and says how much of them may go, and what comes behind.
-    pub fn forward(&mut self, bytes: &[u8], exchange: &mut Exchange) -> Forward {
-        let mut behind = Behind::More;
+    /// Shows the messages in `bytes` to `take`, and says how much of them was dealt with, and what comes behind.
+    pub fn forward(
+        &mut self,
+        bytes: &[u8],
+        mut take: impl FnMut(&mut Option<Box<Statements>>, Seen<'_>) -> Take,
+    ) -> Forward {
+        let (mut behind, mut wanted) = (Behind::More, 0);
+        let statements = &mut self.statements;
         let (used, scanned) = self.end.scan(bytes, self.limit, |seen| {
-            behind = match seen.tag {
-                b'X' => Behind::Goodbye,
-                tag if is_known(tag) => Behind::More,
-                tag => Behind::Violation(WireError::UnknownTag(tag as char)),
+            let taken = match seen.tag {
+                b'X' => Take::Refuse(Behind::Goodbye),
+                tag if is_known(tag) => take(statements, seen),
+                tag => Take::Refuse(Behind::Violation(WireError::UnknownTag(tag as char))),
             };
-            if behind != Behind::More {
-                return Next::Stop;
+            match taken {
+                Take::Done => return Next::Go,
+                Take::Wait(bytes) => wanted = bytes,
+                Take::Refuse(why) => behind = why,
             }
-            exchange.client_sent(seen.tag);
-            Next::Go
+            Next::Stop
         });
         if let Err(error) = scanned {
             behind = Behind::Violation(error);
         }
         if behind == Behind::More {
-            self.end.keep(&bytes[used..]);
+            self.end.keep(&bytes[used..], wanted);
         }
         Forward {
             used,
@@ -131,24 +158,24 @@ const fn is_known(tag: u8) -> bool {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> ClientEnd<S> {
-    /// Reads what there is into `scratch`, and says how many bytes stand in it.
-    pub fn poll_bytes(
+    /// Reads what there is.
+    pub fn poll_input<'a>(
         &mut self,
         cx: &mut Context<'_>,
-        scratch: &mut [u8],
-    ) -> Poll<Result<usize, EndError>> {
-        self.end.poll_bytes(cx, scratch)
+        scratch: &'a mut [u8],
+    ) -> Poll<Result<Input<'a>, EndError>> {
+        self.end.poll_input(cx, scratch)
     }
 
-    /// Reads what an idle client sends, and says how many bytes stand in `scratch` and what they call for.
-    pub fn poll_request(
+    /// Reads what an idle client sends, and says what that calls for.
+    pub fn poll_request<'a>(
         &mut self,
         cx: &mut Context<'_>,
-        scratch: &mut [u8],
-    ) -> Poll<Result<(usize, Look), EndError>> {
-        let filled = ready!(self.poll_bytes(cx, scratch))?;
-        let look = self.look(&scratch[..filled])?;
-        Poll::Ready(Ok((filled, look)))
+        scratch: &'a mut [u8],
+    ) -> Poll<Result<(Input<'a>, Look), EndError>> {
+        let input = ready!(self.poll_input(cx, scratch))?;
+        let look = self.look(&input)?;
+        Poll::Ready(Ok((input, look)))
     }
 
     /// Sends bytes to the client, or keeps what it is too slow to take.

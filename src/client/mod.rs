@@ -5,3 +5,5 @@ pub mod directory;
 pub mod end;
 pub mod greet;
 pub mod login;
+pub mod patience;
+pub mod statements;

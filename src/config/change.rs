@@ -7,7 +7,8 @@ use std::fmt;
 
 use super::checked::{
     Alerts, Auth, Budget, Config, Database, Deployments, Incidents, Limits, Listen, Log, Match,
-    PoolDefaults, Pressure, Runtime, Service, ServiceLimits, Services, Tcp, Timeouts, Tls, User,
+    OwnTimeouts, PoolDefaults, Pressure, Runtime, Service, ServiceLimits, Services, Tcp, Timeouts,
+    Tls, User,
 };
 use super::raw::dotted;
 
@@ -117,11 +118,13 @@ fn config(note: Note<'_>, old: &Config, new: &Config) {
     runtime(note, "runtime", &old.runtime, &new.runtime);
 }
 
-/// Makes a function that notes each field of a struct that differs, by its key if that is another word.
+/// Makes a function that notes each field of a struct that differs, by its key if that is another word. `with`: a field
+/// whose keys stand in the same table.
 macro_rules! compare {
-    ($name:ident: $struct:ident { $($field:ident $(= $key:literal)?),* $(,)? }) => {
+    ($name:ident: $struct:ident { $($field:ident $(= $key:literal)?),* $(,)? } $(with $part:ident: $compare:ident)?) => {
         fn $name(note: Note<'_>, table: &str, old: &$struct, new: &$struct) {
-            let $struct { $($field),* } = old;
+            let $struct { $($field,)* $($part)? } = old;
+            $($compare(&mut *note, table, $part, &new.$part);)?
             $(if *$field != new.$field {
                 note(dotted(table, [$($key,)? stringify!($field)][0]));
             })*
@@ -158,9 +161,11 @@ compare! { tls: Tls { mode, certificate, key, ca } }
 compare! { database: Database {
     hosts = "host", dbname, user, password, mode, pool_size, min_size, reserve_size, max_servers, max_clients,
     connect_query, auth_query,
-} }
+} with timeouts: own_timeouts }
 
-compare! { user: User { password, mode, pool_size, max_servers, max_clients } }
+compare! { user: User { password, mode, pool_size, max_servers, max_clients } with timeouts: own_timeouts }
+
+compare! { own_timeouts: OwnTimeouts { client_idle, idle_transaction, transaction, query, query_wait } }
 
 compare! { matches: Match { user, database, application_name, address, certificate } }
 

@@ -163,6 +163,52 @@ pub struct Timeouts {
     pub cancel: Duration,
 }
 
+/// What one database or user has instead of the general timeouts: `None` = nothing, zero = no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct OwnTimeouts {
+    /// See [`Timeouts::client_idle`].
+    pub client_idle: Option<Duration>,
+    /// See [`Timeouts::idle_transaction`].
+    pub idle_transaction: Option<Duration>,
+    /// See [`Timeouts::transaction`].
+    pub transaction: Option<Duration>,
+    /// See [`Timeouts::query`].
+    pub query: Option<Duration>,
+    /// See [`Timeouts::query_wait`].
+    pub query_wait: Option<Duration>,
+}
+
+impl OwnTimeouts {
+    /// These, and where they say nothing, those.
+    #[must_use]
+    pub fn or(self, those: Self) -> Self {
+        Self {
+            client_idle: self.client_idle.or(those.client_idle),
+            idle_transaction: self.idle_transaction.or(those.idle_transaction),
+            transaction: self.transaction.or(those.transaction),
+            query: self.query.or(those.query),
+            query_wait: self.query_wait.or(those.query_wait),
+        }
+    }
+
+    /// These in place of the general ones.
+    #[must_use]
+    pub fn over(self, general: &Timeouts) -> Timeouts {
+        let chosen = |own: Option<Duration>, general| match own {
+            Some(own) => Some(own).filter(|own| !own.is_zero()),
+            None => general,
+        };
+        Timeouts {
+            client_idle: chosen(self.client_idle, general.client_idle),
+            idle_transaction: chosen(self.idle_transaction, general.idle_transaction),
+            transaction: chosen(self.transaction, general.transaction),
+            query: chosen(self.query, general.query),
+            query_wait: chosen(self.query_wait, general.query_wait),
+            ..general.clone()
+        }
+    }
+}
+
 /// Keepalive; applied to both sides. Zero = the system's own setting.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tcp {
@@ -300,6 +346,8 @@ pub struct Database {
     pub max_servers: Option<u32>,
     /// Client connections over all users; 0 = no cap.
     pub max_clients: Option<u32>,
+    /// Overrides of `[timeouts]`.
+    pub timeouts: OwnTimeouts,
     /// Run on every new server connection.
     pub connect_query: Option<String>,
     /// Looks up users of this database.
@@ -319,6 +367,8 @@ pub struct User {
     pub max_servers: Option<u32>,
     /// Client connections over all databases; 0 = no cap.
     pub max_clients: Option<u32>,
+    /// Overrides of `[timeouts]`.
+    pub timeouts: OwnTimeouts,
 }
 
 /// Limits of one service.

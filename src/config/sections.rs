@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use super::checked::{
     Alerts, Auth, Budget, Config, Database, Deployments, Incidents, Limits, Listen, Log, Match,
-    PoolDefaults, Pressure, Runtime, Service, ServiceLimits, Services, Tcp, Timeouts, Tls, User,
+    OwnTimeouts, PoolDefaults, Pressure, Runtime, Service, ServiceLimits, Services, Tcp, Timeouts,
+    Tls, User,
 };
 use super::location::{self, Location};
 use super::raw::{Entry, Table};
@@ -114,6 +115,16 @@ fn timeouts(mut table: Table<'_, '_>) -> Timeouts {
     timeouts
 }
 
+fn own_timeouts(table: &mut Table<'_, '_>) -> OwnTimeouts {
+    OwnTimeouts {
+        client_idle: table.find("client_idle", value::duration),
+        idle_transaction: table.find("idle_transaction", value::duration),
+        transaction: table.find("transaction", value::duration),
+        query: table.find("query", value::duration),
+        query_wait: table.find("query_wait", value::duration),
+    }
+}
+
 fn tcp(mut table: Table<'_, '_>) -> Tcp {
     let tcp = Tcp {
         keepalive_idle: table.get("keepalive_idle", value::duration),
@@ -197,6 +208,7 @@ fn database(mut table: Table<'_, '_>) -> Database {
         reserve_size: table.find("reserve_size", value::count),
         max_servers: table.find("max_servers", value::count),
         max_clients: table.find("max_clients", value::count),
+        timeouts: own_timeouts(&mut table),
         connect_query: table.find("connect_query", value::optional_text).flatten(),
         auth_query: table.find("auth_query", value::optional_text).flatten(),
     };
@@ -284,6 +296,7 @@ fn user(mut table: Table<'_, '_>) -> User {
         pool_size: table.find("pool_size", value::positive),
         max_servers: table.find("max_servers", value::count),
         max_clients: table.find("max_clients", value::count),
+        timeouts: own_timeouts(&mut table),
     };
     table.finish();
     user

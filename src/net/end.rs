@@ -1,7 +1,9 @@
 //! One end of a relay: a socket, and where the messages that come from it stand.
 
 use std::io;
-use std::task::{Context, Poll};
+use std::mem;
+use std::ops::Deref;
+use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -28,6 +30,28 @@ pub enum EndError {
 pub struct End<S> {
     side: Side<S>,
     flow: Flow,
+    /// How many bytes must be there, of which the kept ones are the first, before it is worth looking at them again.
+    wanted: usize,
+}
+
+/// What was read.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// It stands in the scratch buffer.
+    Scratch(&'a [u8]),
+    /// It is one message that was too long for that, and what came with its end.
+    Own(Vec<u8>),
+}
+
+impl Deref for Input<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Scratch(bytes) => bytes,
+            Self::Own(bytes) => bytes,
+        }
+    }
 }
 
 impl<S> End<S> {
@@ -36,6 +60,7 @@ impl<S> End<S> {
         Self {
             side: Side::new(stream),
             flow: Flow::default(),
+            wanted: 0,
         }
     }
 
@@ -75,29 +100,57 @@ impl<S> End<S> {
         self.flow.scan(bytes, limit, sink)
     }
 
-    /// Keeps the cut header that a scan left at the end of its bytes.
-    pub fn keep(&mut self, tail: &[u8]) {
+    /// Keeps what a scan left at the end of its bytes, until `wanted` bytes of it are there.
+    pub fn keep(&mut self, tail: &[u8], wanted: usize) {
         self.flow.keep(tail);
+        self.wanted = wanted;
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> End<S> {
-    /// Reads into `scratch` what there is, behind the cut header of the read before, and says how many bytes stand in it.
-    pub fn poll_bytes(
+    /// Reads what there is, behind what was kept of the read before.
+    pub fn poll_input<'a>(
         &mut self,
         cx: &mut Context<'_>,
-        scratch: &mut [u8],
-    ) -> Poll<Result<usize, EndError>> {
+        scratch: &'a mut [u8],
+    ) -> Poll<Result<Input<'a>, EndError>> {
+        if self.wanted > scratch.len() || self.flow.tail().len() >= scratch.len() {
+            return self.poll_long(cx, scratch).map_ok(Input::Own);
+        }
         let kept = self.flow.resume(scratch);
-        match self.side.poll_read(cx, &mut scratch[kept..]) {
-            Poll::Ready(Ok(0)) => Poll::Ready(Err(EndError::Closed)),
-            Poll::Ready(Ok(read)) => Poll::Ready(Ok(kept + read)),
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error.into())),
+        match self.read(cx, &mut scratch[kept..]) {
+            Poll::Ready(Ok(read)) => Poll::Ready(Ok(Input::Scratch(&scratch[..kept + read]))),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Pending => {
                 self.flow.keep(&scratch[..kept]);
                 Poll::Pending
             }
         }
+    }
+
+    /// Reads a message that must be there at one time but is longer than the scratch buffer.
+    fn poll_long(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &mut [u8],
+    ) -> Poll<Result<Vec<u8>, EndError>> {
+        loop {
+            let read = ready!(self.read(cx, scratch))?;
+            let tail = self.flow.tail();
+            tail.extend_from_slice(&scratch[..read]);
+            if tail.len() >= self.wanted {
+                self.wanted = 0;
+                return Poll::Ready(Ok(mem::take(tail)));
+            }
+        }
+    }
+
+    fn read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<Result<usize, EndError>> {
+        Poll::Ready(match ready!(self.side.poll_read(cx, buffer)) {
+            Ok(0) => Err(EndError::Closed),
+            Ok(read) => Ok(read),
+            Err(error) => Err(error.into()),
+        })
     }
 
     /// See [`Side::send`].

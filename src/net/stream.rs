@@ -1,11 +1,12 @@
 //! A connected socket of either kind.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::config::checked::{Host, Tcp};
@@ -80,16 +81,40 @@ impl Stream {
             .is_ready()
     }
 
+    /// Ready when the peer has gone although it had nothing more to say. One that has said something more is not found out.
+    pub fn poll_hung_up(&self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if ready!(self.poll_readable(cx)).is_err() {
+                return Poll::Ready(());
+            }
+            let peeked = match self {
+                Self::Tcp(socket) => socket.try_io(Interest::READABLE, || peek(socket)),
+                Self::Unix(socket) => socket.try_io(Interest::READABLE, || peek(socket)),
+            };
+            match peeked {
+                Ok(1..) => return Poll::Pending,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(0) | Err(_) => return Poll::Ready(()),
+            }
+        }
+    }
+
     /// As [`Self::is_readable`], for a socket that is registered with another thread's reactor, which may not have noticed
     /// yet. Costs a system call.
     pub fn is_quiet(&self) -> bool {
-        let mut byte = [std::mem::MaybeUninit::uninit()];
         let peeked = match self {
-            Self::Tcp(socket) => SockRef::from(socket).peek(&mut byte),
-            Self::Unix(socket) => SockRef::from(socket).peek(&mut byte),
+            Self::Tcp(socket) => peek(socket),
+            Self::Unix(socket) => peek(socket),
         };
         peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
+}
+
+fn peek<'a, S>(socket: &'a S) -> io::Result<usize>
+where
+    SockRef<'a>: From<&'a S>,
+{
+    SockRef::from(socket).peek(&mut [MaybeUninit::uninit()])
 }
 
 /// The path of a unix socket as Postgres names it.

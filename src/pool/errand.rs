@@ -91,13 +91,16 @@ impl Errand {
                     reason = reason.as_str(),
                     "server connection closed"
                 );
-                close(*connection, pool.settings().tcp()).await;
+                close(*connection, &pool.cancel_way()).await;
                 pool.closed(server);
             }
             Task::Recover(mut connection) => {
                 let settings = pool.settings();
-                match recover(&mut connection, settings.tcp(), settings.recover_limit).await {
-                    Some(_proof) if settings.mode == Mode::Session => {
+                match recover(&mut connection, &pool.cancel_way(), settings.recover_limit).await {
+                    Some(_proof)
+                        if settings.mode == Mode::Session
+                            || connection.end.state().is_touched() =>
+                    {
                         Box::pin(
                             Self {
                                 pool,
@@ -124,13 +127,18 @@ impl Errand {
     }
 }
 
-/// Runs `server_reset_query`.
+/// Makes a session as new, if there is a way to.
 async fn reset(connection: &mut Connection, pool: &Pool) -> bool {
     let settings = pool.settings();
-    if settings.server_reset_query.is_empty() {
+    // Where clients share connections what one of them did must be undone, whatever is configured for those who do not.
+    let sql = match settings.mode {
+        Mode::Session => &settings.server_reset_query,
+        Mode::Transaction | Mode::Statement => "DISCARD ALL",
+    };
+    if sql.is_empty() {
         return true;
     }
-    let message = query(&settings.server_reset_query);
-    let answer = tokio::time::timeout(settings.recover_limit, connection.ask(&message)).await;
+    let answer = tokio::time::timeout(settings.recover_limit, connection.ask(&query(sql))).await;
+    connection.end.renewed();
     matches!(answer, Ok(Ok(None))) && connection.end.settled().is_some()
 }

@@ -98,8 +98,8 @@ impl Lease {
 
     /// Cancels what the connection runs. It is not lent to anybody else before that cancel is over.
     pub fn cancel(&mut self) {
-        let tcp = self.pool.settings().tcp().clone();
-        self.connection().cancel(tcp);
+        let way = self.pool.cancel_way();
+        self.connection().cancel(way);
     }
 
     /// Closes the connection.

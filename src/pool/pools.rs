@@ -10,6 +10,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::Instant;
 
@@ -19,11 +20,14 @@ use super::book::{
 };
 use super::errand::{Discard, Errand, Task};
 use super::lease::{Lease, Ticket};
-use crate::config::checked::{Mode, Secret, Tcp};
+use crate::config::checked::{Mode, Secret};
 use crate::metrics::Traffic;
+use crate::server::close::CancelWay;
 use crate::server::connection::Connection;
 use crate::server::dial::{DialError, Target};
 use crate::server::login::{ServerLogin, Welcome};
+use crate::server::prepared::Store;
+use crate::wire::parameters::Parameters;
 use crate::wire::reply::{Report, Severity, SqlState};
 
 /// All pools of the process.
@@ -34,10 +38,19 @@ pub struct Pools {
     threads: Vec<UnboundedSender<Errand>>,
     /// The book's time begins here.
     epoch: Instant,
+    /// Lets cancel requests through.
+    cancels: Arc<Semaphore>,
 }
+
+/// Cancel requests on their way to Postgres at once, over all pools. Each costs it a process for a moment, so that a storm of
+/// them would be one of forks.
+const CANCELS_AT_ONCE: usize = 16;
 
 /// Services that are kept apart. Far more than anybody lists, and few enough to be weighed against each other.
 const MOST_SERVICES: usize = 1000;
+
+/// Sets of startup parameters that a pool remembers. Applications have one each.
+const MOST_ACCEPTED: usize = 1000;
 
 /// The account of those beyond [`MOST_SERVICES`].
 const OTHER_SERVICES: &str = "(others)";
@@ -173,6 +186,9 @@ pub struct Pool {
     welcome: RwLock<Option<Arc<Welcome>>>,
     last_failure: Mutex<Option<Failure>>,
     vouched: tokio::sync::Mutex<Option<Vouched>>,
+    statements: Store,
+    /// Parameters that clients asked for at startup, and what became of them.
+    accepted: Mutex<HashMap<Parameters, Arc<Accepted>>>,
     /// What each thread moved.
     traffic: Vec<Traffic>,
     pools: Arc<Pools>,
@@ -184,6 +200,15 @@ struct Failure {
     message: Arc<[u8]>,
     code: Option<SqlState>,
     wants_proof: bool,
+}
+
+/// What became of the parameters that a client asked for at startup.
+#[derive(Debug)]
+pub struct Accepted {
+    /// As Postgres has them.
+    pub parameters: Arc<Parameters>,
+    /// What Postgres reported of them.
+    pub reported: Vec<(Box<str>, Box<str>)>,
 }
 
 /// Who vouches for a pool's user, where Postgres is asked who may log in.
@@ -212,8 +237,12 @@ pub struct PoolSettings {
     pub server_login_retry: Duration,
     /// Run between two clients in session mode; empty = nothing.
     pub server_reset_query: String,
+    /// Prepared statements that a server connection keeps; 0 = names are left to the clients.
+    pub max_prepared_statements: u32,
     /// How long it may take to bring a connection back to order.
     pub recover_limit: Duration,
+    /// How long a cancel request may be on its way.
+    pub cancel_limit: Duration,
     /// The budget of its Postgres; `None` = what Postgres says, less `headroom`.
     pub budget: Option<u32>,
     /// See `budget`.
@@ -245,11 +274,6 @@ impl PoolSettings {
 
         probe
     }
-
-    /// Socket options.
-    pub fn tcp(&self) -> &Tcp {
-        &self.target.tcp
-    }
 }
 
 impl Pools {
@@ -259,6 +283,7 @@ impl Pools {
             state: Mutex::default(),
             threads,
             epoch: Instant::now(),
+            cancels: Arc::new(Semaphore::new(CANCELS_AT_ONCE)),
         })
     }
 
@@ -360,6 +385,8 @@ impl Pools {
             welcome: RwLock::default(),
             last_failure: Mutex::default(),
             vouched: tokio::sync::Mutex::default(),
+            statements: Store::default(),
+            accepted: Mutex::default(),
             traffic: self.threads.iter().map(|_| Traffic::default()).collect(),
             pools: Arc::clone(self),
         });
@@ -701,6 +728,16 @@ impl Pool {
         });
     }
 
+    /// How cancel requests are sent to its Postgres.
+    pub(super) fn cancel_way(&self) -> CancelWay {
+        let settings = self.settings();
+        CancelWay {
+            tcp: settings.target.tcp.clone(),
+            limit: settings.cancel_limit,
+            gate: Arc::clone(&self.pools.cancels),
+        }
+    }
+
     /// Has something done for a connection.
     pub(super) fn send(&self, errand: Errand) {
         self.pools.send(errand);
@@ -773,6 +810,27 @@ impl Pool {
             *vouched = None;
             self.prove_with(ServerLogin::Nothing);
         }
+    }
+
+    /// The prepared statements of its clients.
+    pub fn statements(&self) -> &Store {
+        &self.statements
+    }
+
+    /// What became of parameters that some client has asked for at startup.
+    pub fn accepted(&self, asked: &Parameters) -> Option<Arc<Accepted>> {
+        self.accepted.lock().get(asked).cloned()
+    }
+
+    /// Remembers what became of them.
+    pub fn accept(&self, asked: Parameters, accepted: Accepted) -> Arc<Accepted> {
+        let accepted = Arc::new(accepted);
+        let mut known = self.accepted.lock();
+        if known.len() >= MOST_ACCEPTED {
+            known.clear();
+        }
+        known.insert(asked, Arc::clone(&accepted));
+        accepted
     }
 
     /// What Postgres told at the last login.

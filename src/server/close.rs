@@ -2,10 +2,13 @@
 //! has freed the slot before anybody counts it as free.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::timeout;
+use tokio::sync::Semaphore;
+use tokio::time::error::Elapsed;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::connection::Connection;
 use super::end::Settled;
@@ -19,32 +22,73 @@ use crate::wire::startup::{CancelKey, cancel_request};
 /// is busy or gone; then the slot is counted as free, because nobody will ever tell us.
 const CLOSE_LIMIT: Duration = Duration::from_secs(30);
 
+/// How cancel requests are sent.
+#[derive(Debug, Clone)]
+pub struct CancelWay {
+    /// Socket options.
+    pub tcp: Tcp,
+    /// How long one may take.
+    pub limit: Duration,
+    /// How many may be on their way at once: each costs Postgres a process.
+    pub gate: Arc<Semaphore>,
+}
+
+/// Why a cancel request came to nothing that is known.
+#[derive(Debug, thiserror::Error)]
+pub enum CancelError {
+    /// It was not sent.
+    #[error("not sent: {0}")]
+    Unsent(#[source] io::Error),
+    /// It was sent. Nobody knows whether its effect is still to come.
+    #[error("not answered: {0}")]
+    Stray(#[source] io::Error),
+}
+
 /// Cancels what the connection runs and waits until Postgres has sent the signal, which is when it closes the cancel's socket.
-pub async fn cancel(host: &Host, key: &CancelKey, tcp: &Tcp) -> io::Result<()> {
-    let mut stream = Stream::connect(host, tcp).await?;
-    stream.write_all(&cancel_request(key)).await?;
-    // Nothing is ever sent back: this waits for the end.
-    stream.read_to_end(&mut Vec::new()).await?;
+pub async fn cancel(host: &Host, key: &CancelKey, way: &CancelWay) -> Result<(), CancelError> {
+    let deadline = Instant::now() + way.limit;
+    let connect = async {
+        let turn = way.gate.acquire().await.map_err(io::Error::other)?;
+        Ok((Stream::connect(host, &way.tcp).await?, turn))
+    };
+    let connected = timeout_at(deadline, connect).await;
+    let (mut stream, _turn) = flat(connected).map_err(CancelError::Unsent)?;
+    let send = async {
+        stream.write_all(&cancel_request(key)).await?;
+        stream.flush().await?;
+        // Nothing is ever sent back: this waits for the end.
+        stream.read_to_end(&mut Vec::new()).await
+    };
+    flat(timeout_at(deadline, send).await).map_err(CancelError::Stray)?;
     Ok(())
+}
+
+fn flat<T>(outcome: Result<io::Result<T>, Elapsed>) -> io::Result<T> {
+    outcome.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 /// Brings a connection whose client went away back to order: what runs is cancelled, replies are read off, the transaction is
 /// rolled back. `None` if that was not possible within `limit`: then it must be closed.
-pub async fn recover(connection: &mut Connection, tcp: &Tcp, limit: Duration) -> Option<Settled> {
+pub async fn recover(
+    connection: &mut Connection,
+    way: &CancelWay,
+    limit: Duration,
+) -> Option<Settled> {
     if connection.end.is_half_sent() || connection.end.exchange().is_lost() {
         return None;
     }
-    timeout(limit, quieten(connection, tcp)).await.ok()?.ok()?;
+    timeout(limit, quieten(connection, way)).await.ok()?.ok()?;
     connection.end.settled()
 }
 
-async fn quieten(connection: &mut Connection, tcp: &Tcp) -> io::Result<()> {
+async fn quieten(connection: &mut Connection, way: &CancelWay) -> io::Result<()> {
     let other = |error: crate::net::end::EndError| io::Error::other(error.to_string());
     let canceled = connection.is_being_canceled();
-    connection.canceled().await;
+    connection.canceled().await.map_err(io::Error::other)?;
     let busy = !connection.end.exchange().is_answered();
     if busy {
-        cancel(&connection.host, &connection.key, tcp).await?;
+        let canceled = cancel(&connection.host, &connection.key, way).await;
+        canceled.map_err(io::Error::other)?;
         if connection.end.exchange().in_copy_in() {
             let fail = Message::new(b'f').text("client went away").done();
             connection.say(&fail).await.map_err(other)?;
@@ -68,12 +112,12 @@ async fn quieten(connection: &mut Connection, tcp: &Tcp) -> io::Result<()> {
 }
 
 /// Ends a connection, and returns when Postgres has closed its side: by then it has freed the slot.
-pub async fn close(mut connection: Connection, tcp: &Tcp) {
+pub async fn close(mut connection: Connection, way: &CancelWay) {
     let _ = timeout(CLOSE_LIMIT, connection.canceled()).await;
     let busy = !connection.end.exchange().is_answered();
     if busy {
         // If it fails, Postgres ends the session when it next writes to the closed socket.
-        let _ = timeout(CLOSE_LIMIT, cancel(&connection.host, &connection.key, tcp)).await;
+        let _ = cancel(&connection.host, &connection.key, way).await;
     }
     let (mut stream, _unwritten) = connection.end.into_parts();
     let _ = timeout(CLOSE_LIMIT, async {

@@ -1,18 +1,24 @@
 //! A server connection that is logged in.
 
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use tokio::task::JoinHandle;
 
-use super::close::cancel;
+use super::close::{CancelError, CancelWay, cancel};
 use super::end::ServerEnd;
 use super::login::{LoginError, Row, Welcome, ask_with};
-use crate::config::checked::{Host, Tcp};
+use super::state::Answer;
+use crate::config::checked::Host;
 use crate::net::end::EndError;
 use crate::net::packet::Packets;
 use crate::net::stream::{Stream, Unregistered};
 use crate::wire::exchange::Exchange;
+use crate::wire::parameters::{Parameters, question};
+use crate::wire::reply::ServerError;
+use crate::wire::scan::Seen;
 use crate::wire::startup::CancelKey;
 
 /// A server connection that is logged in.
@@ -27,13 +33,25 @@ pub struct Connection {
     /// Where it leads.
     pub host: Arc<Host>,
     /// The cancel request that was last sent for it, if its effect is not known to be over.
-    canceling: Option<JoinHandle<()>>,
+    canceling: Option<Canceling>,
 }
+
+#[derive(Debug)]
+struct Canceling {
+    task: JoinHandle<()>,
+    /// This one, or one before it, may still have its effect at any time.
+    stray: Arc<AtomicBool>,
+}
+
+/// A cancel request was sent, and nobody knows when it will have its effect. The connection must not serve anybody else.
+#[derive(Debug, thiserror::Error)]
+#[error("a cancel request is still on its way")]
+pub struct Stray;
 
 /// A connection whose socket left one thread's reactor and is not yet with another's.
 #[derive(Debug)]
 pub struct Moving {
-    socket: Unregistered,
+    end: ServerEnd<Unregistered>,
     key: CancelKey,
     welcome: Arc<Welcome>,
     host: Arc<Host>,
@@ -52,20 +70,21 @@ impl Connection {
     }
 
     /// Sends a cancel request for what it runs, unless one is on its way. Must be called inside a `LocalRuntime`.
-    pub fn cancel(&mut self, tcp: Tcp) {
-        if self
-            .canceling
-            .as_ref()
-            .is_some_and(|canceling| !canceling.is_finished())
-        {
+    pub fn cancel(&mut self, way: CancelWay) {
+        let before = self.canceling.as_ref();
+        if self.end.exchange().is_answered() || before.is_some_and(|it| !it.task.is_finished()) {
             return;
         }
+        let stray = before.map_or_else(Arc::default, |before| Arc::clone(&before.stray));
         let (host, key) = (Arc::clone(&self.host), self.key.clone());
-        self.canceling = Some(tokio::task::spawn_local(async move {
-            if let Err(error) = cancel(&host, &key, &tcp).await {
+        let told = Arc::clone(&stray);
+        let task = tokio::task::spawn_local(async move {
+            if let Err(error) = cancel(&host, &key, &way).await {
                 tracing::info!(pid = key.pid, %error, "cancel request failed");
+                told.fetch_or(matches!(error, CancelError::Stray(_)), Ordering::AcqRel);
             }
-        }));
+        });
+        self.canceling = Some(Canceling { task, stray });
     }
 
     /// Whether a cancel was sent whose effect is not known to be over.
@@ -74,19 +93,17 @@ impl Connection {
     }
 
     /// Waits until the last cancel request was answered.
-    pub async fn canceled(&mut self) {
-        if let Some(canceling) = self.canceling.take() {
-            // It fails only if it panicked, and then there is nothing to wait for.
-            let _ = canceling.await;
-        }
+    pub async fn canceled(&mut self) -> Result<(), Stray> {
+        let Some(Canceling { task, stray }) = self.canceling.take() else {
+            return Ok(());
+        };
+        // It fails only if it panicked, and then nobody knows.
+        let known = task.await.is_ok() && !stray.load(Ordering::Acquire);
+        if known { Ok(()) } else { Err(Stray) }
     }
 
     /// Takes a settled connection out of the reactor it is registered with.
     pub fn unregister(self) -> std::io::Result<Moving> {
-        debug_assert!(
-            self.end.settled().is_some(),
-            "only settled connections move"
-        );
         let Self {
             end,
             key,
@@ -94,9 +111,8 @@ impl Connection {
             host,
             canceling: _,
         } = self;
-        let (stream, _nothing) = end.into_parts();
         Ok(Moving {
-            socket: stream.unregister()?,
+            end: end.map_stream(Stream::unregister)?,
             key,
             welcome,
             host,
@@ -111,23 +127,47 @@ impl Connection {
             return true;
         }
         let mut cx = Context::from_waker(Waker::noop());
-        let mut scratch = [0; 4096];
+        let (mut scratch, mut out) = ([0; 4096], Vec::new());
         let mut benign = true;
         loop {
             // NoticeResponse, ParameterStatus and NotificationResponse may come at any time (manual, "Asynchronous Operations").
-            match self.end.poll_replies(&mut cx, &mut scratch, |seen| {
-                benign &= matches!(seen.tag, b'N' | b'S' | b'A');
-            }) {
+            match self
+                .end
+                .poll_replies(&mut cx, &mut scratch, &mut out, |seen| {
+                    benign &= matches!(seen.tag, b'N' | b'S' | b'A');
+                    None
+                }) {
                 Poll::Ready(Ok(_)) if benign => {}
                 Poll::Ready(_) => return false,
-                Poll::Pending => return self.end.settled().is_some(),
+                Poll::Pending => break,
             }
         }
+        // What changed on its own is no client's doing.
+        drop(self.end.touched());
+        self.end.settled().is_some()
+    }
+
+    /// Gives the session these parameters and asks what has become of them. The answer, or the error with which Postgres refused.
+    /// **Not cancel-safe.**
+    pub async fn take_on(
+        &mut self,
+        parameters: &Arc<Parameters>,
+    ) -> Result<Result<Answer, ServerError>, EndError> {
+        let names = parameters.iter().map(|(name, _)| name);
+        let change = self.end.change_to(parameters).unwrap_or_default();
+        let asked = [change, self.end.question(&question(names))].concat();
+        poll_fn(|cx| Poll::Ready(self.end.send(cx, &asked, true))).await?;
+        self.drain().await?;
+        let answer = self.end.state_mut().answer().unwrap_or_default();
+        Ok(match self.end.state_mut().error() {
+            Some(error) => Err(ServerError::parse(&error)),
+            None => Ok(*answer),
+        })
     }
 
     /// Sends a message of pgweir's own. **Not cancel-safe.**
     pub async fn say(&mut self, message: &[u8]) -> Result<(), EndError> {
-        std::future::poll_fn(|cx| {
+        poll_fn(|cx| {
             self.end.exchange_mut().client_sent(message[0]);
             Poll::Ready(self.end.send(cx, message, true))
         })
@@ -153,17 +193,21 @@ impl Connection {
 
     /// Reads until everything is answered, inside a transaction or not.
     pub async fn drain(&mut self) -> Result<Option<Box<[u8]>>, EndError> {
-        let (mut scratch, mut error) = (vec![0; 16 * 1024], None);
+        let (mut scratch, mut out, mut error) = (vec![0; 16 * 1024], Vec::new(), None);
         while !self.end.exchange().is_answered() {
-            std::future::poll_fn(|cx| {
+            poll_fn(|cx| {
                 if let Poll::Ready(Err(failed)) = self.end.poll_flush(cx) {
                     return Poll::Ready(Err(failed));
                 }
-                self.end.poll_replies(cx, &mut scratch, |seen| {
+                let see = |seen: Seen<'_>| {
                     if seen.tag == b'E' {
                         error = Some(seen.body.into());
                     }
-                })
+                    None
+                };
+                self.end
+                    .poll_replies(cx, &mut scratch, &mut out, see)
+                    .map_ok(|_| ())
             })
             .await?;
         }
@@ -175,11 +219,17 @@ impl Moving {
     /// Registers the socket with the reactor of the thread that calls.
     pub fn register(self) -> std::io::Result<Connection> {
         let Self {
-            socket,
+            end,
             key,
             welcome,
             host,
         } = self;
-        Ok(Connection::new(socket.register()?, key, welcome, host))
+        Ok(Connection {
+            end: end.map_stream(Unregistered::register)?,
+            key,
+            welcome,
+            host,
+            canceling: None,
+        })
     }
 }

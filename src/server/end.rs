@@ -1,27 +1,50 @@
-//! The server's end of a relay, and the proof that it owes nothing.
+//! The server's end of a relay: what is outstanding on it, what state its session is in, and the proof that it owes nothing.
 
+use std::mem;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::net::end::{End, EndError};
-use crate::wire::exchange::Exchange;
-use crate::wire::scan::{LARGEST_MESSAGE, Next, Seen};
+use super::prepared::Prepared;
+use super::state::{State, Touched};
+use crate::net::end::{End, EndError, Input};
+use crate::wire::edit::Edit;
+use crate::wire::exchange::{Exchange, Own, Receiver};
+use crate::wire::parameters::Parameters;
+use crate::wire::reply::query;
+use crate::wire::scan::{HEADER, LARGEST_MESSAGE, Next, Seen};
+use crate::wire::statement::Note;
 
 /// Proof that the server owes nothing and is outside a transaction. Only [`ServerEnd::settled`] makes one.
 #[derive(Debug)]
 #[must_use = "a server connection is released against this"]
 pub struct Settled(());
 
-/// A socket to Postgres, and what is outstanding on it.
+/// A socket to Postgres, what is outstanding on it, and what its session is like.
 #[derive(Debug)]
 pub struct ServerEnd<S> {
     end: End<S>,
     exchange: Exchange,
+    prepared: Prepared,
+    state: State,
     /// The last message that was sent to it is not whole yet.
     half_sent: bool,
-    /// Type of the last message that came from it; 0 = none yet.
-    last: u8,
+    /// The rest of the message that is being read is for nobody.
+    swallowing: bool,
+    /// What the client prepared or forgot in messages that came to nothing.
+    undone: Vec<Note>,
+}
+
+/// What whoever sends something to the server keeps account of.
+#[derive(Debug)]
+pub struct Books<'a> {
+    /// What is outstanding.
+    pub exchange: &'a mut Exchange,
+    /// Its statements.
+    pub prepared: &'a mut Prepared,
+    /// What its session is like.
+    pub state: &'a mut State,
 }
 
 impl<S> ServerEnd<S> {
@@ -30,9 +53,30 @@ impl<S> ServerEnd<S> {
         Self {
             end: End::new(stream),
             exchange: Exchange::default(),
+            prepared: Prepared::default(),
+            state: State::default(),
             half_sent: false,
-            last: 0,
+            swallowing: false,
+            undone: Vec::new(),
         }
+    }
+
+    /// The same connection over another socket.
+    pub fn map_stream<T>(
+        self,
+        map: impl FnOnce(S) -> std::io::Result<T>,
+    ) -> std::io::Result<ServerEnd<T>> {
+        debug_assert!(self.settled().is_some(), "only settled connections move");
+        let (stream, _nothing) = self.end.into_parts();
+        Ok(ServerEnd {
+            end: End::new(map(stream)?),
+            exchange: self.exchange,
+            prepared: self.prepared,
+            state: self.state,
+            half_sent: false,
+            swallowing: false,
+            undone: self.undone,
+        })
     }
 
     /// The socket.
@@ -60,6 +104,56 @@ impl<S> ServerEnd<S> {
         &mut self.exchange
     }
 
+    /// What whoever sends something keeps account of.
+    pub fn books(&mut self) -> Books<'_> {
+        Books {
+            exchange: &mut self.exchange,
+            prepared: &mut self.prepared,
+            state: &mut self.state,
+        }
+    }
+
+    /// What its session is like.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// What its session is like, to be changed.
+    pub fn state_mut(&mut self) -> &mut State {
+        &mut self.state
+    }
+
+    /// The query that gives its session these parameters, to be sent in front of the client's next message; `None` if it has them.
+    pub fn change_to(&mut self, parameters: &Arc<Parameters>) -> Option<Vec<u8>> {
+        let sql = self.state.change_to(parameters)?;
+        Some(self.own_query(&sql))
+    }
+
+    /// A query of pgweir's own, to be sent now, whose answer is kept.
+    pub fn question(&mut self, sql: &str) -> Vec<u8> {
+        self.state.listen();
+        self.own_query(sql)
+    }
+
+    /// A query of pgweir's own, to be sent now.
+    pub fn own_query(&mut self, sql: &str) -> Vec<u8> {
+        self.prepared.set_unnamed(None);
+        self.exchange.pgweir_sent(Own::Query);
+        query(sql)
+    }
+
+    /// What the client prepared or forgot in messages that came to nothing. Whoever reads it takes it.
+    pub fn undone(&mut self) -> &mut Vec<Note> {
+        &mut self.undone
+    }
+
+    /// Its session was made as new.
+    pub fn renewed(&mut self) {
+        self.prepared = Prepared::default();
+        self.state = State::default();
+        self.undone.clear();
+    }
+
     /// Whether the last message that was sent is not whole yet.
     pub fn is_half_sent(&self) -> bool {
         self.half_sent
@@ -70,9 +164,9 @@ impl<S> ServerEnd<S> {
         self.end.is_flushed()
     }
 
-    /// Whether the last thing it said was an error: if the connection ends here, that is why.
-    pub fn said_error_last(&self) -> bool {
-        self.last == b'E'
+    /// Whether the last thing it said was that its session ends: if the connection ends here, the client knows why.
+    pub fn said_why(&self) -> bool {
+        self.state.said_fatal()
     }
 
     /// Whether the last message that came from it is not whole yet.
@@ -85,28 +179,116 @@ impl<S> ServerEnd<S> {
         let quiet = !self.half_sent && self.end.flow().is_empty() && self.end.is_flushed();
         (quiet && self.exchange.is_settled()).then_some(Settled(()))
     }
-}
 
-impl<S: AsyncRead + AsyncWrite + Unpin> ServerEnd<S> {
-    /// Reads replies into `scratch`, notes and shows them, and says how many leading bytes may go to the client.
-    pub fn poll_replies(
+    /// What the client did to the session since this was last asked; `None`: nothing.
+    pub fn touched(&mut self) -> Option<Box<Touched>> {
+        self.state.take_touched()
+    }
+
+    /// Looks at what was read. Gives what the first messages have become in `out`, or `None` and how many bytes may go as they are.
+    fn hear(
         &mut self,
-        cx: &mut Context<'_>,
-        scratch: &mut [u8],
-        mut see: impl FnMut(Seen<'_>),
-    ) -> Poll<Result<usize, EndError>> {
-        let filled = ready!(self.end.poll_bytes(cx, scratch))?;
-        let bytes = &scratch[..filled];
-        let (exchange, last) = (&mut self.exchange, &mut self.last);
-        let (used, scanned) = self.end.scan(bytes, LARGEST_MESSAGE, |seen| {
-            *last = seen.tag;
-            exchange.server_sent(seen.tag, seen.body);
-            see(seen);
+        input: &[u8],
+        out: &mut Vec<u8>,
+        mut see: impl FnMut(Seen<'_>) -> Option<Vec<u8>>,
+    ) -> Result<(usize, bool), EndError> {
+        let Self {
+            end,
+            exchange,
+            prepared,
+            state,
+            swallowing,
+            ..
+        } = self;
+        let mut edit = Edit::new(input, out);
+        if *swallowing {
+            edit.replace(0, end.flow().to_come());
+            *swallowing = end.flow().to_come() > input.len();
+        }
+        let mut wanted = 0;
+        let (used, scanned) = end.scan(input, LARGEST_MESSAGE, |seen| {
+            let needed = needed(exchange, seen);
+            if !seen.has(needed) {
+                wanted = HEADER + needed.min(seen.body_len as usize);
+                return Next::Stop;
+            }
+            while let Some(answer) = exchange.due() {
+                edit.insert(seen.at).extend(answer.bytes());
+            }
+            match state.hear(exchange, prepared, seen) {
+                Receiver::Client => {
+                    if let Some(other) = see(seen) {
+                        edit.replace(seen.at, seen.at + seen.length()).extend(other);
+                    }
+                }
+                Receiver::Pgweir => {
+                    edit.replace(seen.at, seen.at + seen.length());
+                    *swallowing = !seen.is_whole();
+                }
+            }
             Next::Go
         });
         scanned?;
-        self.end.keep(&bytes[used..]);
-        Poll::Ready(Ok(used))
+        if end.flow().at_boundary() {
+            while let Some(answer) = exchange.due() {
+                edit.insert(used).extend(answer.bytes());
+            }
+        }
+        let edited = edit.done(used);
+        end.keep(&input[used..], wanted);
+        self.take_back();
+        Ok((used, edited))
+    }
+
+    /// Takes back what messages were to do that came to nothing; the last one first, because it was built on those before.
+    fn take_back(&mut self) {
+        if self.exchange.undone().is_empty() {
+            return;
+        }
+        for note in mem::take(self.exchange.undone()).into_iter().rev() {
+            self.prepared.undo(&note);
+            self.undone.push(note);
+        }
+    }
+}
+
+/// How many bytes of a message's body must be there before it is looked at.
+fn needed(exchange: &Exchange, seen: Seen<'_>) -> usize {
+    /// Postgres' command tags are shorter than this; errors and parameters that matter are too.
+    const TAG: usize = 64;
+    const PARAMETER: usize = 1024;
+    const ERROR: usize = 8 * 1024;
+    const OWN_ROW: usize = 1024 * 1024;
+    match seen.tag {
+        b'Z' => 1,
+        b'C' => TAG,
+        b'S' => PARAMETER,
+        b'E' => ERROR,
+        b'D' if exchange.answers_pgweir() => OWN_ROW,
+        _ => 0,
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> ServerEnd<S> {
+    /// Reads replies, notes and shows them, and gives what is to go to the client. `see` is shown what is for the client, and may
+    /// put another message in the place of one that is wholly there.
+    pub fn poll_replies<'a>(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &'a mut [u8],
+        out: &'a mut Vec<u8>,
+        see: impl FnMut(Seen<'_>) -> Option<Vec<u8>>,
+    ) -> Poll<Result<&'a [u8], EndError>> {
+        let input = ready!(self.end.poll_input(cx, scratch))?;
+        let (used, edited) = self.hear(&input, out, see)?;
+        Poll::Ready(Ok(match input {
+            _ if edited => out,
+            Input::Scratch(bytes) => &bytes[..used],
+            Input::Own(bytes) => {
+                out.extend_from_slice(&bytes[..used]);
+                out
+            }
+        }))
     }
 
     /// Sends bytes whose messages were noted in the exchange. `whole`: they end with a whole message.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::state::parameter;
 use crate::config::checked::Secret;
 use crate::net::packet::{Packet, Packets};
 use crate::wire::md5::Md5Secret;
@@ -376,10 +377,4 @@ fn row(mut body: Bytes) -> Option<Row> {
         Some(String::from_utf8(value).ok())
     };
     (0..columns).map(|_| column()).collect()
-}
-
-/// Name and value of a ParameterStatus.
-pub fn parameter(body: &[u8]) -> Option<(Box<str>, Box<str>)> {
-    let mut texts = body.split(|byte| *byte == 0).map(String::from_utf8_lossy);
-    Some((texts.next()?.into(), texts.next()?.into()))
 }

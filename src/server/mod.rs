@@ -5,3 +5,5 @@ pub mod connection;
 pub mod dial;
 pub mod end;
 pub mod login;
+pub mod prepared;
+pub mod state;

@@ -1,7 +1,9 @@
 //! One client's life after login.
 
+pub mod adopt;
 pub mod relay;
 pub mod run;
+pub mod translate;
 
 #[cfg(test)]
 mod fake;

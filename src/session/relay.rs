@@ -3,15 +3,21 @@
 //! The relay moves bytes and decides nothing. Headers are looked at in the scratch buffer, and everything is written
 //! from that same buffer.
 
+use std::cell::RefCell;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::client::end::{Behind, ClientEnd, Forward};
+use super::translate::{Tracking, Translator, in_clients_words};
+use crate::client::end::{Behind, ClientEnd, Forward, Take};
+use crate::client::statements::TooMany;
 use crate::metrics::Traffic;
 use crate::net::end::EndError;
 use crate::server::end::{ServerEnd, Settled};
 use crate::wire::WireError;
+use crate::wire::edit::Edit;
+use crate::wire::reply::ServerError;
+use crate::wire::scan::Seen;
 
 /// Full buffers moved in one poll before others get their turn.
 const TURNS: u32 = 8;
@@ -34,6 +40,13 @@ pub enum RelayError {
     /// A transaction block was opened where none is allowed.
     #[error("transaction block in statement mode")]
     TransactionBlock,
+    /// The client has more prepared statements than it may.
+    #[error("{0}")]
+    TooManyStatements(#[source] TooMany),
+    /// Postgres does not give the session the parameters that the client's sessions have. What the client sent was answered with
+    /// others.
+    #[error("Postgres refuses the session's parameters: {0}")]
+    Parameters(#[source] ServerError),
 }
 
 impl RelayError {
@@ -57,6 +70,26 @@ pub struct Relay<'a, C, S> {
     pub traffic: &'a Traffic,
     /// Whether the client may open transaction blocks.
     pub blocks: bool,
+    /// How prepared statements are kept account of; `None`: they are not.
+    pub tracking: Option<Tracking<'a>>,
+}
+
+thread_local! {
+    /// Where messages are put together that are not what one side sent: borrowed as the read buffer is.
+    static OUT: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// What [`OUT`] may keep of its size from one poll to the next.
+const OUT_KEPT: usize = 256 * 1024;
+
+/// Lends the buffer.
+fn with_out<T>(work: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+    OUT.with_borrow_mut(|out| {
+        out.clear();
+        let done = work(out);
+        out.shrink_to(OUT_KEPT);
+        done
+    })
 }
 
 impl<C, S> Relay<'_, C, S>
@@ -91,21 +124,67 @@ where
         Poll::Pending
     }
 
-    /// Sends on what the client said.
-    pub fn client_said(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Result<(), RelayError> {
-        let Forward {
-            used,
-            whole,
-            behind,
-        } = self.client.forward(bytes, self.server.exchange_mut());
+    /// Sends on what the client said, behind `front`, which was noted already.
+    pub fn client_said(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+        front: &[u8],
+    ) -> Result<(), RelayError> {
+        let Forward { used, behind, .. } = with_out(|out| {
+            let mut edit = Edit::new(bytes, out);
+            if !front.is_empty() {
+                edit.insert(0).extend_from_slice(front);
+            }
+            let forward = self.translate(bytes, &mut edit);
+            let sent: &[u8] = if edit.done(forward.used) {
+                out
+            } else {
+                &bytes[..forward.used]
+            };
+            // A connection that Postgres has closed may still hold its last words: reading finds them, and then its end.
+            let _ = self.server.send(cx, sent, forward.whole);
+            forward
+        });
         self.traffic.received.add(used as u64);
-        // A connection that Postgres has closed may still hold its last words: reading finds them, and then its end.
-        let _ = self.server.send(cx, &bytes[..used], whole);
+        self.give_due_answers(cx)?;
         match behind {
             Behind::More => Ok(()),
             Behind::Goodbye => Err(RelayError::Goodbye),
             Behind::Violation(error) => Err(RelayError::Violation(error)),
+            Behind::TooMany(error) => Err(RelayError::TooManyStatements(error)),
         }
+    }
+
+    /// Notes the messages in `bytes`, and edits them.
+    fn translate(&mut self, bytes: &[u8], edit: &mut Edit<'_>) -> Forward {
+        let (mut books, tracking) = (self.server.books(), self.tracking);
+        self.client.forward(bytes, |statements, seen| {
+            let Some(how) = tracking else {
+                books.exchange.client_sent(seen.tag);
+                return Take::Done;
+            };
+            let books = &mut books;
+            Translator {
+                statements,
+                books,
+                how,
+            }
+            .take(seen, edit)
+        })
+    }
+
+    /// Gives the client the answers that pgweir has for it, if it is their turn.
+    fn give_due_answers(&mut self, cx: &mut Context<'_>) -> Result<(), RelayError> {
+        if self.server.is_half_read() {
+            return Ok(());
+        }
+        while let Some(answer) = self.server.exchange_mut().due() {
+            self.client
+                .send(cx, &answer.bytes())
+                .map_err(RelayError::client)?;
+        }
+        Ok(())
     }
 
     fn server_to_client(
@@ -121,15 +200,27 @@ where
         {
             return Ok(Poll::Pending);
         }
-        let traffic = self.traffic;
-        let count = |seen: crate::wire::scan::Seen<'_>| {
-            if seen.tag == b'Z' {
-                traffic.queries.add(1);
+        with_out(|out| self.hear_server(cx, scratch, out))
+    }
+
+    fn hear_server(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &mut [u8],
+        out: &mut Vec<u8>,
+    ) -> Result<Poll<()>, RelayError> {
+        let (traffic, client) = (self.traffic, &mut *self.client);
+        let see = |seen: Seen<'_>| {
+            match (seen.tag, client.statements()) {
+                (b'Z', _) => traffic.queries.add(1),
+                (b'E', Some(statements)) => return in_clients_words(statements, seen),
+                _ => {}
             }
+            None
         };
-        let Poll::Ready(used) = self
+        let Poll::Ready(replies) = self
             .server
-            .poll_replies(cx, scratch, count)
+            .poll_replies(cx, scratch, out, see)
             .map_err(RelayError::ServerLost)?
         else {
             return Ok(Poll::Pending);
@@ -137,11 +228,34 @@ where
         if !self.blocks && self.server.exchange().is_in_transaction() {
             return Err(RelayError::TransactionBlock);
         }
-        traffic.sent.add(used as u64);
-        self.client
-            .send(cx, &scratch[..used])
-            .map_err(RelayError::client)?;
-        Ok(Poll::Ready(()))
+        traffic.sent.add(replies.len() as u64);
+        self.client.send(cx, replies).map_err(RelayError::client)?;
+        self.take_back();
+        match self.server.state_mut().error() {
+            Some(error) => Err(RelayError::Parameters(ServerError::parse(&error))),
+            None => Ok(Poll::Ready(())),
+        }
+    }
+
+    /// Takes back what the client's messages were to do that came to nothing.
+    fn take_back(&mut self) {
+        let (forgets, unnamed_failed) = (
+            self.server.state_mut().forgets(),
+            self.server.exchange_mut().unnamed_failed(),
+        );
+        let undone = self.server.undone();
+        let Some(statements) = self.client.statements() else {
+            return;
+        };
+        for note in undone.drain(..) {
+            statements.undo(&note);
+        }
+        if unnamed_failed {
+            statements.forget_unnamed();
+        }
+        if forgets {
+            statements.forget_all();
+        }
     }
 
     fn client_to_server(
@@ -154,9 +268,9 @@ where
         if !matches!(self.server.poll_flush(cx), Poll::Ready(Ok(()))) {
             return Ok(Poll::Pending);
         }
-        let Poll::Ready(filled) = self
+        let Poll::Ready(input) = self
             .client
-            .poll_bytes(cx, scratch)
+            .poll_input(cx, scratch)
             .map_err(RelayError::client)?
         else {
             // What was written just now may have been all that was missing to be settled.
@@ -166,7 +280,7 @@ where
                 Poll::Pending
             });
         };
-        self.client_said(cx, &scratch[..filled])?;
+        self.client_said(cx, &input, &[])?;
         Ok(Poll::Ready(()))
     }
 }

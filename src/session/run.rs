@@ -7,9 +7,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use super::adopt::{Found, Ground};
 use super::relay::{Relay, RelayError};
+use super::translate::Tracking;
 use crate::client::directory::{Ask, Entry, Listed, Seat};
 use crate::client::end::{ClientEnd, Look};
+use crate::client::patience::{Activity, Due, Overdue};
+use crate::client::statements::TooMany;
 use crate::config::checked::Mode;
 use crate::net::end::EndError;
 use crate::net::stream::Stream;
@@ -17,9 +21,12 @@ use crate::pool::book::{ServiceId, ThreadId};
 use crate::pool::errand::Discard;
 use crate::pool::lease::{Called, Lease, Ticket};
 use crate::pool::pools::{Checkout, Pool, Refused};
-use crate::server::end::Settled;
+use crate::server::end::{ServerEnd, Settled};
+use crate::server::state::Touched;
 use crate::wire::WireError;
-use crate::wire::reply::{Report, Severity, SqlState, ready_for_query};
+use crate::wire::exchange::Exchange;
+use crate::wire::parameters::Parameters;
+use crate::wire::reply::{Report, ServerError, Severity, SqlState, ready_for_query};
 
 /// Bytes that one read moves at most. The kernel's own socket buffers are of this order.
 const SCRATCH: usize = 64 * 1024;
@@ -27,6 +34,9 @@ const SCRATCH: usize = 64 * 1024;
 /// Bytes that are read of an idle client's request. If no server connection is free they are kept until one is, so this
 /// bounds what a waiting client costs.
 const REQUEST: usize = 4 * 1024;
+
+/// What a client that waits is told after `query_wait_notify`: PgBouncer's words.
+const QUEUED: &str = "No server connection available in postgres backend, client being queued";
 
 thread_local! {
     /// The one read buffer of a thread: borrowed inside one poll, never across a return.
@@ -54,12 +64,21 @@ pub enum End {
     /// A transaction block in statement mode.
     #[error("transaction block in statement mode")]
     TransactionBlock,
+    /// More prepared statements than a client may have.
+    #[error("{0}")]
+    TooManyStatements(TooMany),
+    /// Postgres does not give a session the parameters that this client's sessions have.
+    #[error("Postgres refuses the session's parameters: {0}")]
+    Parameters(ServerError),
     /// pgweir is shutting down.
     #[error("pgweir is shutting down")]
     Drained,
     /// An operator or a limit wants it so.
     #[error("closed by an administrator")]
     Killed,
+    /// It has done the same for too long.
+    #[error("{}", overdue_text(*.0))]
+    Overdue(Overdue),
 }
 
 impl End {
@@ -78,8 +97,14 @@ impl End {
             Self::Refused(Refused::Login { .. }) => "server_login",
             Self::Refused(Refused::PoolRemoved) => "pool_removed",
             Self::TransactionBlock => "transaction_block",
+            Self::TooManyStatements(_) => "too_many_statements",
+            Self::Parameters(_) => "parameters",
             Self::Drained => "drained",
             Self::Killed => "killed",
+            Self::Overdue(Overdue::ClientIdle) => "client_idle",
+            Self::Overdue(Overdue::IdleTransaction) => "idle_transaction",
+            Self::Overdue(Overdue::Transaction) => "transaction",
+            Self::Overdue(Overdue::Query) => "query",
         }
     }
 
@@ -103,6 +128,11 @@ impl End {
                 "transaction blocks not allowed in statement pooling mode",
             )
             .hint("Set mode = \"transaction\" for this database or user."),
+            Self::TooManyStatements(error) => {
+                Report::new(SqlState::CONFIGURATION_LIMIT_EXCEEDED, error.to_string())
+            }
+            Self::Parameters(error) => Report::new(error.code, error.message.clone())
+                .detail("The session's parameters could not be set on another server connection."),
             Self::Drained => Report::new(
                 SqlState::ADMIN_SHUTDOWN,
                 "terminating connection: pgweir is shutting down",
@@ -111,9 +141,43 @@ impl End {
                 SqlState::ADMIN_SHUTDOWN,
                 "terminating connection due to administrator command",
             ),
+            Self::Overdue(overdue) => overdue_report(*overdue),
         };
         Some(report.error(Severity::Fatal))
     }
+}
+
+/// PgBouncer's words, which scripts look for.
+fn overdue_text(overdue: Overdue) -> &'static str {
+    match overdue {
+        Overdue::ClientIdle => "client_idle_timeout",
+        Overdue::IdleTransaction => "idle transaction timeout",
+        Overdue::Transaction => "transaction timeout",
+        Overdue::Query => "query timeout",
+    }
+}
+
+/// The same, with the codes that Postgres has for such timeouts of its own.
+fn overdue_report(overdue: Overdue) -> Report {
+    let (code, detail) = match overdue {
+        Overdue::ClientIdle => (
+            SqlState::IDLE_SESSION_TIMEOUT,
+            "The client sent nothing for as long as client_idle allows.",
+        ),
+        Overdue::IdleTransaction => (
+            SqlState::IDLE_IN_TRANSACTION_TIMEOUT,
+            "The client sent nothing inside a transaction for as long as idle_transaction allows.",
+        ),
+        Overdue::Transaction => (
+            SqlState::TRANSACTION_TIMEOUT,
+            "The transaction took as long as transaction allows.",
+        ),
+        Overdue::Query => (
+            SqlState::QUERY_CANCELED,
+            "The query took as long as query allows, and was canceled.",
+        ),
+    };
+    Report::new(code, overdue_text(overdue)).detail(detail)
 }
 
 impl From<RelayError> for End {
@@ -124,6 +188,8 @@ impl From<RelayError> for End {
             RelayError::Violation(error) => Self::Violation(error),
             RelayError::ServerLost(error) => Self::ServerLost(error),
             RelayError::TransactionBlock => Self::TransactionBlock,
+            RelayError::TooManyStatements(error) => Self::TooManyStatements(error),
+            RelayError::Parameters(error) => Self::Parameters(error),
         }
     }
 }
@@ -143,6 +209,10 @@ pub struct Terms {
     pub listed: Listed,
     /// Its seats under the caps on clients.
     pub seats: Box<[Seat]>,
+    /// What the client asked for at startup.
+    pub startup: Arc<Parameters>,
+    /// How many prepared statements a server connection keeps; `None`: names are left to the client.
+    pub prepared: Option<usize>,
 }
 
 /// A logged-in client. Resolves to why it ended; by then the client was told.
@@ -151,6 +221,10 @@ pub struct Session {
     client: ClientEnd<Stream>,
     phase: Phase,
     terms: Terms,
+    /// What its server sessions are to be like, beyond what they begin with.
+    parameters: Arc<Parameters>,
+    /// What it did to the session that is being asked what it is like.
+    asked: Option<Box<Touched>>,
 }
 
 #[derive(Debug)]
@@ -178,7 +252,9 @@ impl Session {
         Self {
             client,
             phase,
+            parameters: Arc::clone(&terms.startup),
             terms,
+            asked: None,
         }
     }
 
@@ -215,9 +291,9 @@ impl Session {
         if self.entry().asked(Ask::Drain) {
             return Poll::Ready(Err(End::Drained));
         }
-        let (filled, look) =
+        let (input, look) =
             ready!(self.client.poll_request(cx, &mut scratch[..REQUEST])).map_err(End::client)?;
-        Poll::Ready(self.heard(cx, look, &scratch[..filled]))
+        Poll::Ready(self.heard(cx, look, &input))
     }
 
     fn catch_up(&mut self, cx: &mut Context<'_>) -> Result<Phase, End> {
@@ -247,19 +323,26 @@ impl Session {
         } = &self.terms;
         match pool.ask(*service, *thread, cx.waker()) {
             Checkout::Lease(lease) => self.begin(cx, lease, said),
-            Checkout::Ticket(ticket) => Ok(Phase::Waiting(ticket, said.into())),
+            Checkout::Ticket(ticket) => {
+                self.wait_from_now();
+                Ok(Phase::Waiting(ticket, said.into()))
+            }
         }
     }
 
-    /// Sends on what was said before the lease.
-    fn begin(&mut self, cx: &mut Context<'_>, mut lease: Lease, said: &[u8]) -> Result<Phase, End> {
-        let sent = Relay {
-            client: &mut self.client,
-            server: &mut lease.connection().end,
-            traffic: self.terms.pool.traffic(self.terms.thread),
-            blocks: true,
+    /// A ticket that led to a dead server connection is followed by another: that is one wait.
+    fn wait_from_now(&self) {
+        if self.entry().doing().activity != Activity::WaitingTold {
+            self.terms.listed.does(Activity::Waiting);
         }
-        .client_said(cx, said);
+    }
+
+    /// Sends on what was said before the lease, behind what makes the server's session one of this client's.
+    fn begin(&mut self, cx: &mut Context<'_>, mut lease: Lease, said: &[u8]) -> Result<Phase, End> {
+        self.terms.listed.does(Activity::Active);
+        let front = lease.connection().end.change_to(&self.parameters);
+        let sent = relaying(&mut self.client, &mut lease, &self.terms, &self.parameters)
+            .client_said(cx, said, front.as_deref().unwrap_or_default());
         // On an error the lease is dropped here, and what was sent is brought back to order.
         sent?;
         // A Flush alone is never answered: there is nothing to wait for.
@@ -267,7 +350,7 @@ impl Session {
             return Ok(Phase::Leased(lease));
         };
         self.phase = Phase::Leased(lease);
-        self.boundary(proof)
+        self.boundary(cx, proof)
     }
 
     fn wait(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<Result<Phase, End>> {
@@ -290,36 +373,95 @@ impl Session {
         let Phase::Leased(lease) = &mut self.phase else {
             unreachable!("called in this phase only")
         };
-        let traffic = self.terms.pool.traffic(self.terms.thread);
-        let server = &mut lease.connection().end;
-        let blocks = self.terms.mode != Mode::Statement;
-        let proof = ready!(
-            Relay {
-                client: &mut self.client,
-                server,
-                traffic,
-                blocks
-            }
-            .poll(cx, scratch)
-        )?;
-        traffic.transactions.add(1);
-        Poll::Ready(self.boundary(proof))
+        let mut relay = relaying(&mut self.client, lease, &self.terms, &self.parameters);
+        let traffic = relay.traffic;
+        let answered = traffic.queries.read();
+        let Poll::Ready(proof) = relay.poll(cx, scratch) else {
+            // This thread's counter: nobody else has written to it since.
+            let goes_on = traffic.queries.read() != answered;
+            note(&self.terms.listed, relay.server.exchange(), goes_on);
+            return Poll::Pending;
+        };
+        let proof = proof?;
+        if self.asked.is_none() {
+            traffic.transactions.add(1);
+        }
+        Poll::Ready(self.boundary(cx, proof))
     }
 
     /// A transaction has ended.
-    fn boundary(&mut self, proof: Settled) -> Result<Phase, End> {
-        let drain = self.terms.mode == Mode::Session && self.entry().asked(Ask::Drain);
+    fn boundary(&mut self, cx: &mut Context<'_>, proof: Settled) -> Result<Phase, End> {
+        self.terms.listed.does(Activity::Idle);
+        let Phase::Leased(mut lease) = mem::replace(&mut self.phase, Phase::Idle) else {
+            return Ok(Phase::Idle);
+        };
+        let shared = self.terms.mode != Mode::Session;
+        if shared && self.learn(cx, &mut lease) {
+            return Ok(Phase::Leased(lease));
+        }
+        if shared && !lease.connection().end.state().is_pinned() {
+            lease.release(proof);
+            return Ok(Phase::Idle);
+        }
+        let drain = self.entry().asked(Ask::Drain);
+        self.phase = Phase::Leased(lease);
         // If the client is too slow for its reply, it is asked again later.
         if drain && self.client.is_flushed() {
             return Err(End::Drained);
         }
-        Ok(match mem::replace(&mut self.phase, Phase::Idle) {
-            Phase::Leased(lease) if self.terms.mode != Mode::Session => {
-                lease.release(proof);
-                Phase::Idle
+        Ok(mem::replace(&mut self.phase, Phase::Idle))
+    }
+
+    /// Finds out what the client did to its session, if anything, so that it follows the client. `true`: Postgres is being asked.
+    fn learn(&mut self, cx: &mut Context<'_>, lease: &mut Lease) -> bool {
+        let connection = lease.connection();
+        let (end, base) = (&mut connection.end, &connection.welcome.parameters);
+        let answer = end.state_mut().answer();
+        if !end.state().is_touched() && answer.is_none() {
+            return false;
+        }
+        let given = Arc::clone(end.state().parameters());
+        let mut ground = Ground {
+            base,
+            startup: &self.terms.startup,
+            given: &given,
+        };
+        let answered;
+        if let (Some(answer), Some(touched)) = (&answer, self.asked.take()) {
+            answered = ground.answered(&touched, answer);
+            self.parameters = self.settle_on(end, answered.clone());
+            ground.given = &answered;
+        }
+        let Some(touched) = end.touched() else {
+            return false;
+        };
+        match ground.after(&touched) {
+            Found::Known(parameters) => {
+                self.parameters = self.settle_on(end, parameters);
+                false
             }
-            phase => phase,
-        })
+            Found::Ask(sql) => {
+                let question = end.question(&sql);
+                self.asked = Some(touched);
+                // If the connection is gone, reading from it will say why.
+                let _ = end.send(cx, &question, true);
+                true
+            }
+        }
+    }
+
+    /// Notes what the server's session is like, and gives what the client's are to be like.
+    fn settle_on(&self, end: &mut ServerEnd<Stream>, found: Parameters) -> Arc<Parameters> {
+        let mut wanted = found.clone();
+        wanted.fill_from(&self.terms.startup);
+        let wanted = Arc::new(wanted);
+        let found = if *wanted == found {
+            Arc::clone(&wanted)
+        } else {
+            Arc::new(found)
+        };
+        end.state_mut().set_parameters(&found);
+        wanted
     }
 
     /// Does what was asked from outside, as far as it is for now and not for the next transaction boundary.
@@ -329,7 +471,13 @@ impl Session {
             let drains = entry.asked(Ask::Drain);
             return Some(if drains { End::Drained } else { End::Killed });
         }
-        if entry.asked(Ask::Cancel) {
+        let due = entry.asked(Ask::Late).then(|| entry.due()).flatten();
+        match due {
+            Some(Due::End(overdue)) => return Some(End::Overdue(overdue)),
+            Some(Due::Notice) => self.tell_that_it_waits(cx),
+            None => {}
+        }
+        if self.entry().asked(Ask::Cancel) {
             self.cancel(cx);
         }
         let drain = self.terms.listed.entry().asked(Ask::Drain);
@@ -338,6 +486,15 @@ impl Session {
         };
         let settled = lease.connection().end.settled().is_some();
         (drain && settled && self.client.is_flushed()).then_some(End::Drained)
+    }
+
+    fn tell_that_it_waits(&mut self, cx: &mut Context<'_>) {
+        if let Phase::Waiting(..) = self.phase {
+            self.terms.listed.was_told();
+            let notice = Report::new(SqlState::SUCCESSFUL_COMPLETION, QUEUED).notice();
+            // If the client has gone, reading from it will say so.
+            let _ = self.client.send(cx, &notice);
+        }
     }
 
     /// Its client wants its query stopped.
@@ -359,6 +516,7 @@ impl Session {
                     return;
                 }
                 self.phase = Phase::Idle;
+                self.terms.listed.does(Activity::Idle);
             }
         }
     }
@@ -369,11 +527,15 @@ impl Session {
         if let Phase::Leased(mut lease) = mem::replace(&mut self.phase, Phase::Idle) {
             let server = &lease.connection().end;
             // Postgres' own last words are better than ours, and in the middle of a message there is no place for any.
-            let told = server.said_error_last() && matches!(end, End::ServerLost(_));
+            let told = server.said_why() && matches!(end, End::ServerLost(_));
             speak = !told && !server.is_half_read();
             match (server.settled(), &end) {
                 (_, End::ServerLost(_)) => lease.discard(Discard::Died),
-                (Some(proof), _) if self.terms.mode == Mode::Session => lease.reset(proof),
+                (Some(proof), _)
+                    if self.terms.mode == Mode::Session || server.state().is_touched() =>
+                {
+                    lease.reset(proof);
+                }
                 (Some(proof), _) => lease.release(proof),
                 (None, _) => drop(lease),
             }
@@ -395,6 +557,44 @@ impl Future for Session {
     }
 }
 
+/// Both ends of a lease.
+fn relaying<'a>(
+    client: &'a mut ClientEnd<Stream>,
+    lease: &'a mut Lease,
+    terms: &'a Terms,
+    parameters: &'a Parameters,
+) -> Relay<'a, Stream, Stream> {
+    let tracking = terms.prepared.map(|most| Tracking {
+        store: terms.pool.statements(),
+        most,
+        parameters,
+    });
+    Relay {
+        client,
+        server: &mut lease.connection().end,
+        traffic: terms.pool.traffic(terms.thread),
+        blocks: terms.mode != Mode::Statement,
+        tracking,
+    }
+}
+
+/// Notes what a session with a server connection does. `goes_on`: a query of several was answered.
+fn note(listed: &Listed, exchange: &Exchange, goes_on: bool) {
+    let activity = if exchange.is_settled() {
+        Activity::Idle
+    } else if exchange.is_in_transaction() {
+        Activity::InTransaction
+    } else {
+        Activity::Active
+    };
+    let same = listed.entry().doing().activity == activity;
+    match (same, goes_on) {
+        (true, true) => listed.does_again(),
+        (true, false) => {}
+        (false, _) => listed.does(activity),
+    }
+}
+
 /// Reads what a waiting client adds to its request, as long as there is room, and notices when it goes.
 fn overhear(
     client: &mut ClientEnd<Stream>,
@@ -403,8 +603,8 @@ fn overhear(
     scratch: &mut [u8],
 ) -> Result<(), EndError> {
     while said.len() < REQUEST {
-        match client.poll_bytes(cx, &mut scratch[..REQUEST - said.len()]) {
-            Poll::Ready(filled) => *said = [said, &scratch[..filled?]].concat().into(),
+        match client.poll_input(cx, &mut scratch[..REQUEST - said.len()]) {
+            Poll::Ready(input) => *said = [said, &*input?].concat().into(),
             Poll::Pending => break,
         }
     }

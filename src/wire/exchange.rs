@@ -6,6 +6,8 @@
 
 use std::collections::VecDeque;
 
+use super::statement::Note;
+
 /// The status byte of ReadyForQuery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
@@ -28,17 +30,67 @@ impl Status {
     }
 }
 
-/// A message that the client has sent and that the server has not dealt with yet, as far as it matters in which order.
+/// A message that was sent and that the server has not dealt with yet, as far as it matters in which order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sent {
-    /// One or more of Parse, Bind, Describe, Close.
-    Part,
+    /// Parse; `noted`: of a named statement that is kept account of.
+    Parse {
+        noted: bool,
+    },
+    Bind,
+    Describe,
+    Close,
     Execute,
     Sync,
     /// Query or FunctionCall.
     Query,
     /// CopyDone or CopyFail.
     CopyEnd,
+    /// Not sent at all: the client gets this answer once everything before it is answered.
+    Answer(Answer),
+    /// A message of pgweir's own, whose replies are not for the client.
+    Own(Own),
+}
+
+/// An answer that pgweir gives in the server's place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// The statement is on the server already.
+    ParseComplete,
+    /// The name is forgotten; the statement stays on the server.
+    CloseComplete,
+}
+
+impl Answer {
+    /// The message.
+    pub const fn bytes(self) -> [u8; 5] {
+        match self {
+            Self::ParseComplete => [b'1', 0, 0, 0, 4],
+            Self::CloseComplete => [b'3', 0, 0, 0, 4],
+        }
+    }
+}
+
+/// A message of pgweir's own between those of the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Own {
+    /// Parse or Close of a statement that is kept account of.
+    Noted,
+    /// Parse or Close of any other.
+    Part,
+    /// Sync.
+    Sync,
+    /// Query.
+    Query,
+}
+
+/// For whom a message from the server is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Receiver {
+    /// The client.
+    Client,
+    /// Nobody but pgweir, which asked for it.
+    Pgweir,
 }
 
 /// The COPY IN that a statement has begun.
@@ -58,11 +110,19 @@ enum Copy {
 const USUAL_DEPTH: usize = 64;
 
 /// State of the conversation over one server connection. Begins settled.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "they are independent of each other"
+)]
 pub struct Exchange {
     /// What was sent and not dealt with, oldest first. Bounded by what the sockets hold: the relay does not read on while a
     /// side does not take what it gets.
     sent: VecDeque<Sent>,
+    /// What is to be remembered of those of them that are noted, in the same order.
+    notes: VecDeque<Note>,
+    /// Notes of messages that came to nothing: they failed or were skipped.
+    undone: Vec<Note>,
     /// Extended-protocol messages were sent since the last Sync: the server waits for one.
     batch_open: bool,
     /// An extended-protocol message failed: the server skips to the next Sync.
@@ -71,6 +131,8 @@ pub struct Exchange {
     copy: Copy,
     /// As of the last ReadyForQuery.
     status: Status,
+    /// A Parse of the unnamed statement failed.
+    unnamed_failed: bool,
     /// The directions raced so that the count may be off: never settled again.
     lost_count: bool,
 }
@@ -79,10 +141,13 @@ impl Default for Exchange {
     fn default() -> Self {
         Self {
             sent: VecDeque::new(),
+            notes: VecDeque::new(),
+            undone: Vec::new(),
             batch_open: false,
             skipping: false,
             copy: Copy::No,
             status: Status::Idle,
+            unnamed_failed: false,
             lost_count: false,
         }
     }
@@ -132,9 +197,12 @@ impl Exchange {
     /// Notes a message that the client sent to the server.
     pub fn client_sent(&mut self, tag: u8) {
         match tag {
-            b'Q' | b'F' => self.query(),
-            b'S' => self.sync(),
-            b'P' | b'B' | b'D' | b'C' => self.part(Sent::Part),
+            b'Q' | b'F' => self.query(Sent::Query),
+            b'S' => self.sync(Sent::Sync),
+            b'P' => self.part(Sent::Parse { noted: false }),
+            b'B' => self.part(Sent::Bind),
+            b'D' => self.part(Sent::Describe),
+            b'C' => self.part(Sent::Close),
             b'E' => self.part(Sent::Execute),
             b'c' | b'f' => self.copy_end(),
             // Flush and CopyData are answered by nothing of their own.
@@ -142,28 +210,86 @@ impl Exchange {
         }
     }
 
-    fn query(&mut self) {
+    /// Notes a Parse of the client's, with what to remember of it.
+    pub fn client_prepares(&mut self, note: Note) {
+        self.notes.push_back(note);
+        self.part(Sent::Parse { noted: true });
+    }
+
+    /// Notes a message that is not sent, but answered by pgweir in its turn.
+    pub fn answer(&mut self, answer: Answer, note: Note) {
+        self.notes.push_back(note);
+        self.part(Sent::Answer(answer));
+    }
+
+    /// Notes a Parse or Close of pgweir's own, with what to remember of it.
+    pub fn pgweir_notes(&mut self, note: Note) {
+        self.notes.push_back(note);
+        self.part(Sent::Own(Own::Noted));
+    }
+
+    /// Notes any other message of pgweir's own.
+    pub fn pgweir_sent(&mut self, own: Own) {
+        match own {
+            Own::Query => self.query(Sent::Own(own)),
+            Own::Sync => self.sync(Sent::Own(own)),
+            Own::Part | Own::Noted => self.part(Sent::Own(Own::Part)),
+        }
+    }
+
+    /// The answer that is due to the client now: everything before it is answered. Gives each once.
+    pub fn due(&mut self) -> Option<Answer> {
+        let Some(Sent::Answer(answer)) = self.sent.front() else {
+            return None;
+        };
+        if self.skipping {
+            return None;
+        }
+        let answer = *answer;
+        self.done();
+        Some(answer)
+    }
+
+    /// Notes of messages that came to nothing, oldest first. Whoever reads them takes them.
+    pub fn undone(&mut self) -> &mut Vec<Note> {
+        &mut self.undone
+    }
+
+    /// Whether a Parse of the unnamed statement has failed since this was last asked: there is none, then.
+    pub fn unnamed_failed(&mut self) -> bool {
+        std::mem::take(&mut self.unnamed_failed)
+    }
+
+    /// Whether what the server says now answers a query of pgweir's own.
+    pub fn answers_pgweir(&self) -> bool {
+        self.sent.front() == Some(&Sent::Own(Own::Query))
+    }
+
+    /// Whether an error now would end a simple query, and no more than that.
+    pub fn in_simple_query(&self) -> bool {
+        self.sent.front() == Some(&Sent::Query)
+    }
+
+    fn query(&mut self, query: Sent) {
         // In the middle of COPY IN it makes the copy fail, and is gone with it.
         self.lost_count |= self.in_copy_in();
-        self.sent.push_back(Sent::Query);
+        self.sent.push_back(query);
         self.batch_open = false;
     }
 
-    fn sync(&mut self) {
+    fn sync(&mut self, sync: Sent) {
         if let Copy::In { syncs, .. } = &mut self.copy {
             // Sync inside COPY IN gets no reply, so nothing is owed for it, unless the server has failed meanwhile.
             *syncs = true;
             return;
         }
-        self.sent.push_back(Sent::Sync);
+        self.sent.push_back(sync);
         self.batch_open = false;
     }
 
     fn part(&mut self, part: Sent) {
         self.lost_count |= self.in_copy_in();
-        if part == Sent::Execute || self.sent.back() != Some(&Sent::Part) {
-            self.sent.push_back(part);
-        }
+        self.sent.push_back(part);
         self.batch_open = true;
     }
 
@@ -176,33 +302,84 @@ impl Exchange {
         }
     }
 
-    /// Notes a message that the server sent to the client. `body` begins the message's body: one byte of
+    /// Notes a message from the server, and says for whom it is. `body` begins the message's body: one byte of
     /// ReadyForQuery's is enough.
-    pub fn server_sent(&mut self, tag: u8, body: &[u8]) {
+    pub fn server_sent(&mut self, tag: u8, body: &[u8]) -> Receiver {
+        let receiver = match self.sent.front() {
+            Some(Sent::Own(_)) if is_reply(tag) => Receiver::Pgweir,
+            // ParameterStatus and notices of a query of pgweir's own. Notifications come when they come.
+            Some(Sent::Own(Own::Query)) if tag != b'A' => Receiver::Pgweir,
+            _ => Receiver::Client,
+        };
         match tag {
-            b'Z' => self.ready(body),
+            b'Z' => return self.ready(body),
+            b'1' | b'2' | b'3' => self.part_done(tag),
+            b'T' | b'n' if self.sent.front() == Some(&Sent::Describe) => self.done(),
             b'C' | b'I' | b's' => self.completed(),
-            b'E' => self.failed(),
+            b'E' => return self.failed(),
             b'G' => self.copy_in_begins(),
             b'W' => self.copy = Copy::Both,
             _ => {}
         }
+        receiver
     }
 
-    fn ready(&mut self, body: &[u8]) {
+    fn ready(&mut self, body: &[u8]) -> Receiver {
         match body.first().and_then(|byte| Status::from_byte(*byte)) {
             Some(status) => self.status = status,
             None => self.lost_count = true,
         }
         let skipping = std::mem::take(&mut self.skipping);
-        let answered = |sent: &Sent| *sent == Sent::Sync || (*sent == Sent::Query && !skipping);
-        match self.sent.iter().position(answered) {
-            Some(at) => drop(self.sent.drain(..=at)),
-            None => self.lost_count = true,
+        let answered = |sent: &Sent| match sent {
+            Sent::Sync | Sent::Own(Own::Sync) => true,
+            Sent::Query | Sent::Own(Own::Query) => !skipping,
+            _ => false,
+        };
+        let Some(at) = self.sent.iter().position(answered) else {
+            self.lost_count = true;
+            return Receiver::Client;
+        };
+        for _ in 0..at {
+            self.skipped();
         }
+        let receiver = match self.sent.pop_front() {
+            Some(Sent::Own(_)) => Receiver::Pgweir,
+            _ => Receiver::Client,
+        };
         self.drop_stray_copy_ends();
         if self.sent.is_empty() && self.sent.capacity() > USUAL_DEPTH {
             self.sent = VecDeque::new();
+        }
+        receiver
+    }
+
+    /// ParseComplete, BindComplete or CloseComplete has come.
+    fn part_done(&mut self, tag: u8) {
+        let fits = match self.sent.front() {
+            Some(Sent::Parse { .. }) => tag == b'1',
+            Some(Sent::Bind) => tag == b'2',
+            Some(Sent::Close) => tag == b'3',
+            Some(Sent::Own(Own::Noted | Own::Part)) => tag != b'2',
+            _ => false,
+        };
+        if fits {
+            self.done();
+        } else {
+            self.lost_count = true;
+        }
+    }
+
+    /// The message at the front is dealt with, and what was to be remembered of it may be forgotten.
+    fn done(&mut self) {
+        if self.sent.pop_front().is_some_and(has_note) {
+            self.notes.pop_front();
+        }
+    }
+
+    /// The message at the front was passed over.
+    fn skipped(&mut self) {
+        if self.sent.pop_front().is_some_and(has_note) {
+            self.undone.extend(self.notes.pop_front());
         }
     }
 
@@ -212,25 +389,28 @@ impl Exchange {
             self.copy = Copy::No;
         }
         if self.statement() == Some(Sent::Execute) {
-            self.sent.pop_front();
+            self.done();
         }
         self.drop_stray_copy_ends();
     }
 
-    fn failed(&mut self) {
+    fn failed(&mut self) -> Receiver {
         if let Copy::In { extended, syncs } | Copy::Ending { extended, syncs } = self.copy {
             // A Sync sent before the failure was seen: ignored by the copy, or answered after it? Unknown.
             self.lost_count |= syncs;
             self.copy = Copy::No;
             self.skipping = extended;
-            return;
+            return Receiver::Client;
         }
         // An error outside of any request (57P01 while idle) is the last thing that a server says.
+        self.unnamed_failed |= self.sent.front() == Some(&Sent::Parse { noted: false });
         self.skipping = match self.sent.front() {
+            Some(Sent::Own(Own::Query)) => return Receiver::Pgweir,
             Some(Sent::Query) => false,
             Some(_) => true,
             None => self.batch_open,
         };
+        Receiver::Client
     }
 
     fn copy_in_begins(&mut self) {
@@ -276,10 +456,7 @@ impl Exchange {
     }
 
     /// The statement that the server is at.
-    fn statement(&mut self) -> Option<Sent> {
-        while self.sent.front() == Some(&Sent::Part) {
-            self.sent.pop_front();
-        }
+    fn statement(&self) -> Option<Sent> {
         self.sent.front().copied()
     }
 
@@ -288,6 +465,18 @@ impl Exchange {
             self.sent.pop_front();
         }
     }
+}
+
+fn has_note(sent: Sent) -> bool {
+    matches!(
+        sent,
+        Sent::Parse { noted: true } | Sent::Answer(_) | Sent::Own(Own::Noted)
+    )
+}
+
+/// Whether a message answers a Parse or a Close.
+fn is_reply(tag: u8) -> bool {
+    matches!(tag, b'1' | b'3')
 }
 
 #[cfg(test)]
@@ -299,7 +488,7 @@ mod tests {
         let mut exchange = Exchange::default();
         for step in script.split_whitespace() {
             match step.as_bytes() {
-                [b'<', tag, body @ ..] => exchange.server_sent(*tag, body),
+                [b'<', tag, body @ ..] => drop(exchange.server_sent(*tag, body)),
                 tags => tags.iter().for_each(|tag| exchange.client_sent(*tag)),
             }
         }

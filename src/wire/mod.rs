@@ -1,11 +1,15 @@
 //! The Postgres protocol, as values: bytes in, events and bytes out. No socket, no clock, no task.
 
+pub mod edit;
 pub mod exchange;
 pub mod md5;
+pub mod parameters;
 pub mod reply;
 pub mod scan;
 pub mod scram;
+pub mod sql;
 pub mod startup;
+pub mod statement;
 
 /// What a peer did that the protocol does not allow.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -75,8 +75,22 @@ impl SqlState {
     pub const INVALID_CATALOG_NAME: Self = Self(*b"3D000");
     /// too_many_connections
     pub const TOO_MANY_CONNECTIONS: Self = Self(*b"53300");
+    /// configuration_limit_exceeded
+    pub const CONFIGURATION_LIMIT_EXCEEDED: Self = Self(*b"53400");
+    /// syntax_error
+    pub const SYNTAX_ERROR: Self = Self(*b"42601");
+    /// cant_change_runtime_param
+    pub const CANNOT_CHANGE_PARAMETER: Self = Self(*b"55P02");
     /// query_canceled
     pub const QUERY_CANCELED: Self = Self(*b"57014");
+    /// successful_completion
+    pub const SUCCESSFUL_COMPLETION: Self = Self(*b"00000");
+    /// idle_in_transaction_session_timeout
+    pub const IDLE_IN_TRANSACTION_TIMEOUT: Self = Self(*b"25P03");
+    /// transaction_timeout
+    pub const TRANSACTION_TIMEOUT: Self = Self(*b"25P04");
+    /// idle_session_timeout
+    pub const IDLE_SESSION_TIMEOUT: Self = Self(*b"57P05");
     /// admin_shutdown
     pub const ADMIN_SHUTDOWN: Self = Self(*b"57P01");
     /// cannot_connect_now
@@ -144,6 +158,11 @@ impl Report {
         self.fields(b'E', severity)
     }
 
+    /// The NoticeResponse message.
+    pub fn notice(&self) -> Vec<u8> {
+        self.fields(b'N', "NOTICE")
+    }
+
     fn fields(&self, tag: u8, severity: &str) -> Vec<u8> {
         let mut message = Message::new(tag)
             .u8(b'S')
@@ -192,6 +211,25 @@ impl ServerError {
             message,
             body: body.into(),
         }
+    }
+
+    /// The name that its message mentions first, in double quotes.
+    pub fn quoted_name(&self) -> Option<String> {
+        self.message.split('"').nth(1).map(str::to_owned)
+    }
+
+    /// The message to pass on to a client whose session ends with it.
+    pub fn to_fatal(&self) -> Vec<u8> {
+        let mut message = Message::new(b'E');
+        for field in self.body.split(|byte| *byte == 0) {
+            message = match field.split_first() {
+                Some((b'S', _)) => message.u8(b'S').text("FATAL"),
+                Some((b'V', _)) => message.u8(b'V').text("FATAL"),
+                Some(_) => message.bytes(field).u8(0),
+                None => message,
+            };
+        }
+        message.u8(0).done()
     }
 
     /// The message to pass on to a client.

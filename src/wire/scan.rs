@@ -17,26 +17,37 @@ pub const LARGEST_MESSAGE: u32 = 0x3fff_ffff;
 pub struct Seen<'a> {
     /// The type byte.
     pub tag: u8,
+    /// Where its header begins in the buffer.
+    pub at: usize,
     /// Length of the whole body in bytes.
     pub body_len: u32,
-    /// The start of the body: at least [`needed`] bytes of it.
+    /// The start of the body, as far as it is in the buffer.
     pub body: &'a [u8],
 }
 
-/// How many bytes of a message's body must be there before it is seen. ReadyForQuery's status is worth waiting for.
-const fn needed(tag: u8) -> usize {
-    if tag == b'Z' { 1 } else { 0 }
-}
+impl Seen<'_> {
+    /// Whether the whole body is in the buffer.
+    pub fn is_whole(&self) -> bool {
+        self.body.len() == self.body_len as usize
+    }
 
-/// The longest piece that [`Scanner::scan`] may leave unconsumed at the end of a buffer.
-pub const LONGEST_TAIL: usize = HEADER;
+    /// Whether at least `bytes` of the body are in the buffer, or all of a shorter one.
+    pub fn has(&self, bytes: usize) -> bool {
+        self.body.len() >= bytes.min(self.body_len as usize)
+    }
+
+    /// Length of header and body in bytes.
+    pub fn length(&self) -> usize {
+        HEADER + self.body_len as usize
+    }
+}
 
 /// What the reader of a stream wants after it has seen a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
     /// This message may go; show the next one.
     Go,
-    /// Stop in front of this message.
+    /// Stop in front of this message: it is not for this reader, or must be shown again when more of it is there.
     Stop,
 }
 
@@ -56,8 +67,7 @@ impl Scanner {
     /// Shows every message that begins in `buffer` to `sink`, and returns how many leading bytes are consumed and whether
     /// what stands behind them is in order. Lengths above `limit` are not.
     ///
-    /// The rest, at most [`LONGEST_TAIL`] bytes of a cut header unless the sink or an error stopped the scan, must stand at the
-    /// front of the next buffer.
+    /// The rest, less than a header unless the sink or an error stopped the scan, must stand at the front of the next buffer.
     pub fn scan(
         &mut self,
         buffer: &[u8],
@@ -72,12 +82,10 @@ impl Scanner {
                 Err(error) => return (at, Err(error)),
             };
             let body = &buffer[at + HEADER..];
-            if body.len() < needed(tag).min(body_len as usize) {
-                return (at, Ok(()));
-            }
             let here = body.len().min(body_len as usize);
             if sink(Seen {
                 tag,
+                at,
                 body_len,
                 body: &body[..here],
             }) == Next::Stop
@@ -103,12 +111,13 @@ impl Scanner {
     }
 }
 
-/// Where one direction of a connection stands: its scanner, and the bytes of a cut header that were not forwarded yet.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// Where one direction of a connection stands: its scanner, and the bytes at the end of the last read that were not forwarded
+/// yet: a cut header, or the front of a message of which more must be there.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Flow {
     scanner: Scanner,
-    tail: [u8; LONGEST_TAIL],
-    tail_len: u8,
+    /// Empty, and then without memory of its own, nearly always.
+    tail: Vec<u8>,
 }
 
 impl Flow {
@@ -117,25 +126,39 @@ impl Flow {
         self.scanner.at_boundary()
     }
 
-    /// Whether nothing is kept of a cut header either.
+    /// Whether nothing is kept of a cut message either.
     pub fn is_empty(&self) -> bool {
-        self.at_boundary() && self.tail_len == 0
+        self.at_boundary() && self.tail.is_empty()
     }
 
-    /// Puts the cut header at the front of `buffer`, behind which reading goes on. Returns its length.
+    /// Body bytes of the message that is being forwarded that are still to come.
+    pub fn to_come(&self) -> usize {
+        self.scanner.skip as usize
+    }
+
+    /// What is kept.
+    pub fn tail(&mut self) -> &mut Vec<u8> {
+        &mut self.tail
+    }
+
+    /// Puts what is kept at the front of `buffer`, behind which reading goes on. Returns its length. It must fit.
     pub fn resume(&mut self, buffer: &mut [u8]) -> usize {
-        let len = usize::from(std::mem::take(&mut self.tail_len));
-        buffer[..len].copy_from_slice(&self.tail[..len]);
+        let len = self.tail.len();
+        if len > 0 {
+            buffer[..len].copy_from_slice(&self.tail);
+            self.tail = Vec::new();
+        }
         len
     }
 
-    /// Keeps a cut header of at most [`LONGEST_TAIL`] bytes for [`Self::resume`].
+    /// Keeps what stands at the end of a buffer for [`Self::resume`].
     pub fn keep(&mut self, tail: &[u8]) {
-        self.tail[..tail.len()].copy_from_slice(tail);
-        self.tail_len = u8::try_from(tail.len()).expect("a tail is at most LONGEST_TAIL bytes");
+        if !tail.is_empty() {
+            self.tail = tail.to_vec();
+        }
     }
 
-    /// As [`Scanner::scan`]. A cut header at the end must be given to [`Self::keep`].
+    /// As [`Scanner::scan`]. What it leaves at the end must be given to [`Self::keep`].
     pub fn scan(
         &mut self,
         buffer: &[u8],
@@ -192,12 +215,14 @@ mod tests {
             buffer.extend(&stream[from..to]);
             from = to;
             let (used, in_order) = scanner.scan(&buffer, LARGEST_MESSAGE, |seen| {
-                assert!(seen.tag != b'Z' || seen.body_len == 0 || !seen.body.is_empty());
+                if !seen.has(1) {
+                    return Next::Stop;
+                }
                 events.push((seen.tag, seen.body_len));
                 Next::Go
             });
             in_order?;
-            assert!(buffer.len() - used <= LONGEST_TAIL);
+            assert!(buffer.len() - used <= HEADER);
             forwarded.extend(buffer.drain(..used));
         }
         forwarded.extend(buffer);
@@ -213,13 +238,17 @@ mod tests {
     }
 
     #[test]
-    fn the_status_byte_is_waited_for() {
-        let mut scanner = Scanner::default();
+    fn a_message_is_shown_again_when_more_of_it_is_there() {
         let ready = message(b'Z', b"I");
-        let nothing = scanner.scan(&ready[..5], LARGEST_MESSAGE, |_| {
-            panic!("seen without its status")
-        });
-        assert_eq!(nothing, (0, Ok(())));
+        let sink = |seen: Seen<'_>| {
+            if seen.has(1) { Next::Go } else { Next::Stop }
+        };
+        let mut scanner = Scanner::default();
+        assert_eq!(
+            scanner.scan(&ready[..5], LARGEST_MESSAGE, sink),
+            (0, Ok(()))
+        );
+        assert_eq!(scanner.scan(&ready, LARGEST_MESSAGE, sink), (6, Ok(())));
     }
 
     #[test]

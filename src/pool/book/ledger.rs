@@ -101,6 +101,10 @@ pub(super) struct Host {
     /// `cap` is the budget; while it is unknown, one server connection may find it out.
     pub(super) capped: Capped,
     pub(super) budget_known: bool,
+    /// Dials in flight at once.
+    pub(super) dials: u32,
+    /// The last dial failed.
+    pub(super) is_failing: bool,
     /// What the guaranteed minimums of known services still lack, in total.
     pub(super) reserved: u32,
     /// By service.

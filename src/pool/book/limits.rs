@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use super::Book;
 use super::arena::{NONE, index};
 use super::ledger::{Capped, Host, Pool, Service, Tally};
 use super::words::{
     Action, DatabaseId, HostId, PoolId, PoolLimits, PoolPlace, ServiceId, ServiceLimits, ThreadId,
     UserId,
 };
+use super::{Book, DIALS_AT_ONCE};
 
 /// While the budget is unknown, one server connection may be dialled: it is enough to ask Postgres.
 const UNKNOWN_BUDGET: u32 = 1;
@@ -19,6 +19,8 @@ impl Book {
         self.hosts.push(Host {
             capped: Capped::limited(budget.unwrap_or(UNKNOWN_BUDGET)),
             budget_known: budget.is_some(),
+            dials: DIALS_AT_ONCE,
+            is_failing: false,
             reserved: 0,
             accounts: Vec::new(),
             stamp: 0,
@@ -26,6 +28,12 @@ impl Book {
             sum_weight: 0,
         });
         HostId(index(self.hosts.len() - 1))
+    }
+
+    /// For tests, in which few are enough.
+    #[cfg(test)]
+    pub(super) fn limit_dials(&mut self, host: HostId, dials: u32) {
+        self.hosts[host.index()].dials = dials;
     }
 
     /// A database, and how many server connections it may have; 0 = no cap.

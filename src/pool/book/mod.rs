@@ -36,6 +36,9 @@
 //!   replace it: lending takes it off the account just as closing does.
 //! * *Eviction never takes a service's minimum*: except for that service's own waiter on the same host, whose dial puts it
 //!   back.
+//! * *No needless wait* against *no crowd at the door*: only so many dials to one Postgres are in flight at once
+//!   ([`DIALS_AT_ONCE`]), and fewer while they fail ([`PROBES_AT_ONCE`]). The first success ends every back-off there:
+//!   nobody waits out a pause for a Postgres that is back.
 //! * *Dials in flight below waiters* is asked of the pool and of the group: ten waiters of a service at its cap are no
 //!   reason to dial ten times for another's one.
 //! * *Time passes between calls*: what time alone permits (the reserve, the end of a back-off, eviction by age, deadlines)
@@ -81,6 +84,14 @@ pub const WATCH_EVERY: Duration = Duration::from_millis(100);
 
 /// The longest back-off after dials that failed, before jitter.
 pub const MAX_RETRY: Duration = Duration::from_secs(15);
+
+/// Dials in flight to one Postgres at once: each costs it a process and a login, and a crowd that comes back after an outage
+/// would be served no sooner by more of them.
+pub const DIALS_AT_ONCE: u32 = 16;
+
+/// The same, one for each pool, while the last dial to that Postgres failed: enough to find out that it is back, also where
+/// one pool's dials hang.
+pub const PROBES_AT_ONCE: u32 = 4;
 
 /// See the module.
 pub struct Book {
@@ -276,6 +287,8 @@ impl Book {
         let pool = &mut self.pools[self.servers[server].pool];
         pool.failures = 0;
         pool.retry_at = None;
+        let host = pool.host;
+        self.is_back(host);
         self.place(now, server, out);
         // One dial fewer is in flight, and a back-off may be over.
         self.unsettled = true;
@@ -468,8 +481,21 @@ impl Book {
         }
     }
 
+    /// A dial to this Postgres succeeded. If the one before had failed, whoever backs off may try at once.
+    fn is_back(&mut self, host: u32) {
+        if !std::mem::take(&mut self.hosts[host as usize].is_failing) {
+            return;
+        }
+        for at in 0..self.pools.end() {
+            if self.pools.occupied(at) && self.pools[at].host == host {
+                self.pools[at].retry_at = None;
+            }
+        }
+    }
+
     fn back_off(&mut self, now: Duration, pool: u32, retry: Retry) {
         let pool = &mut self.pools[pool];
+        self.hosts[pool.host as usize].is_failing = true;
         // Dials that were in flight together fail together: that is one failure.
         if pool.retry_at.is_none() {
             let doubled = retry

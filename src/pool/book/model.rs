@@ -14,6 +14,8 @@ const MS: Duration = Duration::from_millis(1);
 #[derive(Debug, Clone)]
 struct World {
     budgets: Vec<Option<u32>>,
+    /// Dials at once, on each host.
+    dials: u32,
     databases: Vec<u32>,
     users: Vec<u32>,
     services: Vec<ServiceLimits>,
@@ -102,9 +104,10 @@ fn world() -> impl Strategy<Value = World> {
         proptest::collection::vec(service_limits(), 1..5),
         pools,
         1_u16..4,
+        prop_oneof![Just(DIALS_AT_ONCE), 1_u32..4],
     )
         .prop_map(
-            |(budgets, databases, users, services, mut pools, threads)| {
+            |(budgets, databases, users, services, mut pools, threads, dials)| {
                 for (host, database, user, _) in &mut pools {
                     *host %= budgets.len();
                     *database %= databases.len();
@@ -112,6 +115,7 @@ fn world() -> impl Strategy<Value = World> {
                 }
                 World {
                     budgets,
+                    dials,
                     databases,
                     users,
                     services,
@@ -203,6 +207,8 @@ struct Model {
     /// Every id that was ever given, for finding out stale ones.
     given: (BTreeSet<ServerId>, BTreeSet<WaiterId>),
     retry_at: Vec<Option<Duration>>,
+    /// By host: the last dial failed.
+    failing: Vec<bool>,
     reserve_before: Vec<Option<Duration>>,
     hosts: Vec<HostId>,
     databases: Vec<DatabaseId>,
@@ -223,6 +229,9 @@ impl Model {
             .iter()
             .map(|budget| book.add_host(*budget))
             .collect();
+        for host in &hosts {
+            book.limit_dials(*host, world.dials);
+        }
         let databases: Vec<_> = world
             .databases
             .iter()
@@ -248,6 +257,7 @@ impl Model {
             .collect();
         Self {
             retry_at: vec![None; pools.len()],
+            failing: vec![false; hosts.len()],
             reserve_before: vec![None; pools.len()],
             book,
             world,
@@ -400,10 +410,22 @@ impl Model {
         let reserve = self.reserve_before[pool].is_some_and(|before| oldest <= before);
         let size = limits.size + if reserve { limits.reserve_size } else { 0 };
         self.retry_at[pool].is_none()
+            && self.is_open(pool)
             && self.dialing_in(pool, None) < self.waiting_in(pool, None)
             && self.dialing_in(pool, Some(service)) < self.waiting_in(pool, Some(service))
             && self.total(Cap::Pool(pool)) < size
             && self.fits(pool, service)
+    }
+
+    /// Whether one more dial may be in flight.
+    fn is_open(&self, pool: usize) -> bool {
+        let host = self.world.pools[pool].0;
+        let dialing = self.count(Cap::Host(host), |at| at == At::Dialing);
+        if self.failing[host] {
+            dialing < PROBES_AT_ONCE && self.dialing_in(pool, None) == 0
+        } else {
+            dialing < self.world.dials
+        }
     }
 
     fn may_lend(&self, server: &MServer, service: usize) -> bool {
@@ -540,7 +562,7 @@ impl Model {
         let warming = ticking && self.live(Cap::Pool(pool)) < self.world.pools[pool].3.min_size;
         if self.waiting_in(pool, Some(service)) == 0 || !self.may_dial(pool, service) {
             assert!(
-                warming && self.retry_at[pool].is_none(),
+                warming && self.retry_at[pool].is_none() && self.is_open(pool),
                 "a dial that is not permitted"
             );
             assert!(
@@ -716,7 +738,9 @@ impl Model {
                 self.limbo(id);
                 let server = self.servers.get_mut(&id).unwrap();
                 server.expires = expires.unwrap_or(Duration::MAX);
-                self.retry_at[server.pool] = None;
+                let pool = server.pool;
+                self.retry_at[pool] = None;
+                self.is_back(self.world.pools[pool].0);
             }
             Step::DialFailed { which, retry } => return self.dial_failed(which, retry, out),
             Step::Tick => {
@@ -878,6 +902,7 @@ impl Model {
         });
         assert!(self.book.dial_failed(self.now, id, retry, out));
         let server = self.servers.remove(&id).unwrap();
+        self.failing[self.world.pools[server.pool].0] |= retry.is_some();
         if retry.is_some() && self.retry_at[server.pool].is_none() {
             let until = self
                 .book
@@ -891,6 +916,14 @@ impl Model {
             self.retry_at[server.pool] = Some(until);
         }
         true
+    }
+
+    fn is_back(&mut self, host: usize) {
+        if std::mem::take(&mut self.failing[host]) {
+            let pools = self.world.pools.iter().zip(&mut self.retry_at);
+            let there = pools.filter(|((it, ..), _)| *it == host);
+            there.for_each(|(_, retry_at)| *retry_at = None);
+        }
     }
 
     // ---- after every step ----

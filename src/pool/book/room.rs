@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::arena::NONE;
 use super::ledger::{Capped, Caps, Pool};
 use super::words::{Action, CloseReason};
-use super::{Book, EVICT_AFTER};
+use super::{Book, EVICT_AFTER, PROBES_AT_ONCE};
 
 impl Book {
     /// Dials for the groups of one pool while any may.
@@ -46,8 +46,20 @@ impl Book {
         pool.retry_at.is_none()
             && entry.waiters > entry.tally.dialing
             && pool.waiters > pool.tally.dialing
+            && self.is_open(pool)
             && self.has_place(group)
             && self.caps_allow(group)
+    }
+
+    /// Whether one more dial of this pool may be in flight to its Postgres.
+    pub(super) fn is_open(&self, pool: &Pool) -> bool {
+        let host = &self.hosts[pool.host as usize];
+        let dialing = host.capped.tally.dialing;
+        if host.is_failing {
+            pool.tally.dialing == 0 && dialing < PROBES_AT_ONCE
+        } else {
+            dialing < host.dials
+        }
     }
 
     /// Whether the caps beyond the pool allow one more on this group's account.

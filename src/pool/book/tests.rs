@@ -531,9 +531,16 @@ fn a_back_off_doubles_and_dials_that_fail_together_count_once() {
         first: ms(1000),
         jitter: 0.0,
     });
-    for wait in [1000, 2000, 4000, 8000, 15000, 15000] {
+    for (wait, expected) in [
+        (1000, 2),
+        (2000, 1),
+        (4000, 1),
+        (8000, 1),
+        (15000, 1),
+        (15000, 1),
+    ] {
         let dials: Vec<_> = desk.book.servers().collect();
-        assert_eq!(dials.len(), 2);
+        assert_eq!(dials.len(), expected);
         desk.out.clear();
         for dial in dials {
             assert!(desk.book.dial_failed(desk.now, dial, retry, &mut desk.out));
@@ -715,4 +722,76 @@ fn two_hosts_under_one_users_cap_do_not_pass_its_room_to_and_fro() {
         }
     }
     assert_eq!(grants, 4);
+}
+
+const RETRY: Option<Retry> = Some(Retry {
+    first: Duration::from_secs(1),
+    jitter: 0.0,
+});
+
+impl Desk {
+    /// The dials ordered since the last look, and nothing else.
+    fn dials_ordered(&mut self) -> Vec<ServerId> {
+        let dials = self.out.drain(..).map(|action| match action {
+            Action::Dial { server, .. } => server,
+            other => panic!("no dial: {other:?}"),
+        });
+        dials.collect()
+    }
+}
+
+#[test]
+fn a_crowd_of_waiters_does_not_dial_all_at_once() {
+    let mut desk = Desk::new(100);
+    let (pool, service) = (desk.pool(sized(50)), desk.service(NO_LIMITS));
+    for _ in 0..50 {
+        desk.wait(pool, service);
+    }
+    let dials = desk.dials_ordered();
+    assert_eq!(dials.len(), DIALS_AT_ONCE as usize);
+    assert!(desk.book.dialed(desk.now, dials[0], None, &mut desk.out));
+    let next = desk.out.split_off(1);
+    assert_eq!(desk.granted().len(), 1);
+    assert!(matches!(next[..], [Action::Dial { .. }]), "{next:?}");
+}
+
+#[test]
+fn a_postgres_that_is_down_is_probed_and_the_first_success_ends_every_pause() {
+    let mut desk = Desk::new(100);
+    let service = desk.service(NO_LIMITS);
+    let pools: Vec<_> = (0..6).map(|_| desk.pool(sized(10))).collect();
+    for pool in &pools {
+        desk.wait(*pool, service);
+        desk.wait(*pool, service);
+    }
+    for dial in desk.dials_ordered() {
+        assert!(desk.book.dial_failed(desk.now, dial, RETRY, &mut desk.out));
+    }
+    desk.quiet();
+    desk.tick_at(ms(1000));
+    let probes = desk.dials_ordered();
+    let pool_of = |desk: &Desk, probe: &ServerId| desk.book.server(*probe).unwrap().pool;
+    let theirs: Vec<_> = probes.iter().map(|probe| pool_of(&desk, probe)).collect();
+    assert_eq!(
+        theirs,
+        pools[..PROBES_AT_ONCE as usize],
+        "one for each, oldest waiter first"
+    );
+
+    // One fails, and the next pool has its turn; one succeeds, and everybody goes.
+    assert!(
+        desk.book
+            .dial_failed(desk.now, probes[0], RETRY, &mut desk.out)
+    );
+    let more = desk.dials_ordered();
+    assert_eq!(more.len(), 1);
+    assert_eq!(pool_of(&desk, &more[0]), pools[4]);
+    assert!(desk.book.dialed(desk.now, probes[1], None, &mut desk.out));
+    let dials = desk.out.split_off(1);
+    assert_eq!(desk.granted().len(), 1);
+    // Of twelve waiters one is served, and three dials were in flight.
+    assert_eq!(dials.len(), 12 - 1 - 3, "{dials:?}");
+    for pool in pools {
+        assert_eq!(desk.book.pool(pool).unwrap().retry_at, None);
+    }
 }

@@ -169,15 +169,17 @@ impl Book {
     }
 
     fn cold(&mut self, pool: u32) -> Option<(u32, u16)> {
+        let entry = &self.pools[pool];
         let Pool {
             tally,
             limits,
             warm,
             retry_at,
             ..
-        } = &self.pools[pool];
-        let missing =
-            tally.live() < limits.min_size && (limits.size == 0 || tally.total() < limits.size);
+        } = entry;
+        let missing = tally.live() < limits.min_size
+            && (limits.size == 0 || tally.total() < limits.size)
+            && self.is_open(entry);
         let (service, thread) = warm.filter(|_| missing && retry_at.is_none())?;
         let group = self.group(pool, service);
         self.make_known(self.groups[group].host, service);

@@ -2,5 +2,6 @@
 
 mod house;
 mod leases;
+mod patience;
 mod threads;
 mod vanishing;

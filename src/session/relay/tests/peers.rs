@@ -151,9 +151,9 @@ impl Wire {
         self.server.settled().is_some()
     }
 
-    /// See [`ServerEnd::said_error_last`].
-    pub(super) fn server_said_error_last(&self) -> bool {
-        self.server.said_error_last()
+    /// See [`ServerEnd::said_why`].
+    pub(super) fn server_said_why(&self) -> bool {
+        self.server.said_why()
     }
 
     /// Writes what the relay has left unwritten to the server.
@@ -193,11 +193,12 @@ impl Wire {
         } = self;
         let mut relay = Relay {
             blocks: true,
+            tracking: None,
             client,
             server,
             traffic,
         };
-        poll_fn(|cx| Poll::Ready(relay.client_said(cx, &said))).await?;
+        poll_fn(|cx| Poll::Ready(relay.client_said(cx, &said, &[]))).await?;
         let proof = poll_fn(|cx| {
             let polled = relay.poll(cx, scratch);
             let up = seen
@@ -220,16 +221,18 @@ impl Wire {
 
     async fn request(&mut self) -> Result<Vec<u8>, RelayError> {
         loop {
-            let (filled, look) = poll_fn(|cx| {
+            let (input, look) = poll_fn(|cx| {
                 ready!(self.client.poll_flush(cx))?;
-                self.client.poll_request(cx, &mut self.scratch)
+                self.client
+                    .poll_request(cx, &mut self.scratch)
+                    .map_ok(|(input, look)| (input.to_vec(), look))
             })
             .await
             .map_err(RelayError::client)?;
             match look {
                 Look::Nothing => {}
                 Look::Goodbye => return Err(RelayError::Goodbye),
-                Look::Request(at) => return Ok(self.scratch[at..filled].to_vec()),
+                Look::Request(at) => return Ok(input[at..].to_vec()),
             }
         }
     }

@@ -11,6 +11,7 @@ use super::peers::{
 use crate::net::end::EndError;
 use crate::session::relay::RelayError;
 use crate::wire::WireError;
+use crate::wire::reply::{Report, Severity, SqlState};
 use crate::wire::scan::LARGEST_MESSAGE;
 
 /// Pipes and read buffers that cut everything, some of it, and nothing; and the size of every body.
@@ -384,7 +385,8 @@ fn the_last_words_of_a_server_reach_the_client_before_its_end_does() {
     for sizes in NARROW {
         in_paused_time(async {
             let (mut wire, mut far) = Wire::new(sizes);
-            let (query, last) = (message(b'Q', 9), message(b'E', 300));
+            let report = Report::new(SqlState::ADMIN_SHUTDOWN, "x".repeat(300));
+            let (query, last) = (message(b'Q', 9), report.error(Severity::Fatal));
             let conduct = async {
                 pass(&query, &mut far.client, &query, &mut far.server).await;
                 let mut server = far.server;
@@ -412,7 +414,7 @@ fn the_last_words_of_a_server_reach_the_client_before_its_end_does() {
                 matches!(error, RelayError::ServerLost(EndError::Closed)),
                 "{error:?}"
             );
-            assert!(wire.server_said_error_last());
+            assert!(wire.server_said_why());
         });
     }
 }

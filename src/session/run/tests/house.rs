@@ -15,6 +15,7 @@ use tokio::task::{JoinHandle, spawn_local};
 
 use crate::client::directory::{Ask, Directory, Entry, Who};
 use crate::client::end::ClientEnd;
+use crate::client::patience::{Activity, Doing, Patience};
 use crate::config::checked::{Host, Mode, Tcp};
 use crate::net::listen::Peer;
 use crate::net::packet::{Packet, Packets};
@@ -160,7 +161,9 @@ impl House {
             server_lifetime: None,
             server_login_retry: Duration::from_millis(10),
             server_reset_query: "DISCARD ALL".into(),
+            max_prepared_statements: 100,
             recover_limit: PATIENCE,
+            cancel_limit: PATIENCE,
             budget: Some(100),
             headroom: 0,
             database_cap: 0,
@@ -325,6 +328,8 @@ impl Thread {
             mode: self.pool.settings().mode,
             listed,
             seats: Box::default(),
+            startup: Arc::default(),
+            prepared: Some(100),
         };
         let mut session = Session::new(ClientEnd::new(Stream::Unix(near), LIMIT), terms, &[]);
         let attending = Arc::clone(&entry);
@@ -337,6 +342,7 @@ impl Thread {
         });
         Client {
             packets: Packets::new(far),
+            directory,
             entry,
             session,
         }
@@ -346,6 +352,7 @@ impl Thread {
 /// A client, and the session that looks after it.
 pub(super) struct Client {
     packets: Packets<UnixStream>,
+    directory: Arc<Directory>,
     entry: Arc<Entry>,
     session: JoinHandle<End>,
 }
@@ -391,6 +398,23 @@ impl Client {
         self.entry.ask(ask);
     }
 
+    /// The janitor comes by at this second.
+    pub(super) fn hurry_at(&self, second: u64, patience: Patience) {
+        self.directory.set_clock(Duration::from_secs(second));
+        self.directory.hurry(&patience, |_| patience);
+    }
+
+    /// What the session is seen to do, since which second.
+    pub(super) fn doing(&self) -> (Activity, u64) {
+        let Doing { activity, since } = self.entry.doing();
+        (activity, since / 1000)
+    }
+
+    /// Waits until the session is seen to do this.
+    pub(super) async fn does(&self, activity: Activity) {
+        until("it does it", || self.doing().0 == activity).await;
+    }
+
     /// The one error that it is told at last, and why the session ended.
     pub(super) async fn last_words(mut self) -> (String, &'static str) {
         let packet = self.packet().await;
@@ -401,6 +425,19 @@ impl Client {
             .expect_err("nothing more is said");
         let end = self.end().await;
         (error.code.as_str().to_owned(), end)
+    }
+
+    /// Reads to the end, which must come behind whole messages or within one that Postgres began; why the session ended.
+    pub(super) async fn rest(mut self) -> &'static str {
+        let reading = async {
+            while let Ok(packet) = self.packets.read(1 << 20).await {
+                let tag = packet.tag as char;
+                assert!(matches!(tag, 'D' | 'E'), "{tag} is no message");
+            }
+        };
+        let read = tokio::time::timeout(PATIENCE, reading).await;
+        read.expect("it is closed");
+        self.end().await
     }
 
     /// Why the session ended.

@@ -1,8 +1,9 @@
 //! When a session takes, keeps and gives back a server connection.
 
 use std::rc::Rc;
+use std::time::Duration;
 
-use super::house::{turns, until, with_pool};
+use super::house::{House, Thread, on_a_thread, turns, until, with_pool};
 use crate::client::directory::Ask;
 use crate::config::checked::Mode;
 use crate::wire::reply::{Message, TERMINATE, query};
@@ -299,4 +300,45 @@ fn a_drain_waits_until_a_slow_client_has_its_reply() {
 fn a_drain_in_session_mode_waits_until_a_slow_client_has_its_reply() {
     drain_behind_a_slow_client(Mode::Session, false);
     drain_behind_a_slow_client(Mode::Session, true);
+}
+
+#[test]
+fn a_server_whose_cancel_is_not_answered_in_time_serves_nobody_else() {
+    on_a_thread(async {
+        let house = House::open();
+        let mut settings = house.settings(Mode::Transaction, 1);
+        settings.cancel_limit = Duration::from_millis(50);
+        let (thread, inbox) = Thread::several(1, settings).pop().expect("one");
+        Thread::run_errands(inbox);
+        let (mut one, mut other) = (thread.client(), thread.client());
+        one.query("wait").await;
+        let running = || house.servers().iter().any(|server| server.is_running());
+        until("it runs", running).await;
+        house.finishes_cancels(false);
+        one.is_asked(Ask::Cancel);
+        assert_eq!(one.answer().await, "EZI");
+        // The signal may still be on its way.
+        assert_eq!(other.ask("rows 1 1").await, "DCZI");
+        let heard: Vec<_> = house
+            .servers()
+            .iter()
+            .map(|server| server.heard())
+            .collect();
+        assert_eq!(heard, [vec!["wait", "cancel"], vec!["rows 1 1"]]);
+    });
+}
+
+#[test]
+fn a_cancel_of_a_session_that_runs_nothing_goes_nowhere() {
+    with_pool(Mode::Transaction, 1, async |house, thread| {
+        let mut client = thread.client();
+        client.is_asked(Ask::Cancel);
+        assert_eq!(client.ask("begin").await, "CZT");
+        client.is_asked(Ask::Cancel);
+        turns(5).await;
+        assert_eq!(client.ask("commit").await, "CZI");
+        client.is_asked(Ask::Cancel);
+        assert_eq!(client.ask("rows 1 1").await, "DCZI");
+        assert_eq!(house.server().heard(), ["begin", "commit", "rows 1 1"]);
+    });
 }

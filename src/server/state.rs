@@ -1,0 +1,225 @@
+//! What the session behind a server connection is like: its parameters, as far as they differ from those it began with, and what
+//! the client that holds it has done to it.
+
+use std::sync::Arc;
+
+use crate::wire::exchange::{Exchange, Receiver, Status};
+use crate::wire::parameters::{Parameters, row};
+use crate::wire::scan::Seen;
+use crate::wire::sql::Effects;
+
+use super::prepared::Prepared;
+
+/// What a session is like.
+#[derive(Debug, Default)]
+pub struct State {
+    /// What differs from what it began with.
+    parameters: Arc<Parameters>,
+    /// What it was like before the change that is on its way.
+    before: Option<Arc<Parameters>>,
+    /// What the client did to it.
+    touched: Option<Box<Touched>>,
+    /// Something lives in it that cannot be moved.
+    pinned: bool,
+    /// The last thing the server said was that it ends.
+    fatal: bool,
+    /// All names of statements were dropped without a message that said so before.
+    forgets: bool,
+    /// What a question of pgweir's own was answered, while there is one.
+    answer: Option<Box<Answer>>,
+    /// The body of the ErrorResponse with which a query of pgweir's own failed.
+    error: Option<Box<[u8]>>,
+}
+
+/// What a client may have done to the session that it was lent.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// Parameters that it may have set, by name.
+    pub names: Vec<Box<str>>,
+    /// It may have set any.
+    pub any: bool,
+    /// It has reset all.
+    pub resets: bool,
+    /// Whether it has is not known: something failed, or was rolled back.
+    pub unsure: bool,
+    /// Parameters that the server has reported since, with their values.
+    pub reported: Vec<(Box<str>, Box<str>)>,
+}
+
+/// What a query of pgweir's own was answered.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// Rows of name and value.
+    pub rows: Vec<(Box<str>, Option<Box<str>>)>,
+    /// Parameters that were reported meanwhile.
+    pub reported: Vec<(Box<str>, Box<str>)>,
+}
+
+impl State {
+    /// What differs from what it began with.
+    pub fn parameters(&self) -> &Arc<Parameters> {
+        &self.parameters
+    }
+
+    /// Says what it is like, as was found out.
+    pub fn set_parameters(&mut self, parameters: &Arc<Parameters>) {
+        self.parameters = Arc::clone(parameters);
+    }
+
+    /// The SQL that gives it these parameters, which it is taken to have from now on.
+    pub(super) fn change_to(&mut self, parameters: &Arc<Parameters>) -> Option<String> {
+        if Arc::ptr_eq(&self.parameters, parameters) {
+            return None;
+        }
+        let sql = parameters.change_from(&self.parameters);
+        let before = std::mem::replace(&mut self.parameters, Arc::clone(parameters));
+        if sql.is_some() {
+            self.before = Some(before);
+        }
+        sql
+    }
+
+    /// Whether something lives in it that cannot be moved to another connection.
+    pub fn is_pinned(&self) -> bool {
+        self.pinned
+    }
+
+    /// Whether it is not as a new client may expect it, and no book tells how.
+    pub fn is_touched(&self) -> bool {
+        self.touched.is_some() || self.pinned
+    }
+
+    /// Notes what a client's text does.
+    pub fn note_effects(&mut self, effects: &Effects<'_>, status: Status) {
+        self.pinned |= effects.pins;
+        if effects.sets.is_empty() && !effects.sets_unknown && !effects.resets {
+            return;
+        }
+        let touched = self.touched.get_or_insert_default();
+        touched
+            .names
+            .extend(effects.sets.iter().map(|name| (**name).into()));
+        touched.any |= effects.sets_unknown;
+        touched.resets |= effects.resets;
+        touched.unsure |= status != Status::Idle;
+    }
+
+    pub(super) fn take_touched(&mut self) -> Option<Box<Touched>> {
+        self.touched.take()
+    }
+
+    pub(super) fn said_fatal(&self) -> bool {
+        self.fatal
+    }
+
+    /// Whether all names of statements were dropped since this was last asked, by what nobody saw coming.
+    pub fn forgets(&mut self) -> bool {
+        std::mem::take(&mut self.forgets)
+    }
+
+    /// Keeps what queries of pgweir's own are answered from now on.
+    pub(super) fn listen(&mut self) {
+        self.answer = Some(Box::default());
+    }
+
+    /// What they were answered; `None`: nothing was asked.
+    pub fn answer(&mut self) -> Option<Box<Answer>> {
+        self.answer.take()
+    }
+
+    /// The body of the ErrorResponse with which a query of pgweir's own failed.
+    pub fn error(&mut self) -> Option<Box<[u8]>> {
+        self.error.take()
+    }
+
+    /// Hears a message of the server's, and says for whom it is.
+    pub(super) fn hear(
+        &mut self,
+        exchange: &mut Exchange,
+        prepared: &mut Prepared,
+        seen: Seen<'_>,
+    ) -> Receiver {
+        let batch = !exchange.in_simple_query();
+        let receiver = exchange.server_sent(seen.tag, seen.body);
+        // Rows are most of what comes, and mean nothing here.
+        if seen.tag == b'D' && receiver == Receiver::Client {
+            return receiver;
+        }
+        self.fatal = false;
+        match (seen.tag, receiver) {
+            (b'C', Receiver::Client) => self.completed(prepared, seen.body),
+            (b'S', Receiver::Client) => {
+                if let Some(parameter) = parameter(seen.body) {
+                    self.touched
+                        .get_or_insert_default()
+                        .reported
+                        .push(parameter);
+                }
+            }
+            (b'E', Receiver::Client) => self.failed(prepared, seen.body, batch),
+            (b'Z', Receiver::Pgweir) => self.before = None,
+            (tag, Receiver::Pgweir) => self.answered(tag, seen.body),
+            _ => {}
+        }
+        receiver
+    }
+
+    fn completed(&mut self, prepared: &mut Prepared, tag: &[u8]) {
+        match tag {
+            b"DISCARD ALL\0" => {
+                self.forgets |= prepared.discarded();
+                self.pinned = false;
+                let touched = self.touched.get_or_insert_default();
+                touched.resets = true;
+            }
+            b"DEALLOCATE ALL\0" => self.forgets |= prepared.discarded(),
+            b"ROLLBACK\0" => {
+                if let Some(touched) = &mut self.touched {
+                    touched.unsure = true;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn failed(&mut self, prepared: &mut Prepared, body: &[u8], batch: bool) {
+        if let Some(touched) = &mut self.touched {
+            touched.unsure = true;
+        }
+        if batch {
+            prepared.set_unnamed(None);
+        }
+        let mut fields = body.split(|byte| *byte == 0);
+        self.fatal = fields
+            .clone()
+            .any(|field| matches!(field, b"VFATAL" | b"VPANIC"));
+        // "cached plan must not change result type": its text is translated, the place where it is raised is not.
+        if fields.any(|field| field == b"RRevalidateCachedQuery") {
+            prepared.outdate_all();
+        }
+    }
+
+    fn answered(&mut self, tag: u8, body: &[u8]) {
+        match (tag, &mut self.answer) {
+            (b'D', Some(answer)) => {
+                if let Some((name, value)) = row(body) {
+                    answer.rows.push((name.into(), value.map(Into::into)));
+                }
+            }
+            (b'S', Some(answer)) => answer.reported.extend(parameter(body)),
+            (b'E', _) => {
+                self.error = Some(body.into());
+                if let Some(before) = self.before.take() {
+                    self.parameters = before;
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Name and value of a ParameterStatus.
+pub fn parameter(body: &[u8]) -> Option<(Box<str>, Box<str>)> {
+    let mut texts = body.split(|byte| *byte == 0).map(String::from_utf8_lossy);
+    Some((texts.next()?.into(), texts.next()?.into()))
+}

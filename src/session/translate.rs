@@ -1,0 +1,340 @@
+//! A client's messages in the words of the server connection that it holds: names of prepared statements become the server's own,
+//! and what the server lacks is prepared in front of what needs it.
+
+use std::sync::Arc;
+
+use crate::client::end::{Behind, Take};
+use crate::client::statements::{LONGEST_UNNAMED, Statements};
+use crate::server::end::Books;
+use crate::server::prepared::{Store, prepare_gone};
+use crate::wire::WireError;
+use crate::wire::edit::Edit;
+use crate::wire::exchange::{Answer, Own};
+use crate::wire::parameters::Parameters;
+use crate::wire::reply::Message;
+use crate::wire::scan::{HEADER, Seen};
+use crate::wire::sql::{Effects, effects, may_have_effects};
+use crate::wire::statement::{
+    GONE, Head, Note, PREFIX, ServerName, bind_into, describe_into, mentioned, of_bind,
+    of_describe_or_close, of_parse,
+};
+
+/// The longest text under a name, in bytes: it must be there as a whole.
+const LONGEST_NAMED: usize = 16 * 1024 * 1024;
+
+/// The longest names of portal and statement that are looked for, in bytes. Postgres shortens names in SQL to 63.
+const LONGEST_HEAD: usize = 4096;
+
+/// Statements that are prepared to be deallocated by one message.
+const MOST_DEALLOCATED: usize = 16;
+
+/// How statements are kept account of.
+#[derive(Debug, Clone, Copy)]
+pub struct Tracking<'a> {
+    /// All statements of the pool.
+    pub store: &'a Store,
+    /// How many one server connection keeps.
+    pub most: usize,
+    /// What the client's sessions are like.
+    pub parameters: &'a Parameters,
+}
+
+/// Translates for one client and the server connection that it holds.
+#[derive(Debug)]
+pub struct Translator<'a, 'b> {
+    /// What was prepared.
+    pub statements: &'a mut Option<Box<Statements>>,
+    /// The server's side.
+    pub books: &'a mut Books<'b>,
+    /// How.
+    pub how: Tracking<'a>,
+}
+
+type Unnamed = (u64, u32);
+
+impl Translator<'_, '_> {
+    /// Notes a message, and edits it.
+    pub fn take(&mut self, seen: Seen<'_>, edit: &mut Edit<'_>) -> Take {
+        match seen.tag {
+            b'Q' => self.query(seen, edit),
+            b'P' => self.parse(seen, edit),
+            b'B' => self.bind(seen, edit),
+            b'D' | b'C' => self.describe_or_close(seen, edit),
+            tag => {
+                self.books.exchange.client_sent(tag);
+                Take::Done
+            }
+        }
+    }
+
+    fn query(&mut self, seen: Seen<'_>, edit: &mut Edit<'_>) -> Take {
+        self.books.prepared.set_unnamed(None);
+        if let Some(statements) = self.statements {
+            statements.forget_unnamed();
+        }
+        if may_have_effects(seen.body) {
+            // What a very long text does far behind its front is not seen.
+            let text = seen.body.strip_suffix(b"\0").unwrap_or(seen.body);
+            let effects = effects(text);
+            self.note(&effects);
+            if let Some(text) = self.deallocated(&effects, text, seen, edit) {
+                let query = Message::new(b'Q').bytes(&text).u8(0).done();
+                edit.replace(seen.at, seen.at + seen.length()).extend(query);
+            }
+        }
+        self.books.exchange.client_sent(b'Q');
+        Take::Done
+    }
+
+    /// Notes what a text does to the session.
+    fn note(&mut self, effects: &Effects<'_>) {
+        let status = self.books.exchange.status();
+        self.books.state.note_effects(effects, status);
+        if effects.discards {
+            self.books.prepared.discard_sent();
+            if let Some(statements) = self.statements {
+                statements.forget_all();
+            }
+        }
+    }
+
+    /// The text in which the names of this client's statements are those of empty ones, which are prepared in front of it. What
+    /// they stand for stays for others.
+    fn deallocated(
+        &mut self,
+        effects: &Effects<'_>,
+        text: &[u8],
+        seen: Seen<'_>,
+        edit: &mut Edit<'_>,
+    ) -> Option<Vec<u8>> {
+        let statements = self.statements.as_mut()?;
+        if !seen.is_whole() {
+            return None;
+        }
+        let (mut edited, mut from) = (vec![], 0);
+        for (range, name) in effects.deallocates.iter().take(MOST_DEALLOCATED) {
+            if statements.forget(name.as_bytes()).is_none() {
+                continue;
+            }
+            let gone = format!("{GONE}_{}", range.start);
+            prepare_gone(&gone, self.books.exchange, edit.insert(seen.at));
+            edited.extend_from_slice(&text[from..range.start]);
+            edited.extend(gone.into_bytes());
+            from = range.end;
+        }
+        edited.extend_from_slice(&text[from..]);
+        (from > 0).then_some(edited)
+    }
+
+    fn parse(&mut self, seen: Seen<'_>, edit: &mut Edit<'_>) -> Take {
+        match of_parse(seen.body, seen.is_whole()) {
+            Head::Cut => more(seen),
+            Head::Unnamed => self.parse_unnamed(seen, edit),
+            Head::Named(name, end) if seen.is_whole() => self.parse_named(name, end, seen, edit),
+            Head::Named(..) if seen.length() <= LONGEST_NAMED => Take::Wait(seen.length()),
+            Head::Named(..) => Take::Refuse(Behind::Violation(WireError::TooLong {
+                tag: 'P',
+                length: seen.body_len,
+                limit: u32::try_from(LONGEST_NAMED).unwrap_or(u32::MAX),
+            })),
+            Head::Malformed | Head::Portal => {
+                self.books.exchange.client_sent(b'P');
+                Take::Done
+            }
+        }
+    }
+
+    fn parse_unnamed(&mut self, seen: Seen<'_>, edit: &mut Edit<'_>) -> Take {
+        let statements = self.statements.get_or_insert_default();
+        if seen.length() > LONGEST_UNNAMED {
+            statements.forget_unnamed();
+            self.books.prepared.set_unnamed(None);
+        } else if !seen.is_whole() {
+            return Take::Wait(seen.length());
+        } else {
+            let message = edit.input(seen.at, seen.at + seen.length());
+            let unnamed = statements.remember_unnamed(message);
+            let text = text_of(&seen.body[1..]);
+            if may_have_effects(text) {
+                let effects = effects(text);
+                self.note(&effects);
+                if let Some(text) = self.deallocated(&effects, text, seen, edit) {
+                    let rest = &seen.body[1 + text_of(&seen.body[1..]).len()..];
+                    let parse = Message::new(b'P').u8(0).bytes(&text).bytes(rest);
+                    edit.replace(seen.at, seen.at + seen.length())
+                        .extend(parse.done());
+                }
+            }
+            self.books.prepared.set_unnamed(Some(unnamed));
+        }
+        self.books.exchange.client_sent(b'P');
+        Take::Done
+    }
+
+    fn parse_named(
+        &mut self,
+        name: &[u8],
+        end: usize,
+        seen: Seen<'_>,
+        edit: &mut Edit<'_>,
+    ) -> Take {
+        let statements = self.statements.get_or_insert_default();
+        let (at, next) = (seen.at, seen.at + seen.length());
+        let Books {
+            exchange, prepared, ..
+        } = &mut *self.books;
+        if let Some(known) = statements.named(name) {
+            // Postgres itself says that the name is taken, in the client's words in the end.
+            let known = Arc::clone(known);
+            prepared.ensure(&known, self.how.most, exchange, || edit.insert(at));
+            known.parse_into(edit.replace(at, next));
+            exchange.client_sent(b'P');
+            return Take::Done;
+        }
+        let body = &seen.body[end..];
+        let search_path = self.how.parameters.value("search_path").unwrap_or_default();
+        let statement = self.how.store.statement(body, search_path);
+        if let Err(too_many) = statements.name(name, &statement) {
+            return Take::Refuse(Behind::TooMany(too_many));
+        }
+        let sent = !prepared.use_again(&statement);
+        let note = Note::Named {
+            name: name.into(),
+            statement: Arc::clone(&statement),
+            sent,
+        };
+        if sent {
+            prepared.make_room(&statement, self.how.most, exchange, edit.insert(at));
+            statement.parse_into(edit.replace(at, next));
+            prepared.hold(&statement);
+            exchange.client_prepares(note);
+        } else {
+            edit.replace(at, next);
+            exchange.answer(Answer::ParseComplete, note);
+        }
+        Take::Done
+    }
+
+    fn bind(&mut self, seen: Seen<'_>, edit: &mut Edit<'_>) -> Take {
+        match of_bind(seen.body, seen.is_whole()) {
+            (_, Head::Cut) if seen.body.len() < LONGEST_HEAD => return more(seen),
+            (_, Head::Unnamed) => self.bring_unnamed(seen, edit),
+            (portal, Head::Named(name, end)) => {
+                if let Some(name) = self.bring(name, seen, edit) {
+                    let rest = seen.body_len as usize - end;
+                    let out = edit.replace(seen.at, seen.at + HEADER + end);
+                    bind_into(&name, &seen.body[..portal], rest, out);
+                }
+            }
+            _ => {}
+        }
+        self.books.exchange.client_sent(b'B');
+        Take::Done
+    }
+
+    fn describe_or_close(&mut self, seen: Seen<'_>, edit: &mut Edit<'_>) -> Take {
+        let next = seen.at + seen.length();
+        match of_describe_or_close(seen.body, seen.is_whole()) {
+            Head::Cut if seen.body.len() < LONGEST_HEAD => return more(seen),
+            Head::Unnamed if seen.tag == b'D' => self.bring_unnamed(seen, edit),
+            Head::Unnamed => {
+                self.books.prepared.set_unnamed(None);
+                if let Some(statements) = self.statements {
+                    statements.forget_unnamed();
+                }
+            }
+            Head::Named(name, _) if seen.tag == b'D' => {
+                if let Some(name) = self.bring(name, seen, edit) {
+                    describe_into(&name, edit.replace(seen.at, next));
+                }
+            }
+            Head::Named(name, _) => return self.close(name, seen, edit),
+            _ => {}
+        }
+        self.books.exchange.client_sent(seen.tag);
+        Take::Done
+    }
+
+    /// The statement stays on the server, for others.
+    fn close(&mut self, name: &[u8], seen: Seen<'_>, edit: &mut Edit<'_>) -> Take {
+        let closed = self
+            .statements
+            .as_mut()
+            .and_then(|statements| statements.forget(name));
+        if let Some(statement) = closed {
+            let name = name.into();
+            let note = Note::Unnamed { name, statement };
+            edit.replace(seen.at, seen.at + seen.length());
+            self.books.exchange.answer(Answer::CloseComplete, note);
+            return Take::Done;
+        }
+        if name.starts_with(PREFIX) {
+            let close = Message::new(b'C').u8(b'S').text(GONE).done();
+            edit.replace(seen.at, seen.at + seen.length()).extend(close);
+        }
+        self.books.exchange.client_sent(b'C');
+        Take::Done
+    }
+
+    /// Has the client's unnamed statement on this server.
+    fn bring_unnamed(&mut self, seen: Seen<'_>, edit: &mut Edit<'_>) {
+        let Books {
+            exchange, prepared, ..
+        } = &mut *self.books;
+        let unnamed = self
+            .statements
+            .as_ref()
+            .and_then(|statements| statements.unnamed());
+        let Some((message, id)) = unnamed else {
+            return;
+        };
+        if prepared.unnamed() == Some::<Unnamed>(id) {
+            return;
+        }
+        edit.insert(seen.at).extend_from_slice(message);
+        exchange.pgweir_sent(Own::Part);
+        prepared.set_unnamed(Some(id));
+    }
+
+    /// Has the statement of this name on the server, and gives its name there. `None`: the client has none of this name, and the
+    /// name may go as it is.
+    fn bring(&mut self, name: &[u8], seen: Seen<'_>, edit: &mut Edit<'_>) -> Option<ServerName> {
+        let known = self
+            .statements
+            .as_ref()
+            .and_then(|statements| statements.named(name));
+        let Some(statement) = known.map(Arc::clone) else {
+            // Nobody gets at what others have prepared.
+            return name.starts_with(PREFIX).then(ServerName::gone);
+        };
+        if statement.has_effects {
+            let text = text_of(&statement.body);
+            self.note(&effects(text));
+        }
+        let Books {
+            exchange, prepared, ..
+        } = &mut *self.books;
+        prepared.ensure(&statement, self.how.most, exchange, || edit.insert(seen.at));
+        Some(statement.name())
+    }
+}
+
+/// More of the message must be there to tell what it names.
+fn more(seen: Seen<'_>) -> Take {
+    let body = (2 * seen.body.len()).max(64).min(seen.body_len as usize);
+    Take::Wait(HEADER + body)
+}
+
+/// The text at the front of `bytes`, up to its zero byte.
+fn text_of(bytes: &[u8]) -> &[u8] {
+    let end = bytes.iter().position(|byte| *byte == 0);
+    &bytes[..end.unwrap_or(bytes.len())]
+}
+
+/// An error as the client may read it: in place of pgweir's name for a statement stands the client's own.
+pub fn in_clients_words(statements: &Statements, seen: Seen<'_>) -> Option<Vec<u8>> {
+    let (id, range) = mentioned(seen.body).filter(|_| seen.is_whole())?;
+    let name = statements.name_of(id)?;
+    let body = [&seen.body[..range.start], name, &seen.body[range.end..]].concat();
+    Some(Message::new(seen.tag).bytes(&body).done())
+}
