@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
+use super::look_up::LookUpError;
 use super::serve::{App, Capped};
 use super::worker::Arrival;
 use super::world::World;
@@ -68,6 +69,9 @@ pub enum Denied {
     /// There is no such database.
     #[error("no such database")]
     NoDatabase(String),
+    /// The user cannot be looked up.
+    #[error("{0}")]
+    LookUp(#[from] LookUpError),
     /// The user is not one that pgweir knows.
     #[error("unknown user")]
     Stranger(String),
@@ -95,6 +99,7 @@ impl Denied {
             Self::Login(_) => "login",
             Self::Full(_) => "too_many_clients",
             Self::NoDatabase(_) => "no_database",
+            Self::LookUp(_) => "auth_query",
             Self::Stranger(_) => "unknown_user",
             Self::Console => "console",
             Self::Method => "method",
@@ -109,6 +114,7 @@ impl Denied {
             Self::Greeting(_) => return None,
             Self::Refused(refused) => return Some(refused.to_client()),
             Self::Login(error) => error.report()?,
+            Self::LookUp(error) => return Some(error.to_client()),
             Self::Options(error) => Report::new(SqlState::SYNTAX_ERROR, error.to_string()),
             Self::Parameters(error) => return Some(error.to_fatal()),
             Self::TooSlow => Report::new(SqlState::PROTOCOL_VIOLATION, "client_login timeout"),
@@ -210,10 +216,10 @@ fn session(packets: Packets<Stream>, terms: Terms, world: &World) -> Session {
 }
 
 /// What it takes to let one client in.
-struct Reception<'a> {
-    app: &'a Arc<App>,
+pub(super) struct Reception<'a> {
+    pub(super) app: &'a Arc<App>,
     thread: ThreadId,
-    world: Arc<World>,
+    pub(super) world: Arc<World>,
 }
 
 impl Reception<'_> {
@@ -240,20 +246,22 @@ impl Reception<'_> {
         } = greeted;
         self.refuse_early(startup)?;
         let seat = seat.ok_or(Denied::Full("max_clients"))?;
-        let credential = self.world.credentials.look_up(&startup.user);
         if let Some(answer) = startup.negotiate() {
             packets.write(&answer).await.map_err(LoginError::Io)?;
         }
+        let found = self.in_time(self.find(startup)).await?;
+        let credential = &found.credential;
         if !self.world.passes_through() {
-            self.in_time(self.prove(packets, startup, &credential))
-                .await?;
+            self.in_time(self.prove(packets, startup, credential))
+                .await
+                .inspect_err(|_| found.doubt())?;
         }
         let database = self
             .world
             .database(&startup.database)
             .ok_or_else(|| Denied::NoDatabase(startup.database.clone()))?;
         let (service, who) = self.classify(startup, *peer);
-        let pool = self.pool(startup, database, &credential);
+        let pool = self.pool(startup, database, credential);
         if self.world.passes_through() {
             self.vouch(packets, &pool, service).await?;
         }
@@ -357,8 +365,8 @@ impl Reception<'_> {
             self.world
                 .pool_settings(&startup.database, database, &user, proof.clone())
         });
-        // A client's SCRAM login teaches the keys with which to log in to Postgres.
-        if !matches!(proof, ServerLogin::Nothing) && pool.has_no_proof() {
+        // A client's SCRAM login teaches the keys with which to log in to Postgres; after a change of password, new ones.
+        if !matches!(proof, ServerLogin::Nothing) {
             pool.prove_with(proof);
         }
         pool
@@ -444,7 +452,11 @@ impl Reception<'_> {
         }
     }
 
-    async fn lease(&self, pool: &Arc<Pool>, service: ServiceId) -> Result<Lease, Refused> {
+    pub(super) async fn lease(
+        &self,
+        pool: &Arc<Pool>,
+        service: ServiceId,
+    ) -> Result<Lease, Refused> {
         loop {
             let asked = poll_fn(|cx| Poll::Ready(pool.ask(service, self.thread, cx.waker()))).await;
             let mut ticket = match asked {
@@ -518,7 +530,7 @@ fn gone() -> LoginError {
 }
 
 /// Gives back a lease over which nothing was sent.
-fn give_back(mut lease: Lease) {
+pub(super) fn give_back(mut lease: Lease) {
     if let Some(proof) = lease.connection().end.settled() {
         lease.release(proof);
     }
