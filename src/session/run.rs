@@ -442,9 +442,13 @@ impl Session {
         };
         let shared = self.terms.mode != Mode::Session;
         let ended = matches!(error, RelayError::ServerLost(_));
-        if !shared
-            || !ended
-            || !relaying(&mut self.client, lease, &self.terms, &self.parameters).outlive(cx)
+        // What the client did to the server's session is lost with it.
+        let whole = self.asked.is_none() && !lease.connection().end.state().is_touched();
+        let own = (&*self.parameters, false);
+        if !(shared
+            && ended
+            && whole
+            && relaying(&mut self.client, lease, &self.terms, own).outlive(cx))
         {
             return Err(error.into());
         }
