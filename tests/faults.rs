@@ -15,6 +15,7 @@ with_one_and_two_threads!(
     a_cut_reply_reaches_nobody_else,
     a_lost_server_is_told_to_its_client_alone,
     clients_cut_at_any_byte_leave_clean_servers,
+    what_a_lost_client_did_not_read_is_for_nobody_else,
     a_copy_that_begins_after_its_client_went_away_is_ended_at_once,
     a_postgres_that_refuses_is_waited_for,
     a_postgres_that_says_nothing_is_given_up,
@@ -23,6 +24,7 @@ with_one_and_two_threads!(
     a_restart_fails_no_waiter_and_is_no_rush,
     a_first_client_waits_for_a_postgres_that_is_down,
     a_full_postgres_is_waited_for,
+    the_next_host_is_taken_when_one_is_down_and_a_cancel_goes_there,
 );
 
 fn config(threads: usize, rest: &str) -> String {
@@ -171,6 +173,42 @@ fn clients_cut_at_any_byte_leave_clean_servers(threads: usize) {
     }
     postgres.await_all_idle();
     assert_eq!(postgres.value("select count(*) from numbers"), "0");
+}
+
+fn what_a_lost_client_did_not_read_is_for_nobody_else(threads: usize) {
+    let postgres = Postgres::start();
+    postgres.sql("create text search configuration fleeting (copy = simple)");
+    let proxy = Proxy::to(postgres.port());
+    let pooler = Pooler::serve_port(proxy.port(), &config(threads, "[pool]\nsize = 1\n"));
+    let login = || Raw::login(pooler.port(), "postgres", "postgres");
+    let run = |client: &mut Raw| {
+        client.send(&Batch::new().bind("", "s", &[]).execute("").sync());
+        client.rows()
+    };
+    let (mut lost, mut other) = (login(), login());
+    lost.query("set default_text_search_config = fleeting")
+        .expect("it is there");
+    other.send(&Batch::new().parse("s", "select 'other'").sync());
+    other.rows().expect("it is prepared");
+    postgres.sql("drop text search configuration fleeting");
+
+    // Its parameters are refused, and it is not there to hear so.
+    proxy.set(Fault::Delay(Duration::from_millis(50)));
+    lost.send(&Batch::new().query("select 1"));
+    lost.reset();
+    let expected = [[Some("other".to_owned())]];
+    assert_eq!(run(&mut other).expect("the other goes on"), expected);
+
+    // It closes its own statement of the same name, but in a batch that fails: it would have it back.
+    let mut lost = login();
+    lost.send(&Batch::new().parse("s", "select 'lost'").sync());
+    lost.rows().expect("it is prepared");
+    let failing = Batch::new().parse("", "select 1/0").bind("", "", &[]);
+    lost.send(&failing.execute("").message(b'C', b"Ss\0").sync());
+    lost.reset();
+    for _ in 0..2 {
+        assert_eq!(run(&mut other).expect("the other goes on"), expected);
+    }
 }
 
 fn a_copy_that_begins_after_its_client_went_away_is_ended_at_once(threads: usize) {
@@ -445,4 +483,43 @@ fn a_full_postgres_is_waited_for(threads: usize) {
         others.pop().expect("one of them").goodbye();
         assert_eq!(client.join().expect("it is served"), "1");
     });
+}
+
+fn the_next_host_is_taken_when_one_is_down_and_a_cancel_goes_there(threads: usize) {
+    let postgres = Postgres::start();
+    let (first, second) = (Proxy::to(postgres.port()), Proxy::to(postgres.port()));
+    let hosts = format!("127.0.0.1:{},127.0.0.1:{}", first.port(), second.port());
+    let pooler = Pooler::serve(
+        &postgres,
+        &config(
+            threads,
+            &format!(
+                "[pool]\nsize = 1\n\n[timeouts]\nserver_login_retry = \"50ms\"\n\n\
+                 [tcp]\nkeepalive_idle = 0\nkeepalive_interval = 0\nkeepalive_count = 0\nuser_timeout = 0\n\n\
+                 [databases.\"*\"]\nurl = \"postgres://{hosts}\"\n"
+            ),
+        ),
+    );
+    let mut client = Raw::login(pooler.port(), "postgres", "postgres");
+    assert_eq!(client.value("select 1"), "1");
+    assert_eq!((first.accepted() > 0, second.accepted()), (true, 0));
+    first.set(Fault::Refuse);
+    first.close_all();
+    assert_eq!(client.value("select 2"), "2");
+    assert!(second.accepted() > 0);
+    // A cancel goes to the host that runs the query.
+    client.send(&Batch::new().query("select pg_sleep(60)"));
+    eventually("it runs", || postgres.busy() == 1);
+    first.set(Fault::None);
+    let before = (first.accepted(), second.accepted());
+    let (process, secret) = client.key.clone().expect("BackendKeyData");
+    let mut other = Raw::connect(pooler.port());
+    other
+        .write(&cancel_request(process, &secret))
+        .expect("it is open");
+    assert_eq!(client.rows().expect_err("it is cancelled").code(), "57014");
+    assert_eq!(
+        (first.accepted(), second.accepted()),
+        (before.0, before.1 + 1)
+    );
 }
