@@ -23,6 +23,8 @@ with_one_and_two_threads!(
     a_first_client_waits_for_a_postgres_that_is_down,
     a_full_postgres_is_waited_for,
     the_next_host_is_taken_when_one_is_down_and_a_cancel_goes_there,
+    a_server_that_ends_while_idle_is_seen_by_nobody,
+    a_server_that_ends_in_use_fails_its_request_and_no_more,
 );
 
 fn config(threads: usize, rest: &str) -> String {
@@ -456,4 +458,80 @@ fn the_next_host_is_taken_when_one_is_down_and_a_cancel_goes_there(threads: usiz
         (first.accepted(), second.accepted()),
         (before.0, before.1 + 1)
     );
+}
+
+fn a_server_that_ends_while_idle_is_seen_by_nobody(threads: usize) {
+    let postgres = Postgres::setup()
+        .setting("idle_session_timeout=100ms")
+        .start();
+    let pooler = Pooler::serve(&postgres, &config(threads, "[pool]\nsize = 3\n"));
+    let mut clients: Vec<Raw> = (0..3)
+        .map(|_| Raw::login(pooler.port(), "postgres", "postgres"))
+        .collect();
+    for round in 0..5 {
+        for client in &mut clients {
+            client.query("begin").expect("a transaction");
+        }
+        for client in &mut clients {
+            client.query("commit").expect("its end");
+        }
+        if round % 2 == 0 {
+            postgres.terminate_connections();
+        }
+        // Postgres ends them with 57P01 or 57P05.
+        eventually("they are gone", || postgres.connections() == 0);
+        for client in &mut clients {
+            assert_eq!(client.value("select 'unharmed'"), "unharmed");
+        }
+    }
+    for client in clients {
+        assert!(!client.heard.contains('E'), "{}", client.heard);
+    }
+}
+
+fn a_server_that_ends_in_use_fails_its_request_and_no_more(threads: usize) {
+    let postgres = Postgres::start();
+    let pooler = Pooler::serve(&postgres, &config(threads, "[pool]\nsize = 2\n"));
+    let mut client = Raw::login(pooler.port(), "postgres", "postgres");
+    let extended = Batch::new()
+        .parse("", "select pg_sleep(60)")
+        .bind("", "", &[])
+        .execute("")
+        .sync();
+    for request in [Batch::new().query("select pg_sleep(60)"), extended] {
+        client.send(&request);
+        eventually("it runs", || postgres.busy() == 1);
+        postgres.terminate_connections();
+        let failure = client.rows().expect_err("it was ended");
+        assert_eq!((failure.severity(), failure.code()), ("FATAL", "57P01"));
+        assert_eq!(client.value("select 'still here'"), "still here");
+    }
+    // With libpq as well.
+    let output = pooler
+        .psql("postgres", "postgres")
+        .args(["-v", "ON_ERROR_STOP=0"])
+        .args([
+            "-c",
+            "select pg_terminate_backend(pg_backend_pid())",
+            "-c",
+            "select 'still here'",
+        ])
+        .output()
+        .expect("psql is there");
+    let (said, complained) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert!(
+        complained.contains("terminating connection"),
+        "{complained}"
+    );
+    assert!(said.contains("still here"), "{said}{complained}");
+
+    // A transaction is lost with its server, and that is the end.
+    client.query("begin").expect("a transaction");
+    postgres.terminate_connections();
+    let failure = client.error("select 1");
+    assert_eq!((failure.severity(), failure.code()), ("FATAL", "57P01"));
+    assert!(client.read_to_end().is_empty());
 }
