@@ -4,7 +4,7 @@ mod support;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use support::raw::{cancel_request, startup_packet};
 use support::{
@@ -15,6 +15,7 @@ with_one_and_two_threads!(
     a_cut_reply_reaches_nobody_else,
     a_lost_server_is_told_to_its_client_alone,
     clients_cut_at_any_byte_leave_clean_servers,
+    a_copy_that_begins_after_its_client_went_away_is_ended_at_once,
     a_postgres_that_refuses_is_waited_for,
     a_postgres_that_says_nothing_is_given_up,
     a_thousand_abrupt_disconnects_stay_within_the_budget,
@@ -173,6 +174,34 @@ fn clients_cut_at_any_byte_leave_clean_servers(threads: usize) {
     }
     postgres.await_all_idle();
     assert_eq!(postgres.value("select count(*) from numbers"), "0");
+}
+
+fn a_copy_that_begins_after_its_client_went_away_is_ended_at_once(threads: usize) {
+    let postgres = Postgres::start();
+    postgres.sql("create table numbers (n int)");
+    let proxy = Proxy::to(postgres.port());
+    let pooler = Pooler::serve_port(proxy.port(), &config(threads, "[pool]\nsize = 1\n"));
+    let login = || Raw::login(pooler.port(), "postgres", "postgres");
+    let before = login().backend();
+    // The client is gone before Postgres can say that it waits for data.
+    proxy.set(Fault::Delay(Duration::from_millis(50)));
+    let copy = "copy numbers from stdin";
+    let part = Batch::new().parse("", copy).bind("", "", &[]).execute("");
+    for batch in [
+        Batch::new().query(copy),
+        Batch::new().query(copy).copy_data(b"1\n"),
+        part.clone().flush(),
+        part.copy_data(b"1\n").sync(),
+    ] {
+        let start = Instant::now();
+        let mut client = login();
+        client.send(&batch);
+        client.reset();
+        assert_eq!(login().value("select 'clean'"), "clean");
+        assert!(start.elapsed() < Duration::from_secs(5), "{batch:?}");
+    }
+    assert_eq!(login().backend(), before, "the connection is kept");
+    postgres.await_all_idle();
 }
 
 fn a_postgres_that_refuses_is_waited_for(threads: usize) {

@@ -15,7 +15,7 @@ use super::end::Settled;
 use super::reach::Place;
 use crate::config::checked::Tcp;
 use crate::wire::exchange::Status;
-use crate::wire::reply::{Message, TERMINATE, query};
+use crate::wire::reply::{TERMINATE, query};
 use crate::wire::startup::{CancelKey, cancel_request};
 
 /// How long Postgres may take to free the slot of a connection that was told to end. It does so within a millisecond unless it
@@ -89,17 +89,7 @@ async fn quieten(connection: &mut Connection, way: &CancelWay) -> io::Result<()>
     if busy {
         let canceled = cancel(&connection.place, &connection.key, way).await;
         canceled.map_err(io::Error::other)?;
-        if connection.end.exchange().in_copy_in() {
-            let fail = Message::new(b'f').text("client went away").done();
-            connection.say(&fail).await.map_err(other)?;
-        }
-        if connection.end.exchange().needs_sync() {
-            connection
-                .say(&Message::new(b'S').done())
-                .await
-                .map_err(other)?;
-        }
-        connection.drain().await.map_err(other)?;
+        connection.wind_up().await.map_err(other)?;
     }
     if busy || canceled {
         // One more round trip: a signal that was still on its way hits this and nobody's query.
