@@ -279,6 +279,9 @@ pub enum TlsMode {
     VerifyFull,
 }
 
+/// What `ca` says for the authorities that the system trusts.
+pub const SYSTEM_ROOTS: &str = "system";
+
 /// TLS of one side.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tls {
