@@ -22,6 +22,7 @@ with_one_and_two_threads!(
     a_restart_fails_no_waiter_and_is_no_rush,
     a_first_client_waits_for_a_postgres_that_is_down,
     a_full_postgres_is_waited_for,
+    the_next_host_is_taken_when_one_is_down_and_a_cancel_goes_there,
 );
 
 fn config(threads: usize, rest: &str) -> String {
@@ -416,4 +417,43 @@ fn a_full_postgres_is_waited_for(threads: usize) {
         others.pop().expect("one of them").goodbye();
         assert_eq!(client.join().expect("it is served"), "1");
     });
+}
+
+fn the_next_host_is_taken_when_one_is_down_and_a_cancel_goes_there(threads: usize) {
+    let postgres = Postgres::start();
+    let (first, second) = (Proxy::to(postgres.port()), Proxy::to(postgres.port()));
+    let hosts = format!("127.0.0.1:{},127.0.0.1:{}", first.port(), second.port());
+    let pooler = Pooler::serve(
+        &postgres,
+        &config(
+            threads,
+            &format!(
+                "[pool]\nsize = 1\n\n[timeouts]\nserver_login_retry = \"50ms\"\n\n\
+                 [tcp]\nkeepalive_idle = 0\nkeepalive_interval = 0\nkeepalive_count = 0\nuser_timeout = 0\n\n\
+                 [databases.\"*\"]\nurl = \"postgres://{hosts}\"\n"
+            ),
+        ),
+    );
+    let mut client = Raw::login(pooler.port(), "postgres", "postgres");
+    assert_eq!(client.value("select 1"), "1");
+    assert_eq!((first.accepted() > 0, second.accepted()), (true, 0));
+    first.set(Fault::Refuse);
+    first.close_all();
+    assert_eq!(client.value("select 2"), "2");
+    assert!(second.accepted() > 0);
+    // A cancel goes to the host that runs the query.
+    client.send(&Batch::new().query("select pg_sleep(60)"));
+    eventually("it runs", || postgres.busy() == 1);
+    first.set(Fault::None);
+    let before = (first.accepted(), second.accepted());
+    let (process, secret) = client.key.clone().expect("BackendKeyData");
+    let mut other = Raw::connect(pooler.port());
+    other
+        .write(&cancel_request(process, &secret))
+        .expect("it is open");
+    assert_eq!(client.rows().expect_err("it is cancelled").code(), "57014");
+    assert_eq!(
+        (first.accepted(), second.accepted()),
+        (before.0, before.1 + 1)
+    );
 }

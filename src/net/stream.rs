@@ -2,6 +2,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
@@ -43,11 +44,7 @@ impl Stream {
     /// Connects to `host`. The caller bounds the time.
     pub async fn connect(host: &Host, tcp: &Tcp) -> io::Result<Self> {
         match host {
-            Host::Tcp(name, port) => {
-                let socket = TcpStream::connect((name.as_str(), *port)).await?;
-                tune(&socket, tcp)?;
-                Ok(Self::Tcp(socket))
-            }
+            Host::Tcp(name, port) => tuned(TcpStream::connect((name.as_str(), *port)).await?, tcp),
             Host::Unix(directory, port) => {
                 let path = unix_path(directory, *port);
                 // The kernel marks abstract names with a zero byte, people with an @.
@@ -57,6 +54,11 @@ impl Stream {
                 Ok(Self::Unix(UnixStream::connect(path).await?))
             }
         }
+    }
+
+    /// Connects to one address. The caller bounds the time.
+    pub async fn connect_to(address: SocketAddr, tcp: &Tcp) -> io::Result<Self> {
+        tuned(TcpStream::connect(address).await?, tcp)
     }
 
     /// Takes the socket out of the reactor it is registered with.
@@ -122,6 +124,11 @@ pub fn unix_path(directory: &str, port: u16) -> String {
     format!("{}/.s.PGSQL.{port}", directory.trim_end_matches('/'))
 }
 
+fn tuned(socket: TcpStream, tcp: &Tcp) -> io::Result<Stream> {
+    tune(&socket, tcp)?;
+    Ok(Stream::Tcp(socket))
+}
+
 /// No Nagle delay, and keepalive as configured.
 pub fn tune<'a, S>(socket: &'a S, tcp: &Tcp) -> io::Result<()>
 where
@@ -129,10 +136,17 @@ where
 {
     let socket = SockRef::from(socket);
     socket.set_tcp_nodelay(true)?;
-    let keepalive = TcpKeepalive::new()
-        .with_time(tcp.keepalive_idle)
-        .with_interval(tcp.keepalive_interval)
-        .with_retries(tcp.keepalive_count);
+    let mut keepalive = TcpKeepalive::new();
+    // Zero is the system's own setting; the kernel itself takes none.
+    if !tcp.keepalive_idle.is_zero() {
+        keepalive = keepalive.with_time(tcp.keepalive_idle);
+    }
+    if !tcp.keepalive_interval.is_zero() {
+        keepalive = keepalive.with_interval(tcp.keepalive_interval);
+    }
+    if tcp.keepalive_count > 0 {
+        keepalive = keepalive.with_retries(tcp.keepalive_count);
+    }
     socket.set_tcp_keepalive(&keepalive)?;
     socket.set_tcp_user_timeout(tcp.user_timeout)
 }

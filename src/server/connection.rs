@@ -9,12 +9,14 @@ use tokio::task::JoinHandle;
 
 use super::close::{CancelError, CancelWay, cancel};
 use super::end::ServerEnd;
-use super::login::Welcome;
+use super::login::{LoginError, Row, Welcome, ask_with};
+use super::reach::Place;
 use super::state::Answer;
-use crate::config::checked::Host;
 use crate::net::end::EndError;
+use crate::net::packet::Packets;
 use crate::net::stream::{Stream, Unregistered};
-use crate::wire::parameters::{Parameters, question};
+use crate::wire::exchange::Exchange;
+use crate::wire::parameters::{Parameters, question, question_context};
 use crate::wire::reply::ServerError;
 use crate::wire::scan::Seen;
 use crate::wire::startup::CancelKey;
@@ -29,7 +31,7 @@ pub struct Connection {
     /// What Postgres told at login.
     pub welcome: Arc<Welcome>,
     /// Where it leads.
-    pub host: Arc<Host>,
+    pub place: Place,
     /// The cancel request that was last sent for it, if its effect is not known to be over.
     canceling: Option<Canceling>,
 }
@@ -52,17 +54,17 @@ pub struct Moving {
     end: ServerEnd<Unregistered>,
     key: CancelKey,
     welcome: Arc<Welcome>,
-    host: Arc<Host>,
+    place: Place,
 }
 
 impl Connection {
     /// A connection that has just been logged in.
-    pub fn new(stream: Stream, key: CancelKey, welcome: Arc<Welcome>, host: Arc<Host>) -> Self {
+    pub fn new(stream: Stream, key: CancelKey, welcome: Arc<Welcome>, place: Place) -> Self {
         Self {
             end: ServerEnd::new(stream),
             key,
             welcome,
-            host,
+            place,
             canceling: None,
         }
     }
@@ -74,10 +76,10 @@ impl Connection {
             return;
         }
         let stray = before.map_or_else(Arc::default, |before| Arc::clone(&before.stray));
-        let (host, key) = (Arc::clone(&self.host), self.key.clone());
+        let (place, key) = (self.place.clone(), self.key.clone());
         let told = Arc::clone(&stray);
         let task = tokio::task::spawn_local(async move {
-            if let Err(error) = cancel(&host, &key, &way).await {
+            if let Err(error) = cancel(&place, &key, &way).await {
                 tracing::info!(pid = key.pid, %error, "cancel request failed");
                 told.fetch_or(matches!(error, CancelError::Stray(_)), Ordering::AcqRel);
             }
@@ -106,14 +108,14 @@ impl Connection {
             end,
             key,
             welcome,
-            host,
+            place,
             canceling: _,
         } = self;
         Ok(Moving {
             end: end.map_stream(Stream::unregister)?,
             key,
             welcome,
-            host,
+            place,
         })
     }
 
@@ -153,8 +155,22 @@ impl Connection {
     ) -> Result<Result<Answer, ServerError>, EndError> {
         let names = parameters.iter().map(|(name, _)| name);
         let change = self.end.change_to(parameters).unwrap_or_default();
-        let asked = [change, self.end.question(&question(names))].concat();
-        poll_fn(|cx| Poll::Ready(self.end.send(cx, &asked, true))).await?;
+        let question = self.end.question(&question(names));
+        self.hear_out(&[change, question].concat()).await
+    }
+
+    /// When a parameter can be set (see [`question_context`]). **Not cancel-safe.**
+    pub async fn context_of(&mut self, name: &str) -> Result<Option<Box<str>>, EndError> {
+        let question = self.end.question(&question_context(name));
+        let answer = self.hear_out(&question).await?;
+        Ok(answer.ok().and_then(|answer| {
+            let (_, context) = answer.rows.into_iter().next()?;
+            context
+        }))
+    }
+
+    async fn hear_out(&mut self, asked: &[u8]) -> Result<Result<Answer, ServerError>, EndError> {
+        poll_fn(|cx| Poll::Ready(self.end.send(cx, asked, true))).await?;
         self.drain().await?;
         let answer = self.end.state_mut().answer().unwrap_or_default();
         Ok(match self.end.state_mut().error() {
@@ -177,6 +193,16 @@ impl Connection {
     pub async fn ask(&mut self, message: &[u8]) -> Result<Option<Box<[u8]>>, EndError> {
         self.say(message).await?;
         self.drain().await
+    }
+
+    /// Runs a query of pgweir's own with one parameter, and gives its rows. Dropped half-way, the connection is not used again.
+    pub async fn look_up(&mut self, sql: &str, parameter: &str) -> Result<Vec<Row>, LoginError> {
+        // This talk goes past the exchange, which knows nothing until it is over.
+        self.end.exchange_mut().lose();
+        let mut packets = Packets::new(self.end.stream_mut());
+        let answer = ask_with(&mut packets, sql, parameter).await?;
+        *self.end.exchange_mut() = Exchange::default();
+        answer.map_err(LoginError::Refused)
     }
 
     /// Reads until everything is answered, inside a transaction or not.
@@ -210,13 +236,13 @@ impl Moving {
             end,
             key,
             welcome,
-            host,
+            place,
         } = self;
         Ok(Connection {
             end: end.map_stream(Unregistered::register)?,
             key,
             welcome,
-            host,
+            place,
             canceling: None,
         })
     }

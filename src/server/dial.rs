@@ -7,10 +7,11 @@ use tokio::time::timeout;
 
 use super::connection::Connection;
 use super::login::{Identity, LoginError, ask, login};
+use super::reach::{Unreachable, reach};
 use crate::config::checked::{Host, Tcp};
 use crate::net::packet::Packets;
-use crate::net::stream::Stream;
 use crate::wire::reply::{Report, Severity, SqlState};
+use crate::wire::scram::ScramError;
 
 /// Where to connect, as whom, and for how long to try.
 #[derive(Debug, Clone)]
@@ -80,17 +81,41 @@ impl DialError {
         matches!(self, Self::Login(LoginError::NoProof(_)))
     }
 
+    /// Postgres' code for it, if it is Postgres that refuses.
+    pub fn code(&self) -> Option<SqlState> {
+        match self {
+            Self::Login(LoginError::Refused(error))
+            | Self::ConnectQuery(LoginError::Refused(error)) => Some(error.code),
+            _ => None,
+        }
+    }
+
+    /// Whether what pgweir has shown was wrong: the password at Postgres is another one.
+    pub fn refuses_proof(&self) -> bool {
+        match self {
+            Self::Login(LoginError::Refused(error)) => error.code == SqlState::INVALID_PASSWORD,
+            Self::Login(LoginError::Scram(error)) => *error == ScramError::ForeignSecret,
+            _ => false,
+        }
+    }
+
     /// What clients that wait for this connection are told: Postgres' own words where there are any.
     pub fn to_client(&self) -> Vec<u8> {
         match self {
             Self::Login(LoginError::Refused(error)) => error.to_bytes(),
+            Self::Login(LoginError::Scram(ScramError::ForeignSecret)) => Report::new(
+                SqlState::INVALID_PASSWORD,
+                "the password of this role has changed at Postgres",
+            )
+            .hint("Log in again. If the role is in [users] or users_file, its secret is out of date there.")
+            .error(Severity::Fatal),
             Self::Login(
                 error @ (LoginError::NoProof(_) | LoginError::Method(_) | LoginError::Scram(_)),
             ) => Report::new(
                 SqlState::INVALID_AUTHORIZATION,
                 format!("pgweir could not log in to Postgres: {error}"),
             )
-            .hint("Give this user's password in [users] or users_file.")
+            .hint("Log in again by SCRAM, or give this user's password in [users] or users_file.")
             .error(Severity::Fatal),
             error => {
                 Report::new(SqlState::UNABLE_TO_CONNECT, error.to_string()).error(Severity::Fatal)
@@ -126,7 +151,12 @@ async fn connect_and_log_in(
     target: &Target,
     ask_limit: bool,
 ) -> Result<(Connection, Option<u32>), DialError> {
-    let (stream, host) = connect(target).await?;
+    let reached = reach(&target.hosts, &target.tcp, target.limit).await;
+    let (stream, place) =
+        reached.map_err(|Unreachable { host, cause }| DialError::Unreachable {
+            host: name(&host),
+            cause,
+        })?;
     let mut packets = Packets::new(stream);
     let (welcome, key) = match login(&mut packets, &target.identity).await {
         Ok(welcomed) => welcomed,
@@ -149,23 +179,10 @@ async fn connect_and_log_in(
         limit = answer.and_then(|text| text.parse().ok());
     }
     let (stream, _nothing) = packets.into_parts();
-    Ok((Connection::new(stream, key, Arc::new(welcome), host), limit))
-}
-
-async fn connect(target: &Target) -> Result<(Stream, Arc<Host>), DialError> {
-    let mut failed = None;
-    for host in &target.hosts {
-        match Stream::connect(host, &target.tcp).await {
-            Ok(stream) => return Ok((stream, Arc::clone(host))),
-            Err(cause) => {
-                failed = Some(DialError::Unreachable {
-                    host: name(host),
-                    cause,
-                });
-            }
-        }
-    }
-    Err(failed.expect("a checked configuration names at least one host"))
+    Ok((
+        Connection::new(stream, key, Arc::new(welcome), place),
+        limit,
+    ))
 }
 
 /// A host as people write it.

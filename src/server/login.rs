@@ -63,6 +63,22 @@ impl ServerLogin {
         }
     }
 
+    /// Whether both show the same.
+    pub fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (
+                Self::Password { password, .. },
+                Self::Password {
+                    password: theirs, ..
+                },
+            ) => password == theirs,
+            (Self::Md5(hash), Self::Md5(theirs)) => hash == theirs,
+            (Self::Keys(keys), Self::Keys(theirs)) => keys == theirs,
+            (Self::Nothing, Self::Nothing) => true,
+            _ => false,
+        }
+    }
+
     /// What answers AuthenticationSASL.
     pub fn scram(&self) -> Option<ClientAuth> {
         match self {
@@ -84,6 +100,8 @@ pub struct Identity {
     pub proof: ServerLogin,
     /// application_name of the connection until a client sets another.
     pub application_name: String,
+    /// What else its startup message says.
+    pub parameters: Vec<(String, String)>,
 }
 
 /// What Postgres told at login.
@@ -92,6 +110,9 @@ pub struct Welcome {
     /// ParameterStatus messages, in order.
     pub parameters: Vec<(Box<str>, Box<str>)>,
 }
+
+/// A row of an answer to pgweir's own query; `None` is NULL.
+pub type Row = Vec<Option<String>>;
 
 /// Why a login failed.
 #[derive(Debug, thiserror::Error)]
@@ -124,12 +145,15 @@ pub async fn login<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    let own = [
+        ("user", identity.user.as_str()),
+        ("database", &identity.database),
+        ("application_name", &identity.application_name),
+    ];
+    let more = identity.parameters.iter();
+    let more = more.map(|(name, value)| (name.as_str(), value.as_str()));
     packets
-        .write(&startup_message([
-            ("user", identity.user.as_str()),
-            ("database", &identity.database),
-            ("application_name", &identity.application_name),
-        ]))
+        .write(&startup_message(own.into_iter().chain(more)))
         .await?;
     authenticate(packets, identity).await?;
     welcome(packets).await
@@ -298,8 +322,59 @@ where
     failed.map_or(Ok(value), |error| Err(LoginError::Refused(error)))
 }
 
-fn first_column(mut row: Bytes) -> Option<String> {
-    let _columns = row.try_get_u16().ok()?;
-    let length = usize::try_from(row.try_get_i32().ok()?).ok()?;
-    String::from_utf8(row.get(..length)?.to_vec()).ok()
+/// Runs a query of pgweir's own with one parameter, which never becomes a part of its text, and gives its first rows. Whatever
+/// Postgres thinks of it, the connection is ready for the next query on return.
+pub async fn ask_with<S>(
+    packets: &mut Packets<S>,
+    sql: &str,
+    parameter: &str,
+) -> Result<Result<Vec<Row>, ServerError>, LoginError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    /// One more than anybody wants.
+    const ROWS: u32 = 2;
+    let length = u32::try_from(parameter.len()).map_err(|_| LoginError::Unexpected("length"))?;
+    let bind = Message::new(b'B').text("").text("").u16(0).u16(1);
+    let bind = bind.u32(length).bytes(parameter.as_bytes()).u16(0);
+    let messages = [
+        Message::new(b'P').text("").text(sql).u16(0),
+        bind,
+        Message::new(b'E').text("").u32(ROWS),
+        Message::new(b'S'),
+    ];
+    packets.write(&messages.map(Message::done).concat()).await?;
+    let (mut rows, mut failed) = (Vec::new(), None);
+    loop {
+        let packet = packets.read(LONGEST_LOGIN_MESSAGE).await?;
+        match packet.tag {
+            b'D' => rows.push(row(packet.body).ok_or(LoginError::Unexpected("DataRow"))?),
+            b'E' => failed = Some(ServerError::parse(&packet.body)),
+            b'Z' if packet.body[..] == *b"I" => break,
+            b'Z' => return Err(LoginError::Unexpected("transaction")),
+            _ => {}
+        }
+    }
+    if packets.has_more() {
+        return Err(LoginError::Unexpected("message"));
+    }
+    Ok(failed.map_or(Ok(rows), Err))
+}
+
+fn first_column(row: Bytes) -> Option<String> {
+    self::row(row)?.into_iter().next()?
+}
+
+/// The columns of a DataRow; those that are no UTF-8 are NULL to pgweir.
+fn row(mut body: Bytes) -> Option<Row> {
+    let columns = body.try_get_u16().ok()?;
+    let mut column = || {
+        let Ok(length) = usize::try_from(body.try_get_i32().ok()?) else {
+            return Some(None);
+        };
+        let value = body.get(..length)?.to_vec();
+        body.advance(length);
+        Some(String::from_utf8(value).ok())
+    };
+    (0..columns).map(|_| column()).collect()
 }

@@ -6,4 +6,5 @@ pub mod dial;
 pub mod end;
 pub mod login;
 pub mod prepared;
+pub mod reach;
 pub mod state;

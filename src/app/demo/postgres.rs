@@ -202,6 +202,7 @@ impl Watch {
             database: "postgres".to_owned(),
             proof: ServerLogin::password(password),
             application_name: "pgweir demo".to_owned(),
+            parameters: Vec::new(),
         };
         connect(port, &identity).await.map(Self)
     }

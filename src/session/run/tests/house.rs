@@ -138,6 +138,7 @@ impl House {
                     database: "site".into(),
                     proof: ServerLogin::Nothing,
                     application_name: "test".into(),
+                    parameters: Vec::new(),
                 },
                 connect_query: None,
                 tcp: Tcp {
