@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::connection::Connection;
-use super::login::{Identity, LoginError, ask, login};
+use super::login::{Identity, LoginError, ask, ask_noting, login};
 use crate::config::checked::{Host, Tcp};
 use crate::net::packet::Packets;
 use crate::net::stream::Stream;
@@ -153,7 +153,7 @@ async fn connect_and_log_in(
 ) -> Result<(Connection, Option<u32>), DialError> {
     let (stream, host) = connect(target).await?;
     let mut packets = Packets::new(stream);
-    let (welcome, key) = match login(&mut packets, &target.identity).await {
+    let (mut welcome, key) = match login(&mut packets, &target.identity).await {
         Ok(welcomed) => welcomed,
         Err(error) => {
             // Until Postgres has closed its side it counts the connection.
@@ -162,7 +162,7 @@ async fn connect_and_log_in(
         }
     };
     if let Some(sql) = &target.connect_query {
-        ask(&mut packets, sql)
+        ask_noting(&mut packets, sql, &mut welcome)
             .await
             .map_err(DialError::ConnectQuery)?;
     }
