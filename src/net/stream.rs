@@ -2,6 +2,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
@@ -9,15 +10,18 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+use super::tls::stream::{Detached, TlsStream};
 use crate::config::checked::{Host, Tcp};
 
-/// A connected socket. TLS will be one more variant.
+/// A connected socket.
 #[derive(Debug)]
 pub enum Stream {
     /// TCP.
     Tcp(TcpStream),
     /// Unix socket.
     Unix(UnixStream),
+    /// TLS over TCP. Boxed: it is much larger than the others.
+    Tls(Box<TlsStream>),
 }
 
 /// A socket on its way from one thread's reactor to another's: registered with none.
@@ -27,6 +31,8 @@ pub enum Unregistered {
     Tcp(std::net::TcpStream),
     /// Unix socket.
     Unix(std::os::unix::net::UnixStream),
+    /// TLS, with its keys and what was read.
+    Tls(Detached),
 }
 
 impl Unregistered {
@@ -35,6 +41,7 @@ impl Unregistered {
         Ok(match self {
             Self::Tcp(socket) => Stream::Tcp(TcpStream::from_std(socket)?),
             Self::Unix(socket) => Stream::Unix(UnixStream::from_std(socket)?),
+            Self::Tls(detached) => Stream::Tls(detached.register()?),
         })
     }
 }
@@ -43,11 +50,7 @@ impl Stream {
     /// Connects to `host`. The caller bounds the time.
     pub async fn connect(host: &Host, tcp: &Tcp) -> io::Result<Self> {
         match host {
-            Host::Tcp(name, port) => {
-                let socket = TcpStream::connect((name.as_str(), *port)).await?;
-                tune(&socket, tcp)?;
-                Ok(Self::Tcp(socket))
-            }
+            Host::Tcp(name, port) => tuned(TcpStream::connect((name.as_str(), *port)).await?, tcp),
             Host::Unix(directory, port) => {
                 let path = unix_path(directory, *port);
                 // The kernel marks abstract names with a zero byte, people with an @.
@@ -59,12 +62,26 @@ impl Stream {
         }
     }
 
+    /// Connects to one address. The caller bounds the time.
+    pub async fn connect_to(address: SocketAddr, tcp: &Tcp) -> io::Result<Self> {
+        tuned(TcpStream::connect(address).await?, tcp)
+    }
+
     /// Takes the socket out of the reactor it is registered with.
     pub fn unregister(self) -> io::Result<Unregistered> {
         Ok(match self {
             Self::Tcp(socket) => Unregistered::Tcp(socket.into_std()?),
             Self::Unix(socket) => Unregistered::Unix(socket.into_std()?),
+            Self::Tls(stream) => Unregistered::Tls(stream.unregister()?),
         })
+    }
+
+    /// The TLS of the connection, if it has any.
+    pub fn tls(&self) -> Option<&TlsStream> {
+        match self {
+            Self::Tls(stream) => Some(stream),
+            Self::Tcp(_) | Self::Unix(_) => None,
+        }
     }
 
     /// Whether something may be read: data, the end, an error. Costs no system call.
@@ -72,6 +89,7 @@ impl Stream {
         match self {
             Self::Tcp(socket) => socket.poll_read_ready(cx),
             Self::Unix(socket) => socket.poll_read_ready(cx),
+            Self::Tls(stream) => stream.poll_readable(cx),
         }
     }
 
@@ -84,12 +102,21 @@ impl Stream {
     /// Ready when the peer has gone although it had nothing more to say. One that has said something more is not found out.
     pub fn poll_hung_up(&self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            if ready!(self.poll_readable(cx)).is_err() {
+            // What TLS has read already says nothing of the socket.
+            let readable = match self {
+                Self::Tls(stream) => stream.socket().poll_read_ready(cx),
+                plain => plain.poll_readable(cx),
+            };
+            if ready!(readable).is_err() {
                 return Poll::Ready(());
             }
             let peeked = match self {
                 Self::Tcp(socket) => socket.try_io(Interest::READABLE, || peek(socket)),
                 Self::Unix(socket) => socket.try_io(Interest::READABLE, || peek(socket)),
+                Self::Tls(stream) => {
+                    let socket = stream.socket();
+                    socket.try_io(Interest::READABLE, || peek(socket))
+                }
             };
             match peeked {
                 Ok(1..) => return Poll::Pending,
@@ -105,6 +132,7 @@ impl Stream {
         let peeked = match self {
             Self::Tcp(socket) => peek(socket),
             Self::Unix(socket) => peek(socket),
+            Self::Tls(stream) => return stream.is_quiet(),
         };
         peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
@@ -122,6 +150,11 @@ pub fn unix_path(directory: &str, port: u16) -> String {
     format!("{}/.s.PGSQL.{port}", directory.trim_end_matches('/'))
 }
 
+fn tuned(socket: TcpStream, tcp: &Tcp) -> io::Result<Stream> {
+    tune(&socket, tcp)?;
+    Ok(Stream::Tcp(socket))
+}
+
 /// No Nagle delay, and keepalive as configured.
 pub fn tune<'a, S>(socket: &'a S, tcp: &Tcp) -> io::Result<()>
 where
@@ -129,10 +162,17 @@ where
 {
     let socket = SockRef::from(socket);
     socket.set_tcp_nodelay(true)?;
-    let keepalive = TcpKeepalive::new()
-        .with_time(tcp.keepalive_idle)
-        .with_interval(tcp.keepalive_interval)
-        .with_retries(tcp.keepalive_count);
+    let mut keepalive = TcpKeepalive::new();
+    // Zero is the system's own setting; the kernel itself takes none.
+    if !tcp.keepalive_idle.is_zero() {
+        keepalive = keepalive.with_time(tcp.keepalive_idle);
+    }
+    if !tcp.keepalive_interval.is_zero() {
+        keepalive = keepalive.with_interval(tcp.keepalive_interval);
+    }
+    if tcp.keepalive_count > 0 {
+        keepalive = keepalive.with_retries(tcp.keepalive_count);
+    }
     socket.set_tcp_keepalive(&keepalive)?;
     socket.set_tcp_user_timeout(tcp.user_timeout)
 }
@@ -146,6 +186,7 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Tcp(socket) => Pin::new(socket).poll_read(cx, buf),
             Self::Unix(socket) => Pin::new(socket).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -159,6 +200,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(socket) => Pin::new(socket).poll_write(cx, bytes),
             Self::Unix(socket) => Pin::new(socket).poll_write(cx, bytes),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
 
@@ -166,6 +208,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(socket) => Pin::new(socket).poll_flush(cx),
             Self::Unix(socket) => Pin::new(socket).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -173,6 +216,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(socket) => Pin::new(socket).poll_shutdown(cx),
             Self::Unix(socket) => Pin::new(socket).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

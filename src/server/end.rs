@@ -12,7 +12,7 @@ use crate::net::end::{End, EndError, Input};
 use crate::wire::edit::Edit;
 use crate::wire::exchange::{Exchange, Own, Receiver};
 use crate::wire::parameters::Parameters;
-use crate::wire::reply::query;
+use crate::wire::reply::{query, ready_for_query};
 use crate::wire::scan::{HEADER, LARGEST_MESSAGE, Next, Seen};
 use crate::wire::statement::Note;
 
@@ -178,6 +178,22 @@ impl<S> ServerEnd<S> {
     pub fn settled(&self) -> Option<Settled> {
         let quiet = !self.half_sent && self.end.flow().is_empty() && self.end.is_flushed();
         (quiet && self.exchange.is_settled()).then_some(Settled(()))
+    }
+
+    /// The connection has ended. If Postgres has said why in answer to the one request that was outstanding, and nothing else
+    /// is lost with it, gives what ends that request, so that the client's session can go on without this one.
+    pub fn last_answer<'a>(&mut self, out: &'a mut Vec<u8>) -> Option<&'a [u8]> {
+        let whole = self.end.flow().is_empty() && !self.half_sent;
+        let alone = self.exchange.owes_one_end() && !self.state.is_touched();
+        if !(self.said_why() && whole && alone) {
+            return None;
+        }
+        let ready = ready_for_query();
+        let (_, edited) = self.hear(&ready, out, |_| None).ok()?;
+        if !edited {
+            out.extend(ready);
+        }
+        Some(out)
     }
 
     /// What the client did to the session since this was last asked; `None`: nothing.

@@ -6,4 +6,6 @@ pub mod dial;
 pub mod end;
 pub mod login;
 pub mod prepared;
+pub mod reach;
+pub mod secure;
 pub mod state;

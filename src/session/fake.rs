@@ -181,7 +181,7 @@ impl Fake {
                 self.running = Some(by);
                 return vec![];
             }
-            ["die"] => {
+            ["die" | "die;", ..] => {
                 self.dead = true;
                 let report = Report::new(SqlState::ADMIN_SHUTDOWN, "terminating connection");
                 return report.error(Severity::Fatal);

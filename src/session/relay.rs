@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::translate::{Tracking, Translator, in_clients_words};
+use super::translate::{Tracking, Translator, in_clients_words, reset_parameter};
 use crate::client::end::{Behind, ClientEnd, Forward, Take};
 use crate::client::statements::TooMany;
 use crate::metrics::Traffic;
@@ -124,6 +124,16 @@ where
         Poll::Pending
     }
 
+    /// The server connection has ended. Whether the client's session can go on: it has heard what became of its request.
+    pub fn outlive(&mut self, cx: &mut Context<'_>) -> bool {
+        let heard = with_out(|out| {
+            let answer = self.server.last_answer(out)?;
+            self.client.send(cx, answer).ok()
+        });
+        self.take_back();
+        heard.is_some()
+    }
+
     /// Sends on what the client said, behind `front`, which was noted already.
     pub fn client_said(
         &mut self,
@@ -210,10 +220,16 @@ where
         out: &mut Vec<u8>,
     ) -> Result<Poll<()>, RelayError> {
         let (traffic, client) = (self.traffic, &mut *self.client);
+        let resetting = self.server.state().reset_after();
+        let resetting = self.tracking.zip(resetting);
         let see = |seen: Seen<'_>| {
             match (seen.tag, client.statements()) {
                 (b'Z', _) => traffic.queries.add(1),
                 (b'E', Some(statements)) => return in_clients_words(statements, seen),
+                (b'S', _) => {
+                    let (how, reported) = resetting.as_ref()?;
+                    return reset_parameter(how, reported, seen);
+                }
                 _ => {}
             }
             None

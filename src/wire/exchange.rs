@@ -265,6 +265,20 @@ impl Exchange {
         self.sent.front() == Some(&Sent::Own(Own::Query))
     }
 
+    /// Whether all that is owed is the ReadyForQuery of one request of the client's, outside a transaction block.
+    pub fn owes_one_end(&self) -> bool {
+        let is_end = |sent: &Sent| {
+            matches!(
+                sent,
+                Sent::Sync | Sent::Query | Sent::Own(Own::Sync | Own::Query)
+            )
+        };
+        let last = matches!(self.sent.back(), Some(Sent::Sync | Sent::Query));
+        let known = !self.lost_count && !self.batch_open && self.copy == Copy::No;
+        let outside = known && self.status == Status::Idle;
+        outside && last && self.sent.iter().filter(|sent| is_end(sent)).count() == 1
+    }
+
     /// Whether an error now would end a simple query, and no more than that.
     pub fn in_simple_query(&self) -> bool {
         self.sent.front() == Some(&Sent::Query)
@@ -552,6 +566,31 @@ mod tests {
         ];
         for (script, settled, why) in cases {
             assert_eq!(play(script).is_settled(), settled, "{script}: {why}");
+        }
+    }
+
+    #[test]
+    fn one_end_is_owed_or_more_than_that() {
+        let cases = [
+            ("", false),
+            ("Q", true),
+            ("Q <T <D", true),
+            ("Q <E", true),
+            ("QQ <E", false),
+            ("QQ <E <ZI", true),
+            ("Q <C <ZT Q <E", false),
+            ("PBES <1 <2 <E", true),
+            ("PBE <1 <2 <E", false),
+            ("PBE <1 <2 <E S", true),
+            ("PBESS <1 <2 <E", false),
+            ("PBESQ <1 <2 <E", false),
+            ("Q <G dd <E", true),
+            ("PBES <1 <2 <G dd <E", false),
+            ("Q <W", false),
+            ("P <1", false),
+        ];
+        for (script, expected) in cases {
+            assert_eq!(play(script).owes_one_end(), expected, "{script}");
         }
     }
 

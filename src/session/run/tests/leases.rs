@@ -1,6 +1,5 @@
 //! When a session takes, keeps and gives back a server connection.
 
-use std::rc::Rc;
 use std::time::Duration;
 
 use super::house::{House, Thread, on_a_thread, turns, until, with_pool};
@@ -218,23 +217,81 @@ fn a_sweep_drops_what_died_while_idle() {
 }
 
 #[test]
-fn a_server_that_dies_in_use_ends_the_session_with_its_own_last_words() {
+fn a_request_that_dies_with_its_server_fails_and_the_session_goes_on() {
     with_pool(Mode::Transaction, 1, async |house, thread| {
-        let (mut one, mut other) = (thread.client(), thread.client());
-        one.query("die").await;
-        assert_eq!(one.last_words().await, ("57P01".to_owned(), "server_lost"));
-        assert_eq!(other.ask("rows 1 1").await, "DCZI");
-        assert_eq!(house.servers().len(), 2);
-
-        other.query("wait").await;
-        let second = Rc::clone(&house.servers()[1]);
-        until("it runs", || second.is_running()).await;
-        second.die();
-        assert_eq!(
-            other.last_words().await,
-            ("08006".to_owned(), "server_lost")
-        );
+        let mut client = thread.client();
+        assert_eq!(client.ask("die").await, "EZI");
+        assert_eq!(client.ask("rows 1 1").await, "DCZI");
+        client.send(&batch("die")).await;
+        let answer = client.answer().await;
+        assert_eq!(answer, "12EZI");
+        assert_eq!(client.ask("rows 2 1").await, "DDCZI");
+        assert_eq!(house.servers().len(), 3);
+        until("nothing is lent", || thread.view().tally.idle == 1).await;
     });
+}
+
+#[test]
+fn more_than_a_failed_request_lost_ends_the_session_with_the_servers_last_words() {
+    let scripts: [(Mode, &[&str], Vec<u8>); 4] = [
+        (Mode::Transaction, &["begin"], query("die")),
+        (Mode::Session, &[], query("die")),
+        (
+            Mode::Transaction,
+            &[],
+            [query("die"), query("rows 1 1")].concat(),
+        ),
+        (Mode::Transaction, &[], query("die; set x = 1")),
+    ];
+    for (mode, before, last) in scripts {
+        with_pool(mode, 1, async |house, thread| {
+            let (mut one, mut other) = (thread.client(), thread.client());
+            for sql in before {
+                one.ask(sql).await;
+            }
+            one.send(&last).await;
+            assert_eq!(one.last_words().await, ("57P01".to_owned(), "server_lost"));
+            assert_eq!(other.ask("rows 1 1").await, "DCZI");
+            assert_eq!(house.servers().len(), 2);
+        });
+    }
+}
+
+#[test]
+fn a_server_that_dies_without_a_word_is_explained_also_behind_an_error() {
+    with_pool(Mode::Transaction, 1, async |house, thread| {
+        let mut client = thread.client();
+        client.query("wait").await;
+        until("it runs", || {
+            house.servers().iter().any(|server| server.is_running())
+        })
+        .await;
+        house.server().die();
+        let words = ("08006".to_owned(), "server_lost");
+        assert_eq!(client.last_words().await, words);
+
+        // An ordinary error is no reason.
+        let mut client = thread.client();
+        client.send(&[query("fail"), query("wait")].concat()).await;
+        assert_eq!(client.answer().await, "EZI");
+        until("it runs", || house.servers()[1].is_running()).await;
+        house.servers()[1].die();
+        assert_eq!(client.last_words().await, words);
+    });
+}
+
+/// An extended query, whole.
+fn batch(sql: &str) -> Vec<u8> {
+    let parse = Message::new(b'P').text("").text(sql).u16(0).done();
+    let bind = Message::new(b'B')
+        .text("")
+        .text("")
+        .u16(0)
+        .u16(0)
+        .u16(0)
+        .done();
+    let execute = Message::new(b'E').text("").u32(0).done();
+    [parse, bind, execute, Message::new(b'S').done()].concat()
 }
 
 #[test]
