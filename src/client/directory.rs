@@ -42,8 +42,10 @@ pub struct Who {
 /// One session, as others see it.
 #[derive(Debug)]
 pub struct Entry {
-    /// The process id that its client was told.
+    /// Its number, which no other session has.
     id: u32,
+    /// The process id that its client was told.
+    pid: u32,
     secret: [u8; 4],
     asked: AtomicU8,
     waker: OnceLock<Waker>,
@@ -64,12 +66,16 @@ pub struct Entry {
 impl Entry {
     /// The key with which its client may cancel.
     pub fn key(&self) -> (u32, [u8; 4]) {
-        (self.id, self.secret)
+        (self.pid, self.secret)
     }
 
     /// Its number.
     pub fn id(&self) -> u32 {
         self.id
+    }
+
+    fn has_pid_of_server(&self) -> bool {
+        self.secret[0] & OF_SERVER != 0
     }
 
     /// Says which task to wake. Once, from that task.
@@ -134,12 +140,17 @@ impl Entry {
     }
 }
 
+/// Set in the first byte of the secrets of those who were told a server's process id.
+const OF_SERVER: u8 = 0x80;
+
 /// All sessions of the process.
 #[derive(Debug, Default)]
 pub struct Directory {
     /// Milliseconds, moved on by the janitor: reading it costs no system call.
     clock: AtomicU64,
     sessions: DashMap<u32, Arc<Entry>>,
+    /// Those whose clients were told a server's process id, by that: several servers may have the same.
+    of_servers: DashMap<u32, Vec<Arc<Entry>>>,
     next: AtomicU32,
     whos: DashMap<Arc<Who>, ()>,
 }
@@ -191,13 +202,26 @@ impl Listed {
 
 impl Drop for Listed {
     fn drop(&mut self) {
-        self.directory.sessions.remove(&self.entry.id);
+        let Entry { id, pid, .. } = *self.entry;
+        self.directory.sessions.remove(&id);
+        if self.entry.has_pid_of_server() {
+            let of_servers = &self.directory.of_servers;
+            if let Some(mut others) = of_servers.get_mut(&pid) {
+                others.retain(|entry| entry.id != id);
+            }
+            of_servers.remove_if(&pid, |_, others| others.is_empty());
+        }
     }
 }
 
 impl Directory {
-    /// Lists a session under a number that no other has.
+    /// Lists a session under a number that no other has, which its client is told as process id.
     pub fn list(self: &Arc<Self>, peer: Peer, who: Who) -> Listed {
+        self.list_as(peer, who, None)
+    }
+
+    /// Lists a session. `server`: the process id of the server connection that it keeps for its life, which its client is told.
+    pub fn list_as(self: &Arc<Self>, peer: Peer, who: Who, server: Option<u32>) -> Listed {
         let who = self.intern(who);
         loop {
             // Process ids are positive int4 to most drivers.
@@ -208,9 +232,18 @@ impl Directory {
             if id == 0 {
                 continue;
             }
+            let mut of_server = server.map(|pid| self.of_servers.entry(pid).or_default());
+            let mut secret = new_secret(server.is_some());
+            while of_server
+                .iter()
+                .any(|others| others.iter().any(|other| other.secret == secret))
+            {
+                secret = new_secret(true);
+            }
             let entry = Arc::new(Entry {
                 id,
-                secret: rand::random(),
+                pid: server.unwrap_or(id),
+                secret,
                 asked: AtomicU8::new(0),
                 waker: OnceLock::new(),
                 doing: AtomicU64::new(
@@ -227,6 +260,9 @@ impl Directory {
                 since: Instant::now(),
             });
             place.insert(Arc::clone(&entry));
+            if let Some(others) = &mut of_server {
+                others.push(Arc::clone(&entry));
+            }
             return Listed {
                 entry,
                 directory: Arc::clone(self),
@@ -246,8 +282,14 @@ impl Directory {
 
     /// The session that a cancel request names, if its secret is right.
     pub fn by_key(&self, key: &CancelKey) -> Option<Arc<Entry>> {
-        let entry = self.sessions.get(&key.pid)?;
-        bool::from(entry.secret.ct_eq(&key.secret)).then(|| Arc::clone(&entry))
+        let is_right = |entry: &&Arc<Entry>| bool::from(entry.secret.ct_eq(&key.secret));
+        if let Some(entry) = self.sessions.get(&key.pid)
+            && is_right(&entry.value())
+        {
+            return Some(Arc::clone(&entry));
+        }
+        let others = self.of_servers.get(&key.pid)?;
+        others.iter().find(is_right).map(Arc::clone)
     }
 
     /// The time by which sessions note since when they do what.
@@ -303,6 +345,13 @@ impl Directory {
     pub fn is_empty(&self) -> bool {
         self.sessions.is_empty()
     }
+}
+
+/// A new secret. Where a session's number and another's server agree, this bit tells their keys apart.
+fn new_secret(of_server: bool) -> [u8; 4] {
+    let mut secret: [u8; 4] = rand::random();
+    secret[0] = secret[0] & !OF_SERVER | if of_server { OF_SERVER } else { 0 };
+    secret
 }
 
 /// Counts clients against one cap.
@@ -365,6 +414,36 @@ mod tests {
         drop(listed);
         assert!(directory.by_key(&key(&secret)).is_none());
         assert!(directory.is_empty());
+    }
+
+    #[test]
+    fn sessions_that_were_told_the_same_process_id_are_told_apart() {
+        let directory = Arc::new(Directory::default());
+        let list = |server| directory.list_as(Peer::Unix(None), who(), server);
+        let own = list(None);
+        let pid = own.entry().id();
+        let sessions = [own, list(Some(pid)), list(Some(pid)), list(Some(pid + 1))];
+        let find = |listed: &Listed| {
+            let (pid, secret) = listed.entry().key();
+            let secret = secret.into();
+            directory.by_key(&CancelKey { pid, secret })
+        };
+        for listed in &sessions {
+            let found = find(listed).expect("its key is right");
+            assert_eq!(found.id(), listed.entry().id());
+        }
+        let [own, one, two, other] = sessions;
+        assert_eq!(
+            [&own, &one, &two, &other].map(|listed| listed.entry().key().0),
+            [pid, pid, pid, pid + 1]
+        );
+        let (pid, secret) = one.entry().key();
+        drop(one);
+        let secret = secret.into();
+        assert!(directory.by_key(&CancelKey { pid, secret }).is_none());
+        assert!(find(&own).is_some() && find(&two).is_some() && find(&other).is_some());
+        drop((own, two, other));
+        assert!(directory.is_empty() && directory.of_servers.is_empty());
     }
 
     #[test]
