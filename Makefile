@@ -3,12 +3,13 @@
 CARGO ?= cargo
 SHELL := /bin/bash
 
-.PHONY: help test check fmt lint unit deny demo bench deps deps-bench clean
+.PHONY: help test check fmt lint unit deny fuzz demo bench deps deps-bench deps-fuzz clean
 
 help:
 	@echo "make test    everything CI checks: format, lints, all tests against real Postgres and drivers"
 	@echo "make check   format and lints only"
 	@echo "make fmt     format the code"
+	@echo "make fuzz    hostile bytes for every parser, FUZZ_SECONDS each (60)"
 	@echo "make demo    a Postgres, pgweir in front of it, and what it does"
 	@echo "make bench   CPU, memory and throughput next to PgBouncer (BENCH=quick for a short one)"
 
@@ -32,6 +33,9 @@ deny:
 	elif command -v cargo-deny >/dev/null; then $(CARGO) deny check; \
 	else echo "cargo-deny is not installed: licences and advisories were not checked"; fi
 
+fuzz: deps-fuzz
+	@fuzz/run.sh
+
 demo: deps
 	$(CARGO) build --locked --release
 	target/release/pgweir demo
@@ -46,6 +50,9 @@ deps:
 deps-bench:
 	@scripts/install-deps.sh --bench
 
+deps-fuzz:
+	@scripts/install-deps.sh --fuzz
+
 clean:
 	$(CARGO) clean
-	rm -rf .venv
+	rm -rf .venv fuzz/target fuzz/corpus fuzz/artifacts

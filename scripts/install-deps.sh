@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
-# Installs what the tests (and with --bench the benches) need and this machine lacks; does nothing when all is there.
+# Installs what the tests (with --bench the benches, with --fuzz the fuzz targets) need and this machine lacks; does nothing when all is there.
 # PostgreSQL is only installed, never started: the tests start servers of their own in temporary directories.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 bench=no
+fuzz=no
 for argument in "$@"; do
   case "$argument" in
     --bench) bench=yes ;;
-    *) echo "usage: $0 [--bench]" >&2; exit 2 ;;
+    --fuzz) fuzz=yes ;;
+    *) echo "usage: $0 [--bench] [--fuzz]" >&2; exit 2 ;;
   esac
 done
 
@@ -37,6 +39,8 @@ if [ "$bench" = yes ]; then
   has pgbouncer || [ -x /usr/sbin/pgbouncer ] || missing+=(pgbouncer)
   has strace || missing+=(strace)
 fi
+# libFuzzer is C++.
+if [ "$fuzz" = yes ]; then has c++ || missing+=(g++); fi
 
 # A package's own service would sit on port 5432 or 6432 and outlive the tests: say "no" to every start while installing.
 policy=/usr/sbin/policy-rc.d

@@ -617,6 +617,19 @@ fn a_file_that_cannot_be_read_is_a_mistake_of_the_whole() {
 }
 
 #[test]
+fn users_are_looked_up_in_a_database_that_there_is() {
+    let file = |name| {
+        format!(
+            "[auth]\nquery_user = \"a\"\nquery_database = \"{name}\"\n[databases.site]\nurl = \"postgres://db\"\n"
+        )
+    };
+    let read = |name| config::parse(&file(name), "file", &|_| None);
+    assert!(read("site").is_ok());
+    let mistake = read("other").expect_err("no such database").to_string();
+    assert_eq!(mistake, "file:3:18: query_database is not in [databases]");
+}
+
+#[test]
 fn a_url_is_a_configuration() {
     let listen = ["0.0.0.0:6432".to_owned()];
     let config =
@@ -627,6 +640,11 @@ fn a_url_is_a_configuration() {
         (&[Host::Tcp("db".into(), 7)][..], &None, &None)
     );
     assert_eq!(config.users["ada"].password, Some(Secret::new("hunter2")));
+    let auth = &config.auth;
+    assert_eq!(
+        (auth.query_user.as_deref(), auth.query_database.as_deref()),
+        (Some("ada"), Some("site"))
+    );
     assert_eq!(
         config.listen.addresses,
         ["0.0.0.0:6432".parse().expect("an address")]

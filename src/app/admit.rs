@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
+use super::look_up::LookUpError;
 use super::serve::{App, Capped};
 use super::worker::Arrival;
 use super::world::World;
@@ -33,7 +34,7 @@ use crate::wire::reply::{
     ready_for_query,
 };
 use crate::wire::scan::LARGEST_MESSAGE;
-use crate::wire::startup::Startup;
+use crate::wire::startup::{Startup, secret_length};
 
 /// How long a client that is refused may take to read why.
 const LAST_WORDS_LIMIT: Duration = Duration::from_secs(5);
@@ -68,6 +69,9 @@ pub enum Denied {
     /// There is no such database.
     #[error("no such database")]
     NoDatabase(String),
+    /// The user cannot be looked up.
+    #[error("{0}")]
+    LookUp(#[from] LookUpError),
     /// The user is not one that pgweir knows.
     #[error("unknown user")]
     Stranger(String),
@@ -95,6 +99,7 @@ impl Denied {
             Self::Login(_) => "login",
             Self::Full(_) => "too_many_clients",
             Self::NoDatabase(_) => "no_database",
+            Self::LookUp(_) => "auth_query",
             Self::Stranger(_) => "unknown_user",
             Self::Console => "console",
             Self::Method => "method",
@@ -109,6 +114,7 @@ impl Denied {
             Self::Greeting(_) => return None,
             Self::Refused(refused) => return Some(refused.to_client()),
             Self::Login(error) => error.report()?,
+            Self::LookUp(error) => return Some(error.to_client()),
             Self::Options(error) => Report::new(SqlState::SYNTAX_ERROR, error.to_string()),
             Self::Parameters(error) => return Some(error.to_fatal()),
             Self::TooSlow => Report::new(SqlState::PROTOCOL_VIOLATION, "client_login timeout"),
@@ -210,10 +216,10 @@ fn session(packets: Packets<Stream>, terms: Terms, world: &World) -> Session {
 }
 
 /// What it takes to let one client in.
-struct Reception<'a> {
-    app: &'a Arc<App>,
+pub(super) struct Reception<'a> {
+    pub(super) app: &'a Arc<App>,
     thread: ThreadId,
-    world: Arc<World>,
+    pub(super) world: Arc<World>,
 }
 
 impl Reception<'_> {
@@ -240,20 +246,22 @@ impl Reception<'_> {
         } = greeted;
         self.refuse_early(startup)?;
         let seat = seat.ok_or(Denied::Full("max_clients"))?;
-        let credential = self.world.credentials.look_up(&startup.user);
         if let Some(answer) = startup.negotiate() {
             packets.write(&answer).await.map_err(LoginError::Io)?;
         }
+        let found = self.in_time(self.find(startup)).await?;
+        let credential = &found.credential;
         if !self.world.passes_through() {
-            self.in_time(self.prove(packets, startup, &credential))
-                .await?;
+            self.in_time(self.prove(packets, startup, credential))
+                .await
+                .inspect_err(|_| found.doubt())?;
         }
         let database = self
             .world
             .database(&startup.database)
             .ok_or_else(|| Denied::NoDatabase(startup.database.clone()))?;
         let (service, who) = self.classify(startup, *peer);
-        let pool = self.pool(startup, database, &credential);
+        let pool = self.pool(startup, database, credential);
         if self.world.passes_through() {
             self.vouch(packets, &pool, service).await?;
         }
@@ -268,7 +276,10 @@ impl Reception<'_> {
             welcome = welcome => welcome?,
             () = poll_fn(|cx| packets.stream().poll_hung_up(cx)) => return Err(gone().into()),
         };
-        let listed = self.app.directory.list(*peer, who);
+        let listed = self
+            .app
+            .directory
+            .list(*peer, who, secret_length(startup.spoken()));
         if self.app.is_draining() {
             return Err(Denied::Draining);
         }
@@ -357,8 +368,8 @@ impl Reception<'_> {
             self.world
                 .pool_settings(&startup.database, database, &user, proof.clone())
         });
-        // A client's SCRAM login teaches the keys with which to log in to Postgres.
-        if !matches!(proof, ServerLogin::Nothing) && pool.has_no_proof() {
+        // A client's SCRAM login teaches the keys with which to log in to Postgres; after a change of password, new ones.
+        if !matches!(proof, ServerLogin::Nothing) {
             pool.prove_with(proof);
         }
         pool
@@ -433,26 +444,22 @@ impl Reception<'_> {
         let mut wanted = asked.clone();
         loop {
             let lease = self.lease(pool, service).await.map_err(Denied::Refused)?;
-            let refused = match take_on(lease, wanted.clone()).await? {
-                Ok(accepted) => return Ok(pool.accept(asked, accepted)),
-                Err(refused) => refused,
-            };
-            // What can be set at the start of a connection alone is not worth a connection of one's own.
-            let name = refused
-                .quoted_name()
-                .filter(|_| refused.code == SqlState::CANNOT_CHANGE_PARAMETER);
-            let Some(name) = name.filter(|name| wanted.value(name).is_some()) else {
-                return Err(Denied::Parameters(refused));
-            };
-            tracing::info!(
-                parameter = name,
-                "cannot be set after connection start: has no effect"
-            );
-            wanted.unset(&name);
+            let tried = timeout(TAKE_ON_LIMIT, take_on(lease, &wanted)).await;
+            match tried.map_err(|_| Denied::TooSlow)?? {
+                Taken::All(accepted) => return Ok(pool.accept(asked, accepted)),
+                Taken::AllBut(parameter) => {
+                    tracing::info!(parameter, "can be set at connection start only: no effect");
+                    wanted.unset(&parameter);
+                }
+            }
         }
     }
 
-    async fn lease(&self, pool: &Arc<Pool>, service: ServiceId) -> Result<Lease, Refused> {
+    pub(super) async fn lease(
+        &self,
+        pool: &Arc<Pool>,
+        service: ServiceId,
+    ) -> Result<Lease, Refused> {
         loop {
             let asked = poll_fn(|cx| Poll::Ready(pool.ask(service, self.thread, cx.waker()))).await;
             let mut ticket = match asked {
@@ -526,47 +533,62 @@ fn gone() -> LoginError {
 }
 
 /// Gives back a lease over which nothing was sent.
-fn give_back(mut lease: Lease) {
+pub(super) fn give_back(mut lease: Lease) {
     if let Some(proof) = lease.connection().end.settled() {
         lease.release(proof);
     }
 }
 
+/// What Postgres takes of a client's parameters.
+enum Taken {
+    All(Accepted),
+    /// It would have taken this one when the connection began. That is not worth a connection of one's own.
+    AllBut(String),
+}
+
 /// Gives the session of a lease these parameters, and finds out what becomes of them.
-async fn take_on(
-    mut lease: Lease,
-    wanted: Parameters,
-) -> Result<Result<Accepted, ServerError>, Denied> {
-    let wanted = Arc::new(wanted);
-    let connection = lease.connection();
+async fn take_on(mut lease: Lease, wanted: &Parameters) -> Result<Taken, Denied> {
     // Whatever the end is, it is not this client's: it may try again.
     let lost = |error: EndError| Denied::Login(LoginError::Io(std::io::Error::other(error)));
-    let answer = match timeout(TAKE_ON_LIMIT, connection.take_on(&wanted)).await {
-        Ok(answer) => answer.map_err(lost)?,
-        Err(_) => return Err(Denied::TooSlow),
-    };
-    let answer = match answer {
-        Ok(answer) => answer,
-        Err(refused) => {
-            give_back(lease);
-            return Ok(Err(refused));
+    let connection = lease.connection();
+    let taken = match connection
+        .take_on(&Arc::new(wanted.clone()))
+        .await
+        .map_err(lost)?
+    {
+        Ok(answer) => {
+            let values = answer
+                .rows
+                .iter()
+                .filter_map(|(name, value)| Some((&**name, value.as_deref()?)));
+            let parameters = Arc::new(values.collect::<Parameters>());
+            connection.end.state_mut().set_parameters(&parameters);
+            Ok(Taken::All(Accepted {
+                parameters,
+                reported: answer.reported,
+            }))
         }
+        Err(refused) => match refused.quoted_name() {
+            Some(name)
+                if refused.code == SqlState::CANNOT_CHANGE_PARAMETER
+                    && wanted.value(&name).is_some()
+                    && connection
+                        .context_of(&name)
+                        .await
+                        .map_err(lost)?
+                        .is_some_and(|context| context.ends_with("backend")) =>
+            {
+                Ok(Taken::AllBut(name))
+            }
+            _ => Err(Denied::Parameters(refused)),
+        },
     };
-    let values = answer
-        .rows
-        .iter()
-        .filter_map(|(name, value)| Some((&**name, value.as_deref()?)));
-    let parameters = Arc::new(values.collect::<Parameters>());
-    connection.end.state_mut().set_parameters(&parameters);
     give_back(lease);
-    Ok(Ok(Accepted {
-        parameters,
-        reported: answer.reported,
-    }))
+    taken
 }
 
 /// Everything from AuthenticationOk to ReadyForQuery.
-fn hello(welcome: &Welcome, accepted: &Accepted, (id, secret): (u32, [u8; 4])) -> Vec<u8> {
+fn hello(welcome: &Welcome, accepted: &Accepted, (id, secret): (u32, &[u8])) -> Vec<u8> {
     let mut bytes = authentication::request(authentication::OK, &[]);
     for (name, value) in &welcome.parameters {
         let reported = accepted.reported.iter().rev();
@@ -578,7 +600,7 @@ fn hello(welcome: &Welcome, accepted: &Accepted, (id, secret): (u32, [u8; 4])) -
             .unwrap_or(value);
         bytes.extend(parameter_status(name, value));
     }
-    bytes.extend(backend_key_data(id, &secret));
+    bytes.extend(backend_key_data(id, secret));
     bytes.extend(ready_for_query());
     bytes
 }

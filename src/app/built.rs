@@ -5,26 +5,20 @@ use crate::config::change::between;
 use crate::config::checked::{AuthMethod, Config, TlsMode};
 
 /// Settings by the beginning of their dotted names. Each goes from this list in the change that puts it in force.
-const NOT_IN_FORCE: [&str; 10] = [
+const NOT_IN_FORCE: [&str; 9] = [
     "auth.admins",
     "auth.hba_file",
     "auth.ident_file",
     "budget.check_every",
     "alerts.",
-    "auth.query",
     "auth.stats",
     "incidents.",
     "pressure.",
     "log.pooler_errors",
 ];
 
-/// The same within `[services.NAME]` and `[databases.NAME]`, by the end of their names.
-const NOT_IN_FORCE_BY_NAME: [&str; 4] = [
-    ".alert_servers",
-    ".alert_clients",
-    ".auth_query",
-    ".match.certificate",
-];
+/// The same within `[services.NAME]`, by the end of their names.
+const NOT_IN_FORCE_BY_NAME: [&str; 3] = [".alert_servers", ".alert_clients", ".match.certificate"];
 
 /// Settings that were given a value that has no effect yet.
 pub fn without_effect(config: &Config) -> Vec<String> {
@@ -36,7 +30,7 @@ pub fn without_effect(config: &Config) -> Vec<String> {
 
 fn is_in_force(name: &str) -> bool {
     let begins = |prefix: &&str| name.starts_with(prefix);
-    let of_a_name = name.starts_with("services.") || name.starts_with("databases.");
+    let of_a_name = name.starts_with("services.");
     let ends = |suffix: &&str| name.ends_with(suffix);
     let late =
         of_a_name && (NOT_IN_FORCE_BY_NAME.iter().any(ends) || name.contains(".deployments."));
@@ -57,13 +51,7 @@ fn defaults(config: &Config) -> Config {
         plain.deployments = defaults.services.deployments.clone();
         defaults.services.listed.push(plain);
     }
-    for (name, database) in &config.databases {
-        let plain = crate::config::checked::Database {
-            auth_query: None,
-            ..database.clone()
-        };
-        defaults.databases.insert(name.clone(), plain);
-    }
+    defaults.databases.clone_from(&config.databases);
     defaults
 }
 

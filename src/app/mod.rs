@@ -5,6 +5,7 @@ pub mod built;
 pub mod demo;
 pub mod http;
 pub mod log;
+pub mod look_up;
 pub mod serve;
 pub mod worker;
 pub mod world;

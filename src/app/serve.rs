@@ -16,6 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::http;
+use super::look_up::LookUps;
 use super::worker::{self, Dealer, FrontDoor, Inbox};
 use super::world::{Source, SourceError, World};
 use crate::client::credentials::Credentials;
@@ -25,7 +26,7 @@ use crate::config::checked::{Config, Listen};
 use crate::metrics::Metrics;
 use crate::net::listen::Listener;
 use crate::pool::book::ThreadId;
-use crate::pool::pools::{Pool, Pools};
+use crate::pool::pools::{Pool, Pools, Purpose};
 use crate::wire::startup::CancelKey;
 
 /// The port in the name of the unix socket, where no TCP address gives one.
@@ -107,6 +108,8 @@ pub struct App {
     pub clients: Arc<Quota>,
     /// Clients under a cap.
     pub quotas: Quotas,
+    /// Users who are listed nowhere.
+    pub look_ups: LookUps,
     /// Every series.
     pub metrics: Metrics,
 }
@@ -148,6 +151,7 @@ impl App {
     fn sweep(&self) {
         self.pools.sweep();
         self.directory.forget_unused();
+        self.look_ups.forget_old();
         self.quotas
             .0
             .retain(|_, quota| Arc::strong_count(quota) > 1);
@@ -167,6 +171,7 @@ impl App {
         new.credentials.derive_all();
         let new = Arc::new(new);
         *self.world.write() = Arc::clone(&new);
+        self.look_ups.forget_all();
         self.pools
             .all()
             .iter()
@@ -181,6 +186,19 @@ impl App {
 
 /// Puts the new settings of a pool into force. One whose database is gone is left to its sessions.
 fn reload_pool(world: &World, pool: &Pool) {
+    match pool.purpose {
+        Purpose::Clients => {}
+        // It is over before the new settings could matter.
+        Purpose::LoginCheck(_) => return,
+        Purpose::LookUp => {
+            if let Some(how) = world.look_up(&pool.database)
+                && how.settings.target.identity.user == pool.settings().target.identity.user
+            {
+                pool.change(how.settings);
+            }
+            return;
+        }
+    }
     if let Some(database) = world.database(&pool.database) {
         let proof = match &database.user {
             Some(_) => {
@@ -223,6 +241,7 @@ pub fn serve(source: Source, drain_limit: Duration) -> Result<(), StartError> {
         pools: Pools::new(errands),
         clients: Arc::default(),
         quotas: Quotas::default(),
+        look_ups: LookUps::default(),
         metrics: Metrics::default(),
     });
     // Held until the drain is over: a data thread ends, and its sessions with it, when nobody can send it clients any more.

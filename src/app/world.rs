@@ -15,9 +15,13 @@ use crate::pool::book::{PoolLimits, ServiceLimits};
 use crate::pool::pools::PoolSettings;
 use crate::server::dial::Target;
 use crate::server::login::{Identity, ServerLogin};
+use crate::wire::startup::NEWEST_MINOR;
 
 /// How long a connection may take to be brought back to order after its client has gone, before it is closed instead.
 const RECOVER_LIMIT: Duration = Duration::from_secs(10);
+
+/// Server connections of one database for looking up users.
+const LOOK_UP_CONNECTIONS: u32 = 2;
 
 /// What Postgres sees as application_name until a client sets its own.
 const APPLICATION_NAME: &str = "pgweir";
@@ -57,6 +61,19 @@ pub enum SourceError {
         #[source]
         cause: std::io::Error,
     },
+}
+
+/// How users who are listed nowhere are looked up.
+#[derive(Debug)]
+pub struct HowToLookUp<'a> {
+    /// The role that does so.
+    pub role: &'a str,
+    /// The database in which it does so, as clients call it.
+    pub database: String,
+    /// The query of the configuration; `None`: pgweir's own.
+    pub query: Option<&'a str>,
+    /// Its pool's settings.
+    pub settings: PoolSettings,
 }
 
 /// The configuration in force.
@@ -177,6 +194,39 @@ impl World {
         }
     }
 
+    /// How users who are listed nowhere are looked up for clients of `database`; `None`: they are not.
+    pub fn look_up(&self, database: &str) -> Option<HowToLookUp<'_>> {
+        let auth = &self.config.auth;
+        let role = auth.query_user.as_deref()?;
+        let own_query = self
+            .database(database)
+            .and_then(|database| database.auth_query.as_deref());
+        let name = auth.query_database.as_deref().unwrap_or(database);
+        let mut settings = self.pool_settings(
+            name,
+            self.database(name)?,
+            role,
+            self.credentials.look_up(role).server_login(),
+        );
+        // A few are enough: an answer takes a millisecond and serves everybody who waits for it.
+        settings.limits = PoolLimits {
+            size: LOOK_UP_CONNECTIONS,
+            min_size: 0,
+            reserve_size: 0,
+            ..settings.limits
+        };
+        // What a query names without a schema is Postgres' own and nobody else's.
+        let search_path = ("search_path".to_owned(), "pg_catalog".to_owned());
+        settings.target.identity.parameters = vec![search_path];
+        settings.target.connect_query = None;
+        Some(HowToLookUp {
+            role,
+            database: name.to_owned(),
+            query: own_query.or(auth.query.as_deref()),
+            settings,
+        })
+    }
+
     /// The settings of the pool of `name` and `server_user`.
     pub fn pool_settings(
         &self,
@@ -202,6 +252,8 @@ impl World {
                     database: database.dbname.clone().unwrap_or_else(|| name.to_owned()),
                     proof,
                     application_name: APPLICATION_NAME.to_owned(),
+                    minor: NEWEST_MINOR,
+                    parameters: Vec::new(),
                 },
                 connect_query: database.connect_query.clone(),
                 tcp: self.config.tcp.clone(),

@@ -131,9 +131,18 @@ impl Credentials {
         Arc::new(Credential::new(name, Standing::Unknown, measure))
     }
 
-    /// A user outside this set, such as an auth query's answer. The caller keeps it: what it learns is lost with it.
-    pub fn adopt(&self, name: &str, secret: &Secret) -> Arc<Credential> {
+    /// A user outside this set, such as an auth query's answer. The caller keeps it: what it learns is lost with it. `kept`: who
+    /// the user was at the last answer, and still is if the secret is the same.
+    pub fn adopt(
+        &self,
+        name: &str,
+        secret: &Secret,
+        kept: Option<&Arc<Credential>>,
+    ) -> Arc<Credential> {
         let stored = StoredSecret::parse(secret);
+        if let Some(kept) = kept.filter(|kept| kept.holds(&stored)) {
+            return Arc::clone(kept);
+        }
         self.note_shape(&stored);
         self.make(name, stored)
     }
@@ -281,12 +290,21 @@ impl Credential {
 
     /// Whether `password` came in clear and is right. Takes constant time for plain and MD5 secrets.
     ///
-    /// For a SCRAM secret it runs PBKDF2 each time, half a millisecond or more: such users should log in with SCRAM.
+    /// For a SCRAM secret it runs PBKDF2 each time, half a millisecond or more: such users should log in with SCRAM. The right one
+    /// teaches the client key, as a SCRAM login does.
     pub fn verify_password(&self, password: &[u8]) -> bool {
         let matches = match &self.measure {
             Measure::Plain { password: ours, .. } => same_text(ours.expose().as_bytes(), password),
             Measure::Md5 { hash, .. } => hash.matches_password(&self.name, password),
-            Measure::Scram(secret) => secret.matches_password(password),
+            Measure::Scram(secret) => match secret.client_key_of(password) {
+                Some(client_key) => {
+                    if !password.is_empty() {
+                        self.learned.get_or_init(|| client_key);
+                    }
+                    true
+                }
+                None => false,
+            },
         };
         matches & self.has_password() & !password.is_empty()
     }

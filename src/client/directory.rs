@@ -44,7 +44,8 @@ pub struct Who {
 pub struct Entry {
     /// The process id that its client was told.
     id: u32,
-    secret: [u8; 4],
+    /// As long as its client's protocol allows.
+    secret: Box<[u8]>,
     asked: AtomicU8,
     waker: OnceLock<Waker>,
     /// A [`Doing`], which its own task writes.
@@ -63,8 +64,8 @@ pub struct Entry {
 
 impl Entry {
     /// The key with which its client may cancel.
-    pub fn key(&self) -> (u32, [u8; 4]) {
-        (self.id, self.secret)
+    pub fn key(&self) -> (u32, &[u8]) {
+        (self.id, &self.secret)
     }
 
     /// Its number.
@@ -196,8 +197,8 @@ impl Drop for Listed {
 }
 
 impl Directory {
-    /// Lists a session under a number that no other has.
-    pub fn list(self: &Arc<Self>, peer: Peer, who: Who) -> Listed {
+    /// Lists a session under a number that no other has, with a secret of so many bytes.
+    pub fn list(self: &Arc<Self>, peer: Peer, who: Who, secret_length: usize) -> Listed {
         let who = self.intern(who);
         loop {
             // Process ids are positive int4 to most drivers.
@@ -210,7 +211,7 @@ impl Directory {
             }
             let entry = Arc::new(Entry {
                 id,
-                secret: rand::random(),
+                secret: (0..secret_length).map(|_| rand::random()).collect(),
                 asked: AtomicU8::new(0),
                 waker: OnceLock::new(),
                 doing: AtomicU64::new(
@@ -349,28 +350,49 @@ mod tests {
 
     #[test]
     fn a_cancel_key_with_another_secret_names_nobody() {
-        let directory = Arc::new(Directory::default());
-        let listed = directory.list(Peer::Unix(None), who());
-        let (pid, secret) = listed.entry().key();
-        let key = |secret: &[u8]| CancelKey {
-            pid,
-            secret: secret.into(),
-        };
-        assert_eq!(
-            directory.by_key(&key(&secret)).map(|entry| entry.id()),
-            Some(pid)
-        );
-        assert!(directory.by_key(&key(&secret.map(|byte| !byte))).is_none());
-        assert!(directory.by_key(&key(&secret[..3])).is_none());
-        drop(listed);
-        assert!(directory.by_key(&key(&secret)).is_none());
-        assert!(directory.is_empty());
+        for length in [4, 32] {
+            let directory = Arc::new(Directory::default());
+            let listed = directory.list(Peer::Unix(None), who(), length);
+            let (pid, secret) = listed.entry().key();
+            assert_eq!(secret.len(), length);
+            let named = |secret: &[u8]| {
+                let key = CancelKey {
+                    pid,
+                    secret: secret.into(),
+                };
+                directory.by_key(&key).map(|entry| entry.id())
+            };
+            let other: Vec<_> = secret.iter().map(|byte| !byte).collect();
+            let longer = [secret, &[0]].concat();
+            for wrong in [
+                &other[..],
+                &secret[..3],
+                &secret[..length - 1],
+                &longer,
+                &[],
+            ] {
+                assert_eq!(named(wrong), None, "{wrong:?}");
+            }
+            assert_eq!(named(secret), Some(pid));
+            let secret = secret.to_vec();
+            drop(listed);
+            assert_eq!(
+                directory
+                    .by_key(&CancelKey {
+                        pid,
+                        secret: secret.into()
+                    })
+                    .map(|entry| entry.id()),
+                None
+            );
+            assert!(directory.is_empty());
+        }
     }
 
     #[test]
     fn a_cancel_is_for_one_moment_a_drain_for_good() {
         let directory = Arc::new(Directory::default());
-        let listed = directory.list(Peer::Unix(None), who());
+        let listed = directory.list(Peer::Unix(None), who(), 4);
         directory.ask_all(Ask::Drain);
         listed.entry().ask(Ask::Cancel);
         let entry = listed.entry();
@@ -389,7 +411,7 @@ mod tests {
     #[test]
     fn who_has_done_something_else_meanwhile_is_left_alone() {
         let directory = Arc::new(Directory::default());
-        let listed = directory.list(Peer::Unix(None), who());
+        let listed = directory.list(Peer::Unix(None), who(), 4);
         let entry = listed.entry();
         let second = Some(Duration::from_secs(1));
         let patience = Patience {
@@ -420,7 +442,7 @@ mod tests {
     fn a_patience_is_looked_up_once_for_all_sessions_of_a_kind() {
         let directory = Arc::new(Directory::default());
         let listed: Vec<_> = (0..5)
-            .map(|_| directory.list(Peer::Unix(None), who()))
+            .map(|_| directory.list(Peer::Unix(None), who(), 4))
             .collect();
         let patience = Patience {
             client_idle: Some(Duration::from_secs(1)),

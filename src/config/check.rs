@@ -150,6 +150,15 @@ fn auth(config: &Config, notes: &mut Notes<'_>) {
             format!("{key} needs query_user, who runs the query"),
         );
     }
+    let is_nowhere = |name: &String| {
+        config.any_database.is_none() && !config.databases.contains_key(name.as_str())
+    };
+    if auth.query_database.as_ref().is_some_and(is_nowhere) {
+        notes.contradiction(
+            &names("auth", ["query_database"]),
+            "query_database is not in [databases]",
+        );
+    }
 }
 
 fn tls(table: &str, tls: &Tls, notes: &mut Notes<'_>) {

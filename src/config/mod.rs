@@ -18,7 +18,7 @@ mod value;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use checked::{Config, User};
+use checked::{AuthMethod, Config, User};
 use location::Location;
 use raw::{Document, Notes};
 use value::Given;
@@ -61,8 +61,9 @@ pub fn parse(
 
 /// The configuration of a pooler without a file: every database of the Postgres at `to`, for clients at `listen`.
 ///
-/// A database named in `to` is ignored, since each client names its own. A user with a password becomes one that clients
-/// may log in as, not one that they are forced to be. With nothing in `listen` the default address is used.
+/// A user with a password is who looks up all others, in the database named in `to` or in `postgres`; nobody is forced to be
+/// that user. A database without a user is ignored, since each client names its own. With nothing in `listen` the default
+/// address is used.
 pub fn from_url(to: &str, listen: &[String]) -> Result<Config, Mistakes> {
     let mut config = parse(SMALLEST, "the smallest file", &|_| None)
         .expect("the smallest file is right: a test reads it");
@@ -88,6 +89,11 @@ pub fn from_url(to: &str, listen: &[String]) -> Result<Config, Mistakes> {
 
 fn serve_location(config: &mut Config, location: Location) {
     if let (Some(user), password @ Some(_)) = (location.user, location.password) {
+        let database = location.dbname.unwrap_or_else(|| "postgres".to_owned());
+        config.auth.query_user = Some(user.clone());
+        config.auth.query_database = Some(database);
+        // By SCRAM, but for a role of which Postgres itself keeps no more than an MD5 hash.
+        config.auth.method = AuthMethod::Md5;
         config.users.insert(
             user,
             User {

@@ -69,6 +69,11 @@ impl<S> End<S> {
         self.side.stream()
     }
 
+    /// The socket, to talk over it past what this keeps account of.
+    pub fn stream_mut(&mut self) -> &mut S {
+        self.side.stream_mut()
+    }
+
     /// Gives the socket up, and what was not written to it yet.
     pub fn into_parts(self) -> (S, Vec<u8>) {
         self.side.into_parts()

@@ -32,6 +32,11 @@ impl<S> Side<S> {
         &self.stream
     }
 
+    /// The stream itself, to talk over it past what this keeps account of.
+    pub fn stream_mut(&mut self) -> &mut S {
+        &mut self.stream
+    }
+
     /// Gives the stream up, and what was not written yet.
     pub fn into_parts(self) -> (S, Vec<u8>) {
         let rest = self.rest.map(|rest| rest.bytes[rest.written..].to_vec());

@@ -66,11 +66,25 @@ struct State {
     desks: Vec<Option<Desk>>,
     /// Pools, by the index of their id.
     pools: Vec<Option<Arc<Pool>>>,
-    by_name: HashMap<(String, String), Arc<Pool>>,
+    by_name: HashMap<Key, Arc<Pool>>,
     names: Names,
     /// Probes made so far.
     probes: u64,
 }
+
+/// What a pool is there for. Only those for clients are found by the names that clients give.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Purpose {
+    /// Clients' queries.
+    Clients,
+    /// Trying one password, the so-many-th.
+    LoginCheck(u64),
+    /// Looking up users.
+    LookUp,
+}
+
+/// Database, role and purpose of a pool.
+type Key = (String, String, Purpose);
 
 /// The book's ids, by the names that people use.
 #[derive(Debug, Default)]
@@ -110,6 +124,8 @@ pub enum Refused {
         cause: Arc<str>,
         /// The message for the client: Postgres' own words.
         message: Arc<[u8]>,
+        /// Postgres' own code, if it is Postgres that refuses.
+        code: Option<SqlState>,
         /// Postgres asked for a proof that pgweir does not have.
         wants_proof: bool,
     },
@@ -119,6 +135,14 @@ pub enum Refused {
 }
 
 impl Refused {
+    /// Postgres' code for it, if it is Postgres that refuses.
+    pub fn code(&self) -> Option<SqlState> {
+        match self {
+            Self::Login { code, .. } => *code,
+            Self::QueryWait { .. } | Self::PoolRemoved => None,
+        }
+    }
+
     /// The last words to the client.
     pub fn to_client(&self) -> Vec<u8> {
         let report = match self {
@@ -149,8 +173,10 @@ pub struct Pool {
     pub id: PoolId,
     /// The database as clients call it.
     pub database: String,
-    /// The role at Postgres.
+    /// The role at Postgres, and for whom it is if not for clients.
     pub user: String,
+    /// What it is there for.
+    pub purpose: Purpose,
     /// Whose caps it falls under.
     place: PoolPlace,
 
@@ -172,6 +198,7 @@ pub struct Pool {
 struct Failure {
     cause: Arc<str>,
     message: Arc<[u8]>,
+    code: Option<SqlState>,
     wants_proof: bool,
 }
 
@@ -297,7 +324,27 @@ impl Pools {
         user: &str,
         settings: impl FnOnce() -> PoolSettings,
     ) -> Arc<Pool> {
-        let key = (database.to_owned(), user.to_owned());
+        self.pool_for(Purpose::Clients, database, user, settings)
+    }
+
+    /// The pool in which `user` looks up users at `database`, made with `settings` at the first call.
+    pub fn look_up(
+        self: &Arc<Self>,
+        database: &str,
+        user: &str,
+        settings: impl FnOnce() -> PoolSettings,
+    ) -> Arc<Pool> {
+        self.pool_for(Purpose::LookUp, database, user, settings)
+    }
+
+    fn pool_for(
+        self: &Arc<Self>,
+        purpose: Purpose,
+        database: &str,
+        user: &str,
+        settings: impl FnOnce() -> PoolSettings,
+    ) -> Arc<Pool> {
+        let key = (database.to_owned(), user.to_owned(), purpose);
         if let Some(pool) = self.state.lock().by_name.get(&key) {
             return Arc::clone(pool);
         }
@@ -313,24 +360,26 @@ impl Pools {
     pub fn probe(self: &Arc<Self>, pool: &Pool, settings: PoolSettings) -> Arc<Pool> {
         self.update(|state, _| {
             state.probes += 1;
-            let user = format!("{} (login check {})", pool.user, state.probes);
-            self.add(state, (pool.database.clone(), user), settings)
+            let purpose = Purpose::LoginCheck(state.probes);
+            let key = (pool.database.clone(), pool.user.clone(), purpose);
+            self.add(state, key, settings)
         })
     }
 
-    fn add(
-        self: &Arc<Self>,
-        state: &mut State,
-        key: (String, String),
-        settings: PoolSettings,
-    ) -> Arc<Pool> {
-        let (database, user) = key.clone();
+    fn add(self: &Arc<Self>, state: &mut State, key: Key, settings: PoolSettings) -> Arc<Pool> {
+        let (database, user, purpose) = key.clone();
+        let user = match purpose {
+            Purpose::Clients => user,
+            Purpose::LoginCheck(nth) => format!("{user} (login check {nth})"),
+            Purpose::LookUp => format!("{user} (auth_query)"),
+        };
         let place = state.place(&database, &settings);
         let id = state.book.add_pool(place, settings.limits);
         let pool = Arc::new(Pool {
             id,
             database,
             user,
+            purpose,
             place,
             settings: RwLock::new(Arc::new(settings)),
             welcome: RwLock::default(),
@@ -705,11 +754,13 @@ impl Pool {
                 Some(Failure {
                     cause,
                     message,
+                    code,
                     wants_proof,
                 }),
             ) => Refused::Login {
                 cause,
                 message,
+                code,
                 wants_proof,
             },
             (Refusal::PoolRemoved | Refusal::LoginRefused, _) => Refused::PoolRemoved,
@@ -736,18 +787,29 @@ impl Pool {
         &self.vouched
     }
 
-    /// Whether pgweir has nothing to show when it logs in to Postgres.
-    pub fn has_no_proof(&self) -> bool {
-        matches!(
-            self.settings.read().target.identity.proof,
-            ServerLogin::Nothing
-        )
-    }
-
     /// What pgweir shows when it logs in to Postgres from now on.
     pub fn prove_with(&self, proof: ServerLogin) {
-        let mut settings = self.settings.write();
-        Arc::make_mut(&mut settings).target.identity.proof = proof;
+        let is_known = self.settings.read().target.identity.proof.is_same(&proof);
+        // What is known already may hold keys that were derived for it.
+        if !is_known {
+            let mut settings = self.settings.write();
+            Arc::make_mut(&mut settings).target.identity.proof = proof;
+        }
+    }
+
+    /// Forgets what clients' logins have taught, if it is this: Postgres takes it no longer. The next login teaches anew.
+    fn forget(&self, refused: &ServerLogin) {
+        let Ok(mut vouched) = self.vouched.try_lock() else {
+            return;
+        };
+        // What the configuration says stays: nobody else could bring it back.
+        let is_learned =
+            matches!(refused, ServerLogin::Keys(_)) || matches!(*vouched, Some(Vouched::By(_)));
+        let is_in_use = self.settings.read().target.identity.proof.is_same(refused);
+        if is_learned && is_in_use {
+            *vouched = None;
+            self.prove_with(ServerLogin::Nothing);
+        }
     }
 
     /// The prepared statements of its clients.
@@ -869,9 +931,13 @@ impl Pool {
         let failure = Failure {
             cause: error.to_string().into(),
             message: error.to_client().into(),
+            code: error.code(),
             wants_proof: error.wants_proof(),
         };
         *self.last_failure.lock() = Some(failure);
+        if error.refuses_proof() {
+            self.forget(&settings.target.identity.proof);
+        }
         let retry = Retry {
             first: settings.server_login_retry,
             jitter: rand::random(),

@@ -9,12 +9,14 @@ use tokio::task::JoinHandle;
 
 use super::close::{CancelError, CancelWay, cancel};
 use super::end::ServerEnd;
-use super::login::Welcome;
+use super::login::{LoginError, Row, Welcome, ask_with};
 use super::reach::Place;
 use super::state::Answer;
 use crate::net::end::EndError;
+use crate::net::packet::Packets;
 use crate::net::stream::{Stream, Unregistered};
-use crate::wire::parameters::{Parameters, question};
+use crate::wire::exchange::Exchange;
+use crate::wire::parameters::{Parameters, question, question_context};
 use crate::wire::reply::ServerError;
 use crate::wire::scan::Seen;
 use crate::wire::startup::CancelKey;
@@ -153,8 +155,22 @@ impl Connection {
     ) -> Result<Result<Answer, ServerError>, EndError> {
         let names = parameters.iter().map(|(name, _)| name);
         let change = self.end.change_to(parameters).unwrap_or_default();
-        let asked = [change, self.end.question(&question(names))].concat();
-        poll_fn(|cx| Poll::Ready(self.end.send(cx, &asked, true))).await?;
+        let question = self.end.question(&question(names));
+        self.hear_out(&[change, question].concat()).await
+    }
+
+    /// When a parameter can be set (see [`question_context`]). **Not cancel-safe.**
+    pub async fn context_of(&mut self, name: &str) -> Result<Option<Box<str>>, EndError> {
+        let question = self.end.question(&question_context(name));
+        let answer = self.hear_out(&question).await?;
+        Ok(answer.ok().and_then(|answer| {
+            let (_, context) = answer.rows.into_iter().next()?;
+            context
+        }))
+    }
+
+    async fn hear_out(&mut self, asked: &[u8]) -> Result<Result<Answer, ServerError>, EndError> {
+        poll_fn(|cx| Poll::Ready(self.end.send(cx, asked, true))).await?;
         self.drain().await?;
         let answer = self.end.state_mut().answer().unwrap_or_default();
         Ok(match self.end.state_mut().error() {
@@ -177,6 +193,16 @@ impl Connection {
     pub async fn ask(&mut self, message: &[u8]) -> Result<Option<Box<[u8]>>, EndError> {
         self.say(message).await?;
         self.drain().await
+    }
+
+    /// Runs a query of pgweir's own with one parameter, and gives its rows. Dropped half-way, the connection is not used again.
+    pub async fn look_up(&mut self, sql: &str, parameter: &str) -> Result<Vec<Row>, LoginError> {
+        // This talk goes past the exchange, which knows nothing until it is over.
+        self.end.exchange_mut().lose();
+        let mut packets = Packets::new(self.end.stream_mut());
+        let answer = ask_with(&mut packets, sql, parameter).await?;
+        *self.end.exchange_mut() = Exchange::default();
+        answer.map_err(LoginError::Refused)
     }
 
     /// Reads until everything is answered, inside a transaction or not.

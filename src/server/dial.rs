@@ -11,6 +11,7 @@ use super::reach::{Unreachable, reach};
 use crate::config::checked::{Host, Tcp};
 use crate::net::packet::Packets;
 use crate::wire::reply::{Report, Severity, SqlState};
+use crate::wire::scram::ScramError;
 
 /// Where to connect, as whom, and for how long to try.
 #[derive(Debug, Clone)]
@@ -75,22 +76,57 @@ impl DialError {
         }
     }
 
+    /// Whether the protocol's version may be what the server does not like.
+    fn may_depend_on_version(&self) -> bool {
+        match self {
+            Self::Login(LoginError::Refused(error)) => matches!(
+                error.code,
+                SqlState::PROTOCOL_VIOLATION | SqlState::NOT_SUPPORTED
+            ),
+            _ => false,
+        }
+    }
+
     /// Whether Postgres asked for a proof that we do not have.
     pub fn wants_proof(&self) -> bool {
         matches!(self, Self::Login(LoginError::NoProof(_)))
+    }
+
+    /// Postgres' code for it, if it is Postgres that refuses.
+    pub fn code(&self) -> Option<SqlState> {
+        match self {
+            Self::Login(LoginError::Refused(error))
+            | Self::ConnectQuery(LoginError::Refused(error)) => Some(error.code),
+            _ => None,
+        }
+    }
+
+    /// Whether what pgweir has shown was wrong: the password at Postgres is another one.
+    pub fn refuses_proof(&self) -> bool {
+        match self {
+            Self::Login(LoginError::Refused(error)) => error.code == SqlState::INVALID_PASSWORD,
+            Self::Login(LoginError::Scram(error)) => *error == ScramError::ForeignSecret,
+            _ => false,
+        }
     }
 
     /// What clients that wait for this connection are told: Postgres' own words where there are any.
     pub fn to_client(&self) -> Vec<u8> {
         match self {
             Self::Login(LoginError::Refused(error)) => error.to_bytes(),
+            Self::Login(LoginError::Scram(ScramError::ForeignSecret)) => Report::new(
+                SqlState::INVALID_PASSWORD,
+                "the password of this role has changed at Postgres",
+            )
+            .hint("Log in again. If the role is in [users] or users_file, its secret is out of date there.")
+            .error(Severity::Fatal),
             Self::Login(
                 error @ (LoginError::NoProof(_) | LoginError::Method(_) | LoginError::Scram(_)),
             ) => Report::new(
                 SqlState::INVALID_AUTHORIZATION,
                 format!("pgweir could not log in to Postgres: {error}"),
             )
-            .hint("Give this user's password in [users] or users_file.")
+            .hint("Log in again by SCRAM, or give this user's password in [users] or users_file.")
             .error(Severity::Fatal),
             error => {
                 Report::new(SqlState::UNABLE_TO_CONNECT, error.to_string()).error(Severity::Fatal)
@@ -117,9 +153,24 @@ pub async fn dial(
     target: &Target,
     ask_limit: bool,
 ) -> Result<(Connection, Option<u32>), DialError> {
-    timeout(target.limit, connect_and_log_in(target, ask_limit))
+    timeout(target.limit, connect_in_some_version(target, ask_limit))
         .await
         .map_err(|_| DialError::Timeout(target.limit))?
+}
+
+/// Asks for the newest protocol version first. Postgres itself answers with what it has; what stands before it may refuse.
+async fn connect_in_some_version(
+    target: &Target,
+    ask_limit: bool,
+) -> Result<(Connection, Option<u32>), DialError> {
+    match connect_and_log_in(target, ask_limit).await {
+        Err(error) if target.identity.minor > 0 && error.may_depend_on_version() => {
+            let mut plain = target.clone();
+            plain.identity.minor = 0;
+            connect_and_log_in(&plain, ask_limit).await
+        }
+        outcome => outcome,
+    }
 }
 
 async fn connect_and_log_in(

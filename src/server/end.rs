@@ -84,6 +84,11 @@ impl<S> ServerEnd<S> {
         self.end.stream()
     }
 
+    /// The socket, to talk over it past what this keeps account of.
+    pub fn stream_mut(&mut self) -> &mut S {
+        self.end.stream_mut()
+    }
+
     /// Gives the socket up, and what was not written to it yet.
     pub fn into_parts(self) -> (S, Vec<u8>) {
         self.end.into_parts()

@@ -12,7 +12,7 @@ use crate::net::packet::{Packet, Packets};
 use crate::wire::md5::Md5Secret;
 use crate::wire::reply::{Message, ServerError, authentication, query};
 use crate::wire::scram::{self, ClientAuth, ClientExchange, KeyCache, ScramError, ScramKeys};
-use crate::wire::startup::{CancelKey, startup_message};
+use crate::wire::startup::{CancelKey, LONGEST_KEY, startup_message};
 
 /// The longest message that is read before the login is over. A server's error may be long; 64 kB is plenty.
 const LONGEST_LOGIN_MESSAGE: usize = 256 * 1024;
@@ -63,6 +63,22 @@ impl ServerLogin {
         }
     }
 
+    /// Whether both show the same.
+    pub fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (
+                Self::Password { password, .. },
+                Self::Password {
+                    password: theirs, ..
+                },
+            ) => password == theirs,
+            (Self::Md5(hash), Self::Md5(theirs)) => hash == theirs,
+            (Self::Keys(keys), Self::Keys(theirs)) => keys == theirs,
+            (Self::Nothing, Self::Nothing) => true,
+            _ => false,
+        }
+    }
+
     /// What answers AuthenticationSASL.
     pub fn scram(&self) -> Option<ClientAuth> {
         match self {
@@ -84,6 +100,10 @@ pub struct Identity {
     pub proof: ServerLogin,
     /// application_name of the connection until a client sets another.
     pub application_name: String,
+    /// What else its startup message says.
+    pub parameters: Vec<(String, String)>,
+    /// The minor protocol version to ask for. A server that has only older ones says so, or refuses.
+    pub minor: u16,
 }
 
 /// What Postgres told at login.
@@ -92,6 +112,9 @@ pub struct Welcome {
     /// ParameterStatus messages, in order.
     pub parameters: Vec<(Box<str>, Box<str>)>,
 }
+
+/// A row of an answer to pgweir's own query; `None` is NULL.
+pub type Row = Vec<Option<String>>;
 
 /// Why a login failed.
 #[derive(Debug, thiserror::Error)]
@@ -124,12 +147,18 @@ pub async fn login<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    let own = [
+        ("user", identity.user.as_str()),
+        ("database", &identity.database),
+        ("application_name", &identity.application_name),
+    ];
+    let more = identity.parameters.iter();
+    let more = more.map(|(name, value)| (name.as_str(), value.as_str()));
     packets
-        .write(&startup_message([
-            ("user", identity.user.as_str()),
-            ("database", &identity.database),
-            ("application_name", &identity.application_name),
-        ]))
+        .write(&startup_message(
+            identity.minor,
+            own.into_iter().chain(more),
+        ))
         .await?;
     authenticate(packets, identity).await?;
     welcome(packets).await
@@ -144,7 +173,8 @@ where
         let packet = packets.read(LONGEST_LOGIN_MESSAGE).await?;
         match packet.tag {
             b'E' => return Err(LoginError::Refused(ServerError::parse(&packet.body))),
-            b'N' => {}
+            // NegotiateProtocolVersion: it speaks an older version, and nothing else differs but the length of its keys.
+            b'N' | b'v' => {}
             _ => return Ok(packet),
         }
     }
@@ -267,6 +297,9 @@ where
                     .body
                     .try_get_u32()
                     .map_err(|_| LoginError::Unexpected("BackendKeyData"))?;
+                if packet.body.len() > LONGEST_KEY {
+                    return Err(LoginError::Unexpected("length of a cancel key"));
+                }
                 key.secret = packet.body[..].into();
             }
             b'Z' => break,
@@ -298,8 +331,147 @@ where
     failed.map_or(Ok(value), |error| Err(LoginError::Refused(error)))
 }
 
-fn first_column(mut row: Bytes) -> Option<String> {
-    let _columns = row.try_get_u16().ok()?;
-    let length = usize::try_from(row.try_get_i32().ok()?).ok()?;
-    String::from_utf8(row.get(..length)?.to_vec()).ok()
+/// Runs a query of pgweir's own with one parameter, which never becomes a part of its text, and gives its first rows. Whatever
+/// Postgres thinks of it, the connection is ready for the next query on return.
+pub async fn ask_with<S>(
+    packets: &mut Packets<S>,
+    sql: &str,
+    parameter: &str,
+) -> Result<Result<Vec<Row>, ServerError>, LoginError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    /// One more than anybody wants.
+    const ROWS: u32 = 2;
+    let length = u32::try_from(parameter.len()).map_err(|_| LoginError::Unexpected("length"))?;
+    let bind = Message::new(b'B').text("").text("").u16(0).u16(1);
+    let bind = bind.u32(length).bytes(parameter.as_bytes()).u16(0);
+    let messages = [
+        Message::new(b'P').text("").text(sql).u16(0),
+        bind,
+        Message::new(b'E').text("").u32(ROWS),
+        Message::new(b'S'),
+    ];
+    packets.write(&messages.map(Message::done).concat()).await?;
+    let (mut rows, mut failed) = (Vec::new(), None);
+    loop {
+        let packet = packets.read(LONGEST_LOGIN_MESSAGE).await?;
+        match packet.tag {
+            b'D' => rows.push(row(packet.body).ok_or(LoginError::Unexpected("DataRow"))?),
+            b'E' => failed = Some(ServerError::parse(&packet.body)),
+            b'Z' if packet.body[..] == *b"I" => break,
+            b'Z' => return Err(LoginError::Unexpected("transaction")),
+            _ => {}
+        }
+    }
+    if packets.has_more() {
+        return Err(LoginError::Unexpected("message"));
+    }
+    Ok(failed.map_or(Ok(rows), Err))
+}
+
+fn first_column(row: Bytes) -> Option<String> {
+    self::row(row)?.into_iter().next()?
+}
+
+/// The columns of a DataRow; those that are no UTF-8 are NULL to pgweir.
+fn row(mut body: Bytes) -> Option<Row> {
+    let columns = body.try_get_u16().ok()?;
+    let mut column = || {
+        let Ok(length) = usize::try_from(body.try_get_i32().ok()?) else {
+            return Some(None);
+        };
+        let value = body.get(..length)?.to_vec();
+        body.advance(length);
+        Some(String::from_utf8(value).ok())
+    };
+    (0..columns).map(|_| column()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::duplex;
+
+    use super::*;
+    use crate::wire::reply::{
+        Report, Severity, SqlState, backend_key_data, parameter_status, ready_for_query,
+    };
+    use crate::wire::startup::{Initial, NEWEST_MINOR, body_len, cancel_request, parse};
+
+    fn identity() -> Identity {
+        Identity {
+            user: "ann".into(),
+            database: "site".into(),
+            proof: ServerLogin::Nothing,
+            application_name: "test".into(),
+            parameters: Vec::new(),
+            minor: NEWEST_MINOR,
+        }
+    }
+
+    /// Logs in to a server that says this; the minor version that it was asked for.
+    async fn log_in_to(says: &[Vec<u8>]) -> (u16, Result<(Welcome, CancelKey), LoginError>) {
+        let (near, far) = duplex(64 * 1024);
+        let mut server = Packets::new(far);
+        server.write(&says.concat()).await.expect("there is room");
+        let outcome = login(&mut Packets::new(near), &identity()).await;
+        let length = server.array().await.expect("a startup message");
+        let length = body_len(length).expect("a startup message");
+        let body = server.bytes(length).await.expect("a startup message");
+        let Ok(Initial::Startup(startup)) = parse(&body) else {
+            panic!("{body:?}")
+        };
+        (startup.minor, outcome)
+    }
+
+    fn ok() -> Vec<u8> {
+        authentication::request(authentication::OK, &[])
+    }
+
+    #[tokio::test]
+    async fn keys_of_any_length_are_kept_whole_and_longer_ones_refused() {
+        for length in [4, 32, 255, 256] {
+            let secret: Vec<u8> = (0..length)
+                .map(|n| u8::try_from(n % 251).unwrap())
+                .collect();
+            let says = [
+                ok(),
+                parameter_status("server_version", "18.0"),
+                backend_key_data(77, &secret),
+                ready_for_query(),
+            ];
+            let (minor, outcome) = log_in_to(&says).await;
+            assert_eq!(minor, 2);
+            let (_, key) = outcome.expect("it is let in");
+            assert_eq!((key.pid, &*key.secret), (77, &secret[..]));
+            assert_eq!(parse(&cancel_request(&key)[4..]), Ok(Initial::Cancel(key)));
+        }
+        let says = [ok(), backend_key_data(77, &[0; 257]), ready_for_query()];
+        let (_, outcome) = log_in_to(&says).await;
+        assert!(
+            matches!(outcome, Err(LoginError::Unexpected(_))),
+            "{outcome:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_server_that_has_only_3_0_is_logged_in_to_as_well() {
+        let negotiated = Message::new(b'v').u32(3 << 16).u32(0).done();
+        let says = [
+            negotiated,
+            ok(),
+            backend_key_data(77, b"abcd"),
+            ready_for_query(),
+        ];
+        let (_, key) = log_in_to(&says).await.1.expect("it is let in");
+        assert_eq!(&*key.secret, b"abcd");
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_told_in_the_servers_words() {
+        let refusal = Report::new(SqlState::NOT_SUPPORTED, "unsupported frontend protocol 3.2");
+        let (_, outcome) = log_in_to(&[refusal.error(Severity::Fatal)]).await;
+        let error = outcome.expect_err("it is refused").to_string();
+        assert_eq!(error, "unsupported frontend protocol 3.2 (0A000)");
+    }
 }

@@ -179,6 +179,11 @@ impl Prepared {
     /// What drops all statements was sent: they may be gone.
     pub fn discard_sent(&mut self) {
         self.discards += 1;
+        self.doubt_all();
+    }
+
+    /// Any of the statements may be gone.
+    pub fn doubt_all(&mut self) {
         self.unnamed = None;
         self.named.values_mut().for_each(|held| held.edition = None);
     }

@@ -4,9 +4,10 @@
 use std::sync::Arc;
 
 use crate::wire::exchange::{Exchange, Receiver, Status};
-use crate::wire::parameters::{Parameters, row};
+use crate::wire::parameters::{Parameters, ROLES, row};
 use crate::wire::scan::Seen;
 use crate::wire::sql::Effects;
+use crate::wire::statement::mentioned;
 
 use super::prepared::Prepared;
 
@@ -87,6 +88,19 @@ impl State {
     /// Whether it is not as a new client may expect it, and no book tells how.
     pub fn is_touched(&self) -> bool {
         self.touched.is_some() || self.pinned
+    }
+
+    /// If the client resets its parameters, or has just done so: what was reported to it since it got the connection.
+    pub fn reset_after(&self) -> Option<Vec<(Box<str>, Box<str>)>> {
+        let touched = self.touched.as_ref().filter(|touched| touched.resets)?;
+        Some(touched.reported.clone())
+    }
+
+    /// Whether a change to these parameters is one of the role, which decides what its client may do.
+    pub fn changes_role(&self, parameters: &Parameters) -> bool {
+        ROLES
+            .iter()
+            .any(|role| self.parameters.value(role) != parameters.value(role))
     }
 
     /// Notes what a client's text does.
@@ -189,13 +203,15 @@ impl State {
         if batch {
             prepared.set_unnamed(None);
         }
-        let mut fields = body.split(|byte| *byte == 0);
-        self.fatal = fields
-            .clone()
-            .any(|field| matches!(field, b"VFATAL" | b"VPANIC"));
+        let has = |wanted: &[u8]| body.split(|byte| *byte == 0).any(|field| field == wanted);
+        self.fatal = has(b"VFATAL") || has(b"VPANIC");
         // "cached plan must not change result type": its text is translated, the place where it is raised is not.
-        if fields.any(|field| field == b"RRevalidateCachedQuery") {
+        if has(b"RRevalidateCachedQuery") {
             prepared.outdate_all();
+        }
+        // The server has other statements than the book says: somebody dropped them, or failed to, where no word told.
+        if mentioned(body).is_some() && (has(b"C26000") || has(b"C42P05")) {
+            prepared.doubt_all();
         }
     }
 

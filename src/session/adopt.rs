@@ -76,7 +76,11 @@ impl Ground<'_> {
             self.given.clone()
         };
         for (name, value) in &touched.reported {
-            self.put(&mut found, name, value);
+            if touched.resets && self.base(name) == Some(&**value) {
+                found.unset(name);
+            } else {
+                self.put(&mut found, name, value);
+            }
         }
         found
     }

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::translate::{Tracking, Translator, in_clients_words};
+use super::translate::{Tracking, Translator, in_clients_words, reset_parameter};
 use crate::client::end::{Behind, ClientEnd, Forward, Take};
 use crate::client::statements::TooMany;
 use crate::metrics::Traffic;
@@ -220,10 +220,16 @@ where
         out: &mut Vec<u8>,
     ) -> Result<Poll<()>, RelayError> {
         let (traffic, client) = (self.traffic, &mut *self.client);
+        let resetting = self.server.state().reset_after();
+        let resetting = self.tracking.zip(resetting);
         let see = |seen: Seen<'_>| {
             match (seen.tag, client.statements()) {
                 (b'Z', _) => traffic.queries.add(1),
                 (b'E', Some(statements)) => return in_clients_words(statements, seen),
+                (b'S', _) => {
+                    let (how, reported) = resetting.as_ref()?;
+                    return reset_parameter(how, reported, seen);
+                }
                 _ => {}
             }
             None

@@ -235,6 +235,8 @@ enum Phase {
     Early(Box<[u8]>),
     /// In the pool's queue, with what it has said so far.
     Waiting(Ticket, Box<[u8]>),
+    /// Holding a server connection whose session gets the client's role; with what the client has said so far.
+    Becoming(Lease, Box<[u8]>),
     /// Holding a server connection.
     Leased(Lease),
 }
@@ -274,6 +276,7 @@ impl Session {
                 Phase::Idle => ready!(self.listen(cx, scratch)),
                 Phase::Early(_) => self.catch_up(cx),
                 Phase::Waiting(..) => ready!(self.wait(cx, scratch)),
+                Phase::Becoming(..) => ready!(self.become_own(cx, scratch)),
                 Phase::Leased(_) => ready!(self.relay(cx, scratch)),
             };
             match next {
@@ -340,9 +343,48 @@ impl Session {
     /// Sends on what was said before the lease, behind what makes the server's session one of this client's.
     fn begin(&mut self, cx: &mut Context<'_>, mut lease: Lease, said: &[u8]) -> Result<Phase, End> {
         self.terms.listed.does(Activity::Active);
-        let front = lease.connection().end.change_to(&self.parameters);
-        let sent = relaying(&mut self.client, &mut lease, &self.terms, &self.parameters)
-            .client_said(cx, said, front.as_deref().unwrap_or_default());
+        let end = &mut lease.connection().end;
+        let changes_role = end.state().changes_role(&self.parameters);
+        let front = end.change_to(&self.parameters).unwrap_or_default();
+        if changes_role {
+            // If the connection is gone, reading from it will say why.
+            let _ = end.send(cx, &front, true);
+            return Ok(Phase::Becoming(lease, said.into()));
+        }
+        self.say(cx, lease, said, &front)
+    }
+
+    /// Waits until the server's session has the client's role: nothing of the client's runs under another.
+    fn become_own(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<Result<Phase, End>> {
+        let Phase::Becoming(lease, _) = &mut self.phase else {
+            unreachable!("called in this phase only")
+        };
+        let (end, mut out) = (&mut lease.connection().end, Vec::new());
+        while !end.exchange().is_answered() {
+            ready!(end.poll_flush(cx)).map_err(End::ServerLost)?;
+            let replies = end.poll_replies(cx, scratch, &mut out, |_| None);
+            ready!(replies.map_ok(|_| ())).map_err(End::ServerLost)?;
+        }
+        if let Some(error) = end.state_mut().error() {
+            return Poll::Ready(Err(End::Parameters(ServerError::parse(&error))));
+        }
+        let Phase::Becoming(lease, said) = mem::replace(&mut self.phase, Phase::Idle) else {
+            unreachable!("called in this phase only")
+        };
+        Poll::Ready(self.say(cx, lease, &said, &[]))
+    }
+
+    /// Sends on what was said, behind `front`.
+    fn say(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut lease: Lease,
+        said: &[u8],
+        front: &[u8],
+    ) -> Result<Phase, End> {
+        let own = (&*self.parameters, self.asked.is_some());
+        let sent =
+            relaying(&mut self.client, &mut lease, &self.terms, own).client_said(cx, said, front);
         // On an error the lease is dropped here, and what was sent is brought back to order.
         sent?;
         // A Flush alone is never answered: there is nothing to wait for.
@@ -373,7 +415,8 @@ impl Session {
         let Phase::Leased(lease) = &mut self.phase else {
             unreachable!("called in this phase only")
         };
-        let mut relay = relaying(&mut self.client, lease, &self.terms, &self.parameters);
+        let own = (&*self.parameters, self.asked.is_some());
+        let mut relay = relaying(&mut self.client, lease, &self.terms, own);
         let traffic = relay.traffic;
         let answered = traffic.queries.read();
         let Poll::Ready(proof) = relay.poll(cx, scratch) else {
@@ -398,11 +441,9 @@ impl Session {
             return Err(error.into());
         };
         let shared = self.terms.mode != Mode::Session;
-        let ended = matches!(error, RelayError::ServerLost(_));
-        if !shared
-            || !ended
-            || !relaying(&mut self.client, lease, &self.terms, &self.parameters).outlive(cx)
-        {
+        let ended = matches!(error, RelayError::ServerLost(_)) && self.asked.is_none();
+        let own = (&*self.parameters, false);
+        if !shared || !ended || !relaying(&mut self.client, lease, &self.terms, own).outlive(cx) {
             return Err(error.into());
         }
         self.terms.listed.does(Activity::Idle);
@@ -524,7 +565,7 @@ impl Session {
     fn cancel(&mut self, cx: &mut Context<'_>) {
         match &mut self.phase {
             // Postgres ignores the cancel of an idle session too.
-            Phase::Idle | Phase::Early(_) => {}
+            Phase::Idle | Phase::Early(_) | Phase::Becoming(..) => {}
             Phase::Leased(lease) => lease.cancel(),
             Phase::Waiting(_, said) => {
                 let Some(rest) = after_query(said) else {
@@ -585,12 +626,14 @@ fn relaying<'a>(
     client: &'a mut ClientEnd<Stream>,
     lease: &'a mut Lease,
     terms: &'a Terms,
-    parameters: &'a Parameters,
+    (parameters, learning): (&'a Parameters, bool),
 ) -> Relay<'a, Stream, Stream> {
     let tracking = terms.prepared.map(|most| Tracking {
         store: terms.pool.statements(),
         most,
         parameters,
+        startup: &terms.startup,
+        learning,
     });
     Relay {
         client,

@@ -7,11 +7,12 @@ use crate::client::end::{Behind, Take};
 use crate::client::statements::{LONGEST_UNNAMED, Statements};
 use crate::server::end::Books;
 use crate::server::prepared::{Store, prepare_gone};
+use crate::server::state::parameter;
 use crate::wire::WireError;
 use crate::wire::edit::Edit;
 use crate::wire::exchange::{Answer, Own};
 use crate::wire::parameters::Parameters;
-use crate::wire::reply::Message;
+use crate::wire::reply::{Message, parameter_status};
 use crate::wire::scan::{HEADER, Seen};
 use crate::wire::sql::{Effects, effects, may_have_effects};
 use crate::wire::statement::{
@@ -37,6 +38,10 @@ pub struct Tracking<'a> {
     pub most: usize,
     /// What the client's sessions are like.
     pub parameters: &'a Parameters,
+    /// What the client asked for at startup.
+    pub startup: &'a Parameters,
+    /// Whether `parameters` may be behind: Postgres is being asked what the client has set.
+    pub learning: bool,
 }
 
 /// Translates for one client and the server connection that it holds.
@@ -329,6 +334,24 @@ fn more(seen: Seen<'_>) -> Take {
 fn text_of(bytes: &[u8]) -> &[u8] {
     let end = bytes.iter().position(|byte| *byte == 0);
     &bytes[..end.unwrap_or(bytes.len())]
+}
+
+/// What the client hears when its parameters are reset: Postgres goes back to what the server connection began with, but for the
+/// client its session began with what it asked for.
+///
+/// `reported`: what it heard since `how.parameters` was true.
+pub fn reset_parameter(
+    how: &Tracking<'_>,
+    reported: &[(Box<str>, Box<str>)],
+    seen: Seen<'_>,
+) -> Option<Vec<u8>> {
+    let (name, value) = parameter(seen.body).filter(|_| seen.is_whole())?;
+    let own = how.startup.value(&name).filter(|own| **own != *value)?;
+    let heard_other = how.learning || reported.iter().any(|(known, _)| *known == name);
+    if !heard_other && how.parameters.value(&name) == Some(own) {
+        return Some(vec![]);
+    }
+    Some(parameter_status(&name, own))
 }
 
 /// An error as the client may read it: in place of pgweir's name for a statement stands the client's own.

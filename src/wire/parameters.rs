@@ -14,8 +14,8 @@ pub struct Parameters(Vec<(Box<str>, Box<str>)>);
 #[error("invalid command-line argument for server process: {0}")]
 pub struct OptionsError(pub String);
 
-/// Set last, because they may take the right to set others away; reset first.
-const ROLES: [&str; 2] = ["session_authorization", "role"];
+/// They decide what a session may do. Set last, because they may take the right to set others away; reset first.
+pub const ROLES: [&str; 2] = ["session_authorization", "role"];
 
 impl Parameters {
     /// Whether there are none.
@@ -179,6 +179,12 @@ pub fn question_all<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
         .expect("strings take everything");
     }
     sql
+}
+
+/// The query that says when a parameter can be set (manual, "pg_settings"): a row of its name and `context`.
+pub fn question_context(name: &str) -> String {
+    let name = literal(name);
+    format!("SELECT name, context FROM pg_catalog.pg_settings WHERE lower(name) = lower({name})")
 }
 
 /// Name and value of a row of two columns; no value where that is null. `None`: it is no such row.

@@ -138,10 +138,17 @@ impl ScramSecret {
 
     /// Whether the secret is that of `password`. Runs PBKDF2, each time; a secret above [`MAX_ITERATIONS`] matches nothing.
     pub fn matches_password(&self, password: &[u8]) -> bool {
-        self.iterations <= MAX_ITERATIONS
-            && self.matches_client_key(
-                &ClientKeys::derive(password, &self.salt, self.iterations).client_key,
-            )
+        self.client_key_of(password).is_some()
+    }
+
+    /// The client key of `password`, if the secret is that of it. Takes as long as [`matches_password`](Self::matches_password).
+    pub fn client_key_of(&self, password: &[u8]) -> Option<[u8; 32]> {
+        if self.iterations > MAX_ITERATIONS {
+            return None;
+        }
+        let ClientKeys { client_key, .. } =
+            ClientKeys::derive(password, &self.salt, self.iterations);
+        self.matches_client_key(&client_key).then_some(client_key)
     }
 
     /// Whether `client_key` is the key that this secret checks.

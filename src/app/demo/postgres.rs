@@ -202,6 +202,8 @@ impl Watch {
             database: "postgres".to_owned(),
             proof: ServerLogin::password(password),
             application_name: "pgweir demo".to_owned(),
+            parameters: Vec::new(),
+            minor: 0,
         };
         connect(port, &identity).await.map(Self)
     }

@@ -77,6 +77,8 @@ pub(super) fn identity_of(nth: usize, logins: &[Login]) -> Identity {
         database: name.to_owned(),
         proof: logins[service].proof.clone(),
         application_name: format!("{name}@{deployment}"),
+        parameters: Vec::new(),
+        minor: 0,
     }
 }
 

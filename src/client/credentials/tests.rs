@@ -132,7 +132,10 @@ fn an_unknown_user_does_not_verify_with_the_decoy_itself() {
     let salt = [1, 2, 3, 4];
     for (name, secret) in [("plain", "wonder".into()), ("md5", md5("md5", "wonder"))] {
         let users = credentials(&[(name, &secret)]);
-        for stranger in [users.unknown("bob"), users.adopt("bob", &Secret::new(""))] {
+        for stranger in [
+            users.unknown("bob"),
+            users.adopt("bob", &Secret::new(""), None),
+        ] {
             let (password, hash) = match &stranger.measure {
                 Measure::Plain { password, .. } => (
                     password.expose().as_bytes().to_vec(),
@@ -182,7 +185,7 @@ fn an_unknown_user_takes_the_usual_shape_also_of_an_auth_querys_answers() {
     let users = credentials(&[("auth", "wonder")]);
     assert!(users.unknown("bob").speaks_md5());
     for name in ["alice", "carol"] {
-        assert!(users.adopt(name, &Secret::new(scram("x"))).is_known());
+        assert!(users.adopt(name, &Secret::new(scram("x")), None).is_known());
     }
     assert!(!users.unknown("bob").speaks_md5());
     assert_eq!(users.unknown("bob").scram_secret().iterations, 3);

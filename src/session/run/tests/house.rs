@@ -28,9 +28,10 @@ use crate::server::login::{Identity, ServerLogin};
 use crate::session::fake::Fake;
 use crate::session::run::{End, Session, Terms};
 use crate::wire::reply::{
-    authentication, backend_key_data, parameter_status, query, ready_for_query,
+    Report, Severity, SqlState, authentication, backend_key_data, parameter_status, query,
+    ready_for_query,
 };
-use crate::wire::startup::{Initial, body_len, parse};
+use crate::wire::startup::{Initial, NEWEST_MINOR, body_len, parse};
 
 /// How long a test waits for what must happen at once.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -46,6 +47,8 @@ pub(super) struct House {
     closes: Cell<bool>,
     cancels: Cell<bool>,
     may_go: Notify,
+    /// It refuses newer minor protocol versions.
+    minor: Cell<u16>,
 }
 
 /// One connection to it.
@@ -92,6 +95,7 @@ impl House {
             closes: Cell::new(true),
             cancels: Cell::new(true),
             may_go: Notify::new(),
+            minor: Cell::new(NEWEST_MINOR),
         });
         let host = Rc::clone(&house);
         spawn_local(async move {
@@ -126,6 +130,11 @@ impl House {
         self.may_go.notify_waiters();
     }
 
+    /// The newest minor protocol version that it does not refuse.
+    pub(super) fn knows_minor(&self, minor: u16) {
+        self.minor.set(minor);
+    }
+
     /// Where it listens, for pools of this mode and size.
     pub(super) fn settings(&self, mode: Mode, size: u32) -> PoolSettings {
         let directory = self.directory.path().to_str().expect("a plain name");
@@ -138,6 +147,8 @@ impl House {
                     database: "site".into(),
                     proof: ServerLogin::Nothing,
                     application_name: "test".into(),
+                    minor: NEWEST_MINOR,
+                    parameters: Vec::new(),
                 },
                 connect_query: None,
                 tcp: Tcp {
@@ -186,6 +197,10 @@ impl House {
                 while !self.cancels.get() {
                     self.may_go.notified().await;
                 }
+            }
+            Initial::Startup(startup) if startup.minor > self.minor.get() => {
+                let refusal = Report::new(SqlState::PROTOCOL_VIOLATION, "what is this?");
+                let _ = packets.write(&refusal.error(Severity::Fatal)).await;
             }
             Initial::Startup(_) => {
                 let pid = 100 + u32::try_from(self.servers.borrow().len()).expect("a few");
@@ -318,7 +333,7 @@ impl Thread {
             database: "site".into(),
             service: "site".into(),
         };
-        let listed = directory.list(Peer::Unix(None), who);
+        let listed = directory.list(Peer::Unix(None), who, 4);
         let entry = Arc::clone(listed.entry());
         let terms = Terms {
             pool: Arc::clone(&self.pool),

@@ -1,0 +1,396 @@
+//! Session parameters in transaction mode: what a client asked for or set is its own, on whichever server it runs.
+
+mod support;
+
+use support::{Batch, Message, Pooler, Postgres, Raw, ServerError};
+
+with_one_and_two_threads!(
+    startup_parameters_belong_to_their_client,
+    startup_options_reach_postgres,
+    a_parameter_that_postgres_rejects_is_told_to_its_client_alone,
+    the_parameters_told_at_login_are_a_real_servers,
+    what_a_client_sets_follows_it_and_nobody_else,
+    a_setting_that_was_rolled_back_is_not_kept,
+    set_local_leaves_nothing_behind,
+    set_config_and_functions_are_noticed,
+    a_reset_brings_back_what_the_client_began_with,
+    roles_follow_and_never_stay_behind,
+    parameters_of_an_extension_follow,
+    equal_parameters_cost_nothing,
+    what_lives_in_a_session_keeps_its_server,
+    a_parameter_that_stops_working_ends_only_its_own_session,
+    what_can_be_set_at_connection_start_alone_is_accepted,
+);
+
+fn serve(postgres: &Postgres, threads: usize, size: u32) -> Pooler {
+    let config = format!("[runtime]\nthreads = {threads}\n\n[pool]\nsize = {size}\n");
+    Pooler::serve(postgres, &config)
+}
+
+fn try_login(port: u16, parameters: &[(&str, &str)]) -> Result<Raw, ServerError> {
+    let mut raw = Raw::connect(port);
+    let startup = [
+        &[("user", "postgres"), ("database", "postgres")],
+        parameters,
+    ]
+    .concat();
+    raw.log_in(&startup, None)?;
+    Ok(raw)
+}
+
+fn login(pooler: &Pooler, parameters: &[(&str, &str)]) -> Raw {
+    try_login(pooler.port(), parameters).unwrap_or_else(|error| panic!("{parameters:?}: {error}"))
+}
+
+fn show(client: &mut Raw, name: &str) -> String {
+    client.value(&format!("select current_setting('{name}', true)"))
+}
+
+/// Runs `work` on each of `size` servers, by holding those that were used last.
+fn on_every_server(pooler: &Pooler, size: usize, mut work: impl FnMut()) {
+    let mut holders = vec![];
+    work();
+    for _ in 1..size {
+        let mut holder = login(pooler, &[]);
+        holder.query("begin").unwrap();
+        holders.push(holder);
+        work();
+    }
+}
+
+fn startup_parameters_belong_to_their_client(threads: usize) {
+    let postgres = Postgres::start();
+    let pooler = serve(&postgres, threads, 2);
+    let mut tokyo = login(
+        &pooler,
+        &[("TimeZone", "Asia/Tokyo"), ("DateStyle", "German")],
+    );
+    let mut named = login(
+        &pooler,
+        &[("application_name", "site@v1"), ("extra_float_digits", "0")],
+    );
+    let mut plain = login(&pooler, &[]);
+    on_every_server(&pooler, 2, || {
+        assert_eq!(show(&mut tokyo, "TimeZone"), "Asia/Tokyo");
+        assert_eq!(tokyo.value("select '2024-02-29'::date"), "29.02.2024");
+        assert_eq!(show(&mut named, "application_name"), "site@v1");
+        assert_eq!(named.value("select 1::float8 / 3"), "0.333333333333333");
+        for name in ["TimeZone", "application_name", "extra_float_digits"] {
+            let direct = try_login(postgres.port(), &[]).map(|mut raw| show(&mut raw, name));
+            assert_eq!(Ok(show(&mut plain, name)), direct, "{name}");
+        }
+    });
+}
+
+fn startup_options_reach_postgres(threads: usize) {
+    let postgres = Postgres::start();
+    let pooler = serve(&postgres, threads, 2);
+    postgres.sql("create schema \"odd one\"");
+    let options = "-c search_path=\"odd\\ one\",public --statement-timeout=77s -cwork_mem=5MB -c app.tenant=7";
+    let mut client = login(&pooler, &[("options", options)]);
+    on_every_server(&pooler, 2, || {
+        assert_eq!(client.value("select current_schema()"), "odd one");
+        assert_eq!(show(&mut client, "statement_timeout"), "77s");
+        assert_eq!(show(&mut client, "work_mem"), "5MB");
+        assert_eq!(show(&mut client, "app.tenant"), "7");
+    });
+    let wrong = try_login(pooler.port(), &[("options", "-Z")])
+        .err()
+        .unwrap();
+    assert_eq!((wrong.code(), wrong.severity()), ("42601", "FATAL"));
+}
+
+fn a_parameter_that_postgres_rejects_is_told_to_its_client_alone(threads: usize) {
+    let postgres = Postgres::start();
+    let pooler = serve(&postgres, threads, 1);
+    let mut witness = login(&pooler, &[]);
+    for parameter in [
+        ("TimeZone", "Nowhere/Land"),
+        ("no_such_parameter", "1"),
+        ("statement_timeout", "soon"),
+        ("client_encoding", "KLINGON"),
+        ("server_version", "1"),
+    ] {
+        let direct = try_login(postgres.port(), &[parameter]).err().unwrap();
+        let through = try_login(pooler.port(), &[parameter]).err().unwrap();
+        assert_eq!(through.severity(), "FATAL");
+        assert_eq!(
+            (through.code(), through.text()),
+            (direct.code(), direct.text())
+        );
+        assert_eq!(witness.value("select 1"), "1");
+    }
+    assert_eq!(postgres.connections(), 1);
+}
+
+fn the_parameters_told_at_login_are_a_real_servers(threads: usize) {
+    let postgres = Postgres::start();
+    let pooler = serve(&postgres, threads, 2);
+    for parameters in [
+        &[][..],
+        &[("application_name", "psql")],
+        &[("DateStyle", "ISO"), ("client_encoding", "latin1")],
+        &[("options", "-c TimeZone=PST8PDT -c IntervalStyle=iso_8601")],
+        &[("options", "-c default_transaction_read_only=on")],
+    ] {
+        let direct = try_login(postgres.port(), parameters).unwrap();
+        let through = login(&pooler, parameters);
+        assert_eq!(through.parameters, direct.parameters, "{parameters:?}");
+    }
+}
+
+fn what_a_client_sets_follows_it_and_nobody_else(threads: usize) {
+    let postgres = Postgres::start();
+    let pooler = serve(&postgres, threads, 2);
+    let (mut client, mut other) = (login(&pooler, &[]), login(&pooler, &[]));
+    let names = [
+        "TimeZone",
+        "statement_timeout",
+        "search_path",
+        "application_name",
+    ];
+    let before: Vec<_> = names.iter().map(|name| show(&mut other, name)).collect();
+    client
+        .query("set timezone = 'CET'; set session statement_timeout to '88s'")
+        .unwrap();
+    client
+        .query("set search_path = pg_catalog, \"Odd\"")
+        .unwrap();
+    client.send(
+        &Batch::new()
+            .parse("", "set application_name = 'mine'")
+            .bind("", "", &[])
+            .execute("")
+            .sync(),
+    );
+    client.read_until('Z');
+    on_every_server(&pooler, 2, || {
+        let now: Vec<_> = names.iter().map(|name| show(&mut client, name)).collect();
+        assert_eq!(now, ["CET", "88s", "pg_catalog, \"Odd\"", "mine"]);
+        let others: Vec<_> = names.iter().map(|name| show(&mut other, name)).collect();
+        assert_eq!(others, before);
+    });
+}
+
+fn a_setting_that_was_rolled_back_is_not_kept(threads: usize) {
+    let postgres = Postgres::start();
+    let pooler = serve(&postgres, threads, 2);
+    let mut client = login(&pooler, &[]);
+    client.query("set work_mem = '7MB'").unwrap();
+    client.query("begin").unwrap();
+    client
+        .query("set timezone = 'CET'; set work_mem = '9MB'")
+        .unwrap();
+    client.query("rollback").unwrap();
+    client.error("set timezone = 'EST5EDT'; select 1 / 0");
+    let direct = try_login(postgres.port(), &[]).map(|mut raw| show(&mut raw, "TimeZone"));
+    on_every_server(&pooler, 2, || {
+        assert_eq!(show(&mut client, "work_mem"), "7MB");
+        assert_eq!(Ok(show(&mut client, "TimeZone")), direct);
+    });
+}
+
+fn set_local_leaves_nothing_behind(threads: usize) {
+    let postgres = Postgres::start();
+    let pooler = serve(&postgres, threads, 2);
+    let mut client = login(&pooler, &[]);
+    let direct = try_login(postgres.port(), &[]).map(|mut raw| show(&mut raw, "TimeZone"));
+    client.query("begin").unwrap();
+    client
+        .query("set local timezone = 'CET'; select set_config('work_mem', '9MB', true)")
+        .unwrap();
+    assert_eq!(show(&mut client, "TimeZone"), "CET");
+    client.query("commit").unwrap();
+    on_every_server(&pooler, 2, || {
+        assert_eq!(Ok(show(&mut client, "TimeZone")), direct);
+        assert_eq!(show(&mut client, "work_mem"), "4MB");
+    });
+}
+
+fn set_config_and_functions_are_noticed(threads: usize) {
+    let postgres = Postgres::start();
+    let pooler = serve(&postgres, threads, 1);
+    let (mut client, mut other) = (login(&pooler, &[]), login(&pooler, &[]));
+    // As pg_dump does.
+    client
+        .query("select pg_catalog.set_config('search_path', '', false)")
+        .unwrap();
+    client
+        .query("select set_config(n, '9MB', false) from (values ('work_mem')) v(n)")
+        .unwrap();
+    assert_eq!(show(&mut other, "search_path"), "\"$user\", public");
+    assert_eq!(show(&mut other, "work_mem"), "4MB");
+    assert_eq!(show(&mut client, "search_path"), "");
+    assert_eq!(show(&mut client, "work_mem"), "9MB");
+    // What Postgres reports is noticed wherever it is done.
+    other
+        .query("create function f() returns void language sql as $$ set timezone = 'CET' $$")
+        .unwrap();
+    other.query("select f()").unwrap();
+    assert_ne!(show(&mut client, "TimeZone"), "CET");
+    assert_eq!(show(&mut other, "TimeZone"), "CET");
+}
+
+fn a_reset_brings_back_what_the_client_began_with(threads: usize) {
+    let postgres = Postgres::start();
+    let pooler = serve(&postgres, threads, 2);
+    let parameters = [("TimeZone", "Asia/Tokyo"), ("options", "-c work_mem=5MB")];
+    for sql in ["reset all", "discard all", "select 1; RESET ALL"] {
+        let mut client = login(&pooler, &parameters);
+        client
+            .query("set timezone = 'CET'; set work_mem = '9MB'; set app.x = 'y'")
+            .unwrap();
+        assert_eq!(client.parameters["TimeZone"], "CET");
+        client.query(sql).unwrap();
+        assert_eq!(client.parameters["TimeZone"], "Asia/Tokyo", "{sql}");
+        on_every_server(&pooler, 2, || {
+            assert_eq!(show(&mut client, "TimeZone"), "Asia/Tokyo", "{sql}");
+            assert_eq!(show(&mut client, "work_mem"), "5MB", "{sql}");
+        });
+        let mut other = login(&pooler, &[]);
+        assert_ne!(show(&mut other, "TimeZone"), "Asia/Tokyo");
+        assert_eq!(show(&mut other, "work_mem"), "4MB");
+    }
+    // A reset that is rolled back is none.
+    let mut client = login(&pooler, &[]);
+    client.query("set timezone = 'CET'").unwrap();
+    client.query("begin; reset all; rollback").unwrap();
+    let mut other = login(&pooler, &[]);
+    on_every_server(&pooler, 2, || {
+        assert_eq!(show(&mut client, "TimeZone"), "CET");
+        assert_ne!(show(&mut other, "TimeZone"), "CET");
+    });
+}
+
+fn roles_follow_and_never_stay_behind(threads: usize) {
+    let postgres = Postgres::start();
+    postgres.sql("create role reader");
+    postgres.sql("create role writer");
+    let pooler = serve(&postgres, threads, 1);
+    let mut reader = login(&pooler, &[("options", "-c role=reader")]);
+    let mut plain = login(&pooler, &[]);
+    let mut setter = login(&pooler, &[]);
+    setter.query("set role writer").unwrap();
+    for _ in 0..3 {
+        assert_eq!(reader.value("select current_user"), "reader");
+        assert_eq!(plain.value("select current_user"), "postgres");
+        assert_eq!(setter.value("select current_user"), "writer");
+    }
+    setter.query("reset all").unwrap();
+    assert_eq!(
+        setter.value("select current_user"),
+        "writer",
+        "RESET ALL keeps the role"
+    );
+    setter.query("reset role").unwrap();
+    assert_eq!(setter.value("select current_user"), "postgres");
+    setter.query("set session authorization reader").unwrap();
+    assert_eq!(plain.value("select session_user"), "postgres");
+    assert_eq!(setter.value("select session_user"), "reader");
+}
+
+fn parameters_of_an_extension_follow(threads: usize) {
+    let postgres = Postgres::start();
+    let pooler = serve(&postgres, threads, 1);
+    let (mut one, mut other) = (login(&pooler, &[]), login(&pooler, &[]));
+    one.query("set app.user_id = '1'").unwrap();
+    other
+        .query("select set_config('app.user_id', '2', false)")
+        .unwrap();
+    for _ in 0..2 {
+        assert_eq!(show(&mut one, "app.user_id"), "1");
+        assert_eq!(show(&mut other, "app.user_id"), "2");
+    }
+    let mut third = login(&pooler, &[]);
+    assert_ne!(
+        third
+            .query("select current_setting('app.user_id', true)")
+            .unwrap()[0][0]
+            .as_deref(),
+        Some("2")
+    );
+}
+
+fn equal_parameters_cost_nothing(threads: usize) {
+    let postgres = Postgres::setup().setting("log_statement=all").start();
+    let pooler = serve(&postgres, threads, 1);
+    // DateStyle ISO is ISO, MDY in full: no reason to set it again and again.
+    let mut short = login(
+        &pooler,
+        &[("DateStyle", "ISO"), ("client_encoding", "'utf-8'")],
+    );
+    let mut full = login(
+        &pooler,
+        &[("DateStyle", "ISO, MDY"), ("client_encoding", "UTF8")],
+    );
+    short.query("select 'warm'").unwrap();
+    full.query("select 'warm'").unwrap();
+    let changes = || postgres.log().matches("set_config").count();
+    let before = changes();
+    for _ in 0..5 {
+        short.query("select 'short'").unwrap();
+        full.query("select 'full'").unwrap();
+    }
+    assert_eq!(changes(), before);
+}
+
+fn what_lives_in_a_session_keeps_its_server(threads: usize) {
+    let postgres = Postgres::start();
+    let pooler = serve(&postgres, threads, 2);
+    let mut client = login(&pooler, &[]);
+    let mut other = login(&pooler, &[]);
+    client.query("create temp table mine (n int)").unwrap();
+    client.query("insert into mine values (1)").unwrap();
+    other.query("select 1").unwrap();
+    assert_eq!(client.value("select n from mine"), "1");
+    client.query("select pg_advisory_lock(1)").unwrap();
+    client.query("prepare p as select 'p'").unwrap();
+    assert_eq!(client.value("execute p"), "p");
+    assert_ne!(client.backend(), other.backend());
+    client.query("listen news").unwrap();
+    other.query("notify news, 'hot'").unwrap();
+    let heard: Vec<Message> = client.read_until('A');
+    assert!(heard.last().unwrap().body.ends_with(b"hot\0"));
+    client.goodbye();
+    // It is made as new for the next.
+    let mut holder = login(&pooler, &[]);
+    holder.query("begin").unwrap();
+    for _ in 0..2 {
+        assert_eq!(other.error("execute p").code(), "26000");
+        assert_eq!(other.error("select n from mine").code(), "42P01");
+    }
+    assert_eq!(
+        postgres.value("select count(*) from pg_locks where locktype = 'advisory'"),
+        "0"
+    );
+}
+
+fn a_parameter_that_stops_working_ends_only_its_own_session(threads: usize) {
+    let postgres = Postgres::start();
+    postgres.sql("create role passing");
+    let pooler = serve(&postgres, threads, 1);
+    let mut client = login(&pooler, &[("options", "-c role=passing")]);
+    let mut other = login(&pooler, &[]);
+    assert_eq!(client.value("select current_user"), "passing");
+    assert_eq!(other.value("select current_user"), "postgres");
+    postgres.sql("drop role passing");
+    client.send(&Batch::new().query("create table made_by_the_wrong_role ()"));
+    let heard = client.read_to_end();
+    let error = heard.last().unwrap().error();
+    assert_eq!((error.code(), error.severity()), ("22023", "FATAL"));
+    assert_eq!(other.value("select current_user"), "postgres");
+    assert_eq!(
+        postgres.value("select count(*) from pg_class where relname = 'made_by_the_wrong_role'"),
+        "0"
+    );
+}
+
+fn what_can_be_set_at_connection_start_alone_is_accepted(threads: usize) {
+    let postgres = Postgres::start();
+    let pooler = serve(&postgres, threads, 1);
+    let mut client = login(
+        &pooler,
+        &[("options", "-c ignore_system_indexes=on -c work_mem=5MB")],
+    );
+    assert_eq!(show(&mut client, "work_mem"), "5MB");
+}

@@ -1,0 +1,483 @@
+//! Prepared statements in transaction mode: each client has its own names, wherever its transactions run.
+
+mod support;
+
+use support::{Batch, Message, Pooler, Postgres, Raw, eventually};
+
+with_one_and_two_threads!(
+    a_named_statement_works_on_every_server,
+    two_clients_use_one_name_for_different_sql,
+    the_same_text_is_prepared_once_on_a_server,
+    what_was_not_used_for_longest_is_closed_and_its_reply_swallowed,
+    a_failed_parse_leaves_its_name_free,
+    a_taken_name_and_an_unknown_one_are_refused_in_postgres_words_and_the_session_goes_on,
+    a_closed_name_is_gone_for_its_client_only,
+    deallocate_by_name_works_in_both_protocols,
+    discard_all_drops_names_in_both_protocols_in_any_spelling,
+    discard_all_in_front_of_a_parse_in_one_packet,
+    a_changed_result_type_heals_without_an_operator,
+    the_unnamed_statement_follows_its_client,
+    a_pipeline_with_an_error_in_its_middle,
+    a_skipped_parse_prepares_nothing,
+    answers_come_at_a_flush,
+    a_statement_longer_than_any_buffer,
+    too_many_statements_end_the_session_that_has_them,
+    a_client_that_vanishes_in_mid_batch_spoils_nobodys_statements,
+);
+
+fn serve(postgres: &Postgres, threads: usize, size: u32) -> Pooler {
+    let config = format!("[runtime]\nthreads = {threads}\n\n[pool]\nsize = {size}\n");
+    Pooler::serve(postgres, &config)
+}
+
+fn client(pooler: &Pooler) -> Raw {
+    Raw::login(pooler.port(), "postgres", "postgres")
+}
+
+/// Runs `work` while others hold the server connections that were used last, so that it gets each of `size` in turn.
+fn on_every_server(pooler: &Pooler, size: usize, mut work: impl FnMut(&str)) {
+    let mut holders = vec![];
+    for left in (0..size).rev() {
+        work(&format!("with {left} left"));
+        let mut holder = client(pooler);
+        holder.query("begin").unwrap();
+        holders.push(holder);
+        if left == 0 {
+            break;
+        }
+    }
+}
+
+/// The letters of messages.
+fn short(messages: &[Message]) -> String {
+    messages.iter().map(|message| message.tag).collect()
+}
+
+fn prepare(client: &mut Raw, name: &str, sql: &str) {
+    client.send(&Batch::new().parse(name, sql).sync());
+    assert_eq!(short(&client.read_until('Z')), "1Z", "Parse of {name}");
+}
+
+/// Runs a prepared statement; its first column, or the error's code.
+fn execute(client: &mut Raw, name: &str, parameters: &[&str]) -> Result<String, String> {
+    client.send(&Batch::new().bind("", name, parameters).execute("").sync());
+    let heard = client.read_until('Z');
+    if let Some(error) = heard.iter().find(|message| message.tag == 'E') {
+        return Err(error.error().code().to_owned());
+    }
+    let row = heard.iter().find(|message| message.tag == 'D');
+    Ok(row.unwrap().row()[0].clone().unwrap())
+}
+
+/// Names of statements on the server that the client gets next.
+fn on_server(client: &mut Raw) -> usize {
+    let count = client.value("select count(*) from pg_prepared_statements where not from_sql");
+    count.parse().unwrap()
+}
+
+fn a_named_statement_works_on_every_server(threads: usize) {
+    let postgres = Postgres::start();
+    let pooler = serve(&postgres, threads, 3);
+    let mut client = client(&pooler);
+    prepare(&mut client, "add", "select $1::int + 1");
+    on_every_server(&pooler, 3, |moment| {
+        assert_eq!(
+            execute(&mut client, "add", &["41"]),
+            Ok("42".into()),
+            "{moment}"
+        );
+        client.send(&Batch::new().describe_statement("add").sync());
+        assert_eq!(short(&client.read_until('Z')), "tTZ", "{moment}");
+    });
+}
+
+fn two_clients_use_one_name_for_different_sql(threads: usize) {
+    let postgres = Postgres::start();
+    let pooler = serve(&postgres, threads, 2);
+    let mut clients = [client(&pooler), client(&pooler)];
+    for (n, client) in clients.iter_mut().enumerate() {
+        prepare(client, "s1", &format!("select 'client {n}'"));
+    }
+    for _ in 0..3 {
+        for (n, client) in clients.iter_mut().enumerate() {
+            assert_eq!(execute(client, "s1", &[]), Ok(format!("client {n}")));
+        }
+    }
+}
+
+fn the_same_text_is_prepared_once_on_a_server(threads: usize) {
+    let postgres = Postgres::start();
+    let pooler = serve(&postgres, threads, 1);
+    let mut clients: Vec<_> = (0..5).map(|_| client(&pooler)).collect();
+    for (n, client) in clients.iter_mut().enumerate() {
+        prepare(client, &format!("mine{n}"), "select $1::text");
+        assert_eq!(execute(client, &format!("mine{n}"), &["x"]), Ok("x".into()));
+    }
+    assert_eq!(on_server(&mut clients[0]), 1);
+    prepare(&mut clients[0], "typed", "select $1");
+    // Other parameter types are another statement.
+    let typed = Batch::new().message(b'P', b"typed\0select $1\0\0\x01\0\0\0\x17");
+    clients[1].send(&typed.sync());
+    assert_eq!(short(&clients[1].read_until('Z')), "1Z");
+    assert_eq!(on_server(&mut clients[0]), 3);
+}
+
+fn what_was_not_used_for_longest_is_closed_and_its_reply_swallowed(threads: usize) {
+    let postgres = Postgres::start();
+    let config = format!(
+        "[runtime]\nthreads = {threads}\n\n[pool]\nsize = 1\nmax_prepared_statements = 3\n"
+    );
+    let pooler = Pooler::serve(&postgres, &config);
+    let mut client = client(&pooler);
+    for n in 0..10 {
+        prepare(&mut client, &format!("s{n}"), &format!("select {n}"));
+    }
+    for n in [0, 1, 9, 0, 5, 6, 7, 0] {
+        assert_eq!(
+            execute(&mut client, &format!("s{n}"), &[]),
+            Ok(n.to_string())
+        );
+        assert!(on_server(&mut client) <= 3);
+    }
+    // More in one batch than are kept.
+    let batch = (0..10).fold(Batch::new(), |batch, n| {
+        batch.bind("", &format!("s{n}"), &[]).execute("")
+    });
+    client.send(&batch.sync());
+    assert_eq!(short(&client.read_until('Z')), "2DC".repeat(10) + "Z");
+    assert_eq!(on_server(&mut client), 3);
+}
+
+fn a_failed_parse_leaves_its_name_free(threads: usize) {
+    let postgres = Postgres::start();
+    let pooler = serve(&postgres, threads, 1);
+    let mut client = client(&pooler);
+    client.send(&Batch::new().parse("s1", "selec 1").sync());
+    assert_eq!(short(&client.read_until('Z')), "EZ");
+    assert_eq!(execute(&mut client, "s1", &[]), Err("26000".into()));
+    prepare(&mut client, "s1", "select 1");
+    assert_eq!(execute(&mut client, "s1", &[]), Ok("1".into()));
+    assert_eq!(on_server(&mut client), 1);
+}
+
+fn a_taken_name_and_an_unknown_one_are_refused_in_postgres_words_and_the_session_goes_on(
+    threads: usize,
+) {
+    let postgres = Postgres::start();
+    let pooler = serve(&postgres, threads, 2);
+    let mut client = client(&pooler);
+    prepare(&mut client, "s1", "select 1");
+    on_every_server(&pooler, 2, |moment| {
+        client.send(&Batch::new().parse("s1", "select 2").sync());
+        let heard = client.read_until('Z');
+        assert_eq!(short(&heard), "EZ", "{moment}");
+        let error = heard[0].error();
+        assert_eq!(error.code(), "42P05");
+        assert_eq!(error.text(), "prepared statement \"s1\" already exists");
+        client.send(&Batch::new().bind("", "no such", &[]).execute("").sync());
+        let heard = client.read_until('Z');
+        assert_eq!(short(&heard), "EZ");
+        let error = heard[0].error();
+        assert_eq!(error.code(), "26000");
+        assert_eq!(
+            error.text(),
+            "prepared statement \"no such\" does not exist"
+        );
+        assert_eq!(execute(&mut client, "s1", &[]), Ok("1".into()));
+    });
+    // Names of pgweir's own are nobody's.
+    prepare(&mut client, "pgweir_1", "select 'mine'");
+    for name in ["pgweir_2", "pgweir_3"] {
+        assert_eq!(execute(&mut client, name, &[]), Err("26000".into()));
+    }
+    assert_eq!(execute(&mut client, "pgweir_1", &[]), Ok("mine".into()));
+    // In a transaction block such an error ends the block, as ever.
+    client.query("begin").unwrap();
+    client.send(&Batch::new().parse("s1", "select 2").sync());
+    assert_eq!(short(&client.read_until('Z')), "EZ");
+    assert_eq!(client.error("select 1").code(), "25P02");
+    client.query("rollback").unwrap();
+}
+
+fn a_closed_name_is_gone_for_its_client_only(threads: usize) {
+    let postgres = Postgres::start();
+    let pooler = serve(&postgres, threads, 1);
+    let mut clients = [client(&pooler), client(&pooler)];
+    for client in &mut clients {
+        prepare(client, "s1", "select 1");
+    }
+    let [one, other] = &mut clients;
+    one.send(
+        &Batch::new()
+            .close_statement("s1")
+            .close_statement("never was")
+            .sync(),
+    );
+    assert_eq!(short(&one.read_until('Z')), "33Z");
+    assert_eq!(execute(one, "s1", &[]), Err("26000".into()));
+    assert_eq!(execute(other, "s1", &[]), Ok("1".into()));
+    prepare(one, "s1", "select 'again'");
+    assert_eq!(execute(one, "s1", &[]), Ok("again".into()));
+    // A Close that is skipped closes nothing.
+    one.send(
+        &Batch::new()
+            .parse("", "nonsense")
+            .close_statement("s1")
+            .sync(),
+    );
+    assert_eq!(short(&one.read_until('Z')), "EZ");
+    assert_eq!(execute(one, "s1", &[]), Ok("again".into()));
+}
+
+fn deallocate_by_name_works_in_both_protocols(threads: usize) {
+    let postgres = Postgres::start();
+    let pooler = serve(&postgres, threads, 2);
+    let (mut one, mut other) = (client(&pooler), client(&pooler));
+    let spellings = [
+        "DEALLOCATE s1",
+        "deallocate prepare \"s1\"",
+        "/* pdo */ Deallocate -- it\n s1;",
+        "select 1; DEALLOCATE s1",
+    ];
+    prepare(&mut other, "s1", "select 'the same'");
+    for sql in spellings {
+        prepare(&mut one, "s1", "select 'the same'");
+        one.query(sql)
+            .unwrap_or_else(|error| panic!("{sql}: {error}"));
+        assert_eq!(execute(&mut one, "s1", &[]), Err("26000".into()), "{sql}");
+        assert_eq!(execute(&mut other, "s1", &[]), Ok("the same".into()));
+    }
+    on_every_server(&pooler, 2, |_| {
+        prepare(&mut one, "s1", "select 'the same'");
+        let batch = Batch::new().parse("", "DEALLOCATE s1").bind("", "", &[]);
+        one.send(&batch.execute("").sync());
+        assert_eq!(short(&one.read_until('Z')), "12CZ");
+        assert_eq!(execute(&mut one, "s1", &[]), Err("26000".into()));
+    });
+    assert_eq!(one.error("DEALLOCATE s1").code(), "26000");
+    prepare(&mut one, "s1", "select 1");
+    one.query("DEALLOCATE s1; ").unwrap();
+    prepare(&mut one, "s1", "select 2");
+    assert_eq!(execute(&mut one, "s1", &[]), Ok("2".into()));
+}
+
+fn discard_all_drops_names_in_both_protocols_in_any_spelling(threads: usize) {
+    let postgres = Postgres::start();
+    let pooler = serve(&postgres, threads, 1);
+    let (mut one, mut other) = (client(&pooler), client(&pooler));
+    prepare(&mut other, "s1", "select 'kept'");
+    let spellings = [
+        "DISCARD ALL",
+        "deallocate all",
+        "/* x */ Discard\n/* y */ All;",
+        "DEALLOCATE PREPARE ALL",
+        "select 1; deallocate all; select 2",
+    ];
+    for sql in spellings {
+        for extended in [false, true] {
+            if extended && sql.contains("select") {
+                continue;
+            }
+            prepare(&mut one, "s1", "select 'mine'");
+            if extended {
+                let batch = Batch::new().parse("", sql).bind("", "", &[]).execute("");
+                one.send(&batch.sync());
+                assert_eq!(short(&one.read_until('Z')), "12CZ", "{sql}");
+            } else {
+                one.query(sql).unwrap();
+            }
+            assert_eq!(execute(&mut one, "s1", &[]), Err("26000".into()), "{sql}");
+            assert_eq!(execute(&mut other, "s1", &[]), Ok("kept".into()), "{sql}");
+        }
+    }
+    // Where no word tells, in text or answer, it is found out by the error, and heals.
+    one.query(
+        "create function f() returns void language plpgsql as $$ begin execute 'deallocate all'; end $$",
+    )
+    .unwrap();
+    one.query("select f()").unwrap();
+    assert_eq!(execute(&mut other, "s1", &[]), Err("26000".into()));
+    assert_eq!(execute(&mut other, "s1", &[]), Ok("kept".into()));
+}
+
+fn discard_all_in_front_of_a_parse_in_one_packet(threads: usize) {
+    let postgres = Postgres::start();
+    let pooler = serve(&postgres, threads, 1);
+    let mut client = client(&pooler);
+    for _ in 0..3 {
+        let packet = Batch::new().query("DISCARD ALL").parse("n1", "select 1");
+        client.send(&packet.bind("", "n1", &[]).execute("").sync());
+        assert_eq!(short(&client.read_until('Z')), "CZ");
+        assert_eq!(short(&client.read_until('Z')), "12DCZ");
+        assert_eq!(execute(&mut client, "n1", &[]), Ok("1".into()));
+    }
+}
+
+fn a_changed_result_type_heals_without_an_operator(threads: usize) {
+    let postgres = Postgres::start();
+    let pooler = serve(&postgres, threads, 2);
+    let mut clients: Vec<_> = (0..3).map(|_| client(&pooler)).collect();
+    clients[0]
+        .query("create table t (a int); insert into t values (1)")
+        .unwrap();
+    for client in &mut clients {
+        prepare(client, "all", "select * from t");
+        assert_eq!(execute(client, "all", &[]), Ok("1".into()));
+    }
+    clients[0]
+        .query("alter table t alter a type text using 'x' || a")
+        .unwrap();
+    // As without a pooler, whoever prepared it before hears of it; but once, not for ever.
+    assert_eq!(execute(&mut clients[0], "all", &[]), Err("0A000".into()));
+    for client in &mut clients {
+        assert_eq!(execute(client, "all", &[]), Ok("x1".into()));
+    }
+}
+
+fn the_unnamed_statement_follows_its_client(threads: usize) {
+    let postgres = Postgres::start();
+    let pooler = serve(&postgres, threads, 2);
+    let (mut client, mut other) = (client(&pooler), client(&pooler));
+    prepare(&mut client, "", "select $1::int * 2");
+    prepare(&mut other, "", "select 'not this'");
+    on_every_server(&pooler, 2, |moment| {
+        assert_eq!(
+            execute(&mut client, "", &["21"]),
+            Ok("42".into()),
+            "{moment}"
+        );
+        client.send(&Batch::new().describe_statement("").sync());
+        assert_eq!(short(&client.read_until('Z')), "tTZ", "{moment}");
+    });
+    // A simple query destroys it, as Postgres does.
+    client.query("select 1").unwrap();
+    assert_eq!(execute(&mut client, "", &["21"]), Err("26000".into()));
+    assert_eq!(execute(&mut other, "", &[]), Ok("not this".into()));
+}
+
+fn a_pipeline_with_an_error_in_its_middle(threads: usize) {
+    let postgres = Postgres::start();
+    let pooler = serve(&postgres, threads, 2);
+    let mut client = client(&pooler);
+    prepare(&mut client, "divide", "select 10 / $1::int");
+    on_every_server(&pooler, 2, |moment| {
+        let run = |batch: Batch, by| batch.bind("", "divide", &[by]).execute("");
+        let batch = run(run(run(Batch::new(), "1"), "0"), "2").sync();
+        let batch = run(batch, "5").parse("late", "select 'late'").sync();
+        client.send(
+            &batch
+                .bind("", "late", &[])
+                .execute("")
+                .close_statement("late")
+                .sync(),
+        );
+        assert_eq!(short(&client.read_until('Z')), "2DCEZ", "{moment}");
+        assert_eq!(short(&client.read_until('Z')), "2DC1Z", "{moment}");
+        assert_eq!(short(&client.read_until('Z')), "2DC3Z", "{moment}");
+    });
+}
+
+fn a_skipped_parse_prepares_nothing(threads: usize) {
+    let postgres = Postgres::start();
+    let pooler = serve(&postgres, threads, 1);
+    let (mut client, mut other) = (client(&pooler), client(&pooler));
+    let batch = Batch::new().parse("", "nonsense").parse("s1", "select 1");
+    client.send(&batch.bind("", "s1", &[]).execute("").sync());
+    assert_eq!(short(&client.read_until('Z')), "EZ");
+    assert_eq!(execute(&mut client, "s1", &[]), Err("26000".into()));
+    // The same text is not taken to be there for others either.
+    prepare(&mut other, "s2", "select 1");
+    assert_eq!(execute(&mut other, "s2", &[]), Ok("1".into()));
+    prepare(&mut client, "s1", "select 1");
+    assert_eq!(execute(&mut client, "s1", &[]), Ok("1".into()));
+}
+
+fn answers_come_at_a_flush(threads: usize) {
+    let postgres = Postgres::start();
+    let pooler = serve(&postgres, threads, 1);
+    let (mut one, mut other) = (client(&pooler), client(&pooler));
+    prepare(&mut one, "s1", "select 1");
+    // It is on the server already, so that Postgres has nothing to say to this.
+    other.send(&Batch::new().parse("s2", "select 1").flush());
+    assert_eq!(other.read().tag, '1');
+    other.send(
+        &Batch::new()
+            .bind("", "s2", &[])
+            .execute("")
+            .close_statement("s2")
+            .flush(),
+    );
+    assert_eq!(short(&other.read_until('3')), "2DC3");
+    other.send(&Batch::new().sync());
+    assert_eq!(short(&other.read_until('Z')), "Z");
+}
+
+fn a_statement_longer_than_any_buffer(threads: usize) {
+    let postgres = Postgres::start();
+    let pooler = serve(&postgres, threads, 2);
+    let (mut client, mut other) = (client(&pooler), client(&pooler));
+    let long = "x".repeat(300_000);
+    for name in ["long", ""] {
+        prepare(
+            &mut client,
+            name,
+            &format!("select length('{long}') + $1::int"),
+        );
+        on_every_server(&pooler, 2, |moment| {
+            assert_eq!(
+                execute(&mut client, name, &["1"]),
+                Ok("300001".into()),
+                "{moment}"
+            );
+        });
+    }
+    // And a long parameter for a named one.
+    prepare(&mut other, "length", "select length($1)");
+    assert_eq!(execute(&mut other, "length", &[&long]), Ok("300000".into()));
+}
+
+fn too_many_statements_end_the_session_that_has_them(threads: usize) {
+    let postgres = Postgres::start();
+    let pooler = serve(&postgres, threads, 1);
+    let (mut greedy, mut modest) = (client(&pooler), client(&pooler));
+    let text = format!("select '{}'", "x".repeat(1024 * 1024));
+    let error = (0..100).find_map(|n| {
+        greedy.send(
+            &Batch::new()
+                .parse(&n.to_string(), &format!("{text}, {n}"))
+                .sync(),
+        );
+        let heard = greedy.read();
+        (heard.tag == 'E').then(|| heard.error()).or_else(|| {
+            assert_eq!(short(&greedy.read_until('Z')), "Z");
+            None
+        })
+    });
+    let error = error.expect("memory for a client is bounded");
+    assert_eq!((error.code(), error.severity()), ("53400", "FATAL"));
+    assert_eq!(modest.value("select 1"), "1");
+}
+
+fn a_client_that_vanishes_in_mid_batch_spoils_nobodys_statements(threads: usize) {
+    let postgres = Postgres::start();
+    let pooler = serve(&postgres, threads, 1);
+    let mut witness = client(&pooler);
+    prepare(&mut witness, "w", "select 'w'");
+    for n in 0..10 {
+        let mut gone = client(&pooler);
+        let batch = Batch::new().parse("a", "select 'w'");
+        let batch = batch.parse("b", &format!("select {n}")).bind("", "b", &[]);
+        gone.send(&batch.execute("").flush());
+        gone.read_until('D');
+        let batch = Batch::new().parse("c", "select pg_sleep(60)");
+        gone.send(&batch.bind("", "c", &[]).execute("").flush());
+        eventually("its sleep runs", || postgres.busy() > 0);
+        gone.reset();
+        assert_eq!(execute(&mut witness, "w", &[]), Ok("w".into()));
+        prepare(&mut witness, &format!("w{n}"), &format!("select {n}"));
+        assert_eq!(
+            execute(&mut witness, &format!("w{n}"), &[]),
+            Ok(n.to_string())
+        );
+    }
+}
