@@ -177,7 +177,7 @@ impl Fake {
                 });
                 return Message::new(b'G').u8(0).u16(0).done();
             }
-            ["wait"] => {
+            ["wait", ..] => {
                 self.running = Some(by);
                 return vec![];
             }

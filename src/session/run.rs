@@ -441,9 +441,15 @@ impl Session {
             return Err(error.into());
         };
         let shared = self.terms.mode != Mode::Session;
-        let ended = matches!(error, RelayError::ServerLost(_)) && self.asked.is_none();
+        let ended = matches!(error, RelayError::ServerLost(_));
+        // What the client did to the server's session is lost with it.
+        let whole = self.asked.is_none() && !lease.connection().end.state().is_touched();
         let own = (&*self.parameters, false);
-        if !shared || !ended || !relaying(&mut self.client, lease, &self.terms, own).outlive(cx) {
+        if !(shared
+            && ended
+            && whole
+            && relaying(&mut self.client, lease, &self.terms, own).outlive(cx))
+        {
             return Err(error.into());
         }
         self.terms.listed.does(Activity::Idle);

@@ -25,6 +25,7 @@ use crate::pool::errand::Errand;
 use crate::pool::pools::{Pool, PoolSettings, Pools};
 use crate::server::dial::Target;
 use crate::server::login::{Identity, ServerLogin};
+use crate::server::secure::Security;
 use crate::session::fake::Fake;
 use crate::session::run::{End, Session, Terms};
 use crate::wire::reply::{
@@ -46,6 +47,8 @@ pub(super) struct House {
     /// Sockets of servers that were told to end, and of cancel requests, are closed only while this is raised.
     closes: Cell<bool>,
     cancels: Cell<bool>,
+    /// The signal is sent only then, too.
+    late: Cell<bool>,
     may_go: Notify,
     /// It refuses newer minor protocol versions.
     minor: Cell<u16>,
@@ -57,6 +60,8 @@ pub(super) struct Server {
     pub(super) pid: u32,
     /// The queries that it heard, in order, and `cancel` for each cancel request.
     heard: RefCell<Vec<String>>,
+    /// The queries that a signal has stopped.
+    hit: RefCell<Vec<String>>,
     fake: RefCell<Fake>,
     canceled: Notify,
     dies: Notify,
@@ -70,6 +75,11 @@ impl Server {
     /// The queries that it heard so far.
     pub(super) fn heard(&self) -> Vec<String> {
         self.heard.borrow().clone()
+    }
+
+    /// The queries that a signal has stopped so far.
+    pub(super) fn hit(&self) -> Vec<String> {
+        self.hit.borrow().clone()
     }
 
     /// Closes its socket although nobody asked.
@@ -94,6 +104,7 @@ impl House {
             servers: RefCell::default(),
             closes: Cell::new(true),
             cancels: Cell::new(true),
+            late: Cell::new(false),
             may_go: Notify::new(),
             minor: Cell::new(NEWEST_MINOR),
         });
@@ -135,6 +146,11 @@ impl House {
         self.minor.set(minor);
     }
 
+    /// Whether signals are sent as late as they may be: when the socket of the cancel request is closed.
+    pub(super) fn signals_late(&self, does: bool) {
+        self.late.set(does);
+    }
+
     /// Where it listens, for pools of this mode and size.
     pub(super) fn settings(&self, mode: Mode, size: u32) -> PoolSettings {
         let directory = self.directory.path().to_str().expect("a plain name");
@@ -157,6 +173,7 @@ impl House {
                     keepalive_count: 0,
                     user_timeout: None,
                 },
+                security: Security::NONE,
                 limit: PATIENCE,
             },
             mode,
@@ -193,9 +210,15 @@ impl House {
                 let server = server.expect("a cancel names a server");
                 assert_eq!(*key.secret, server.pid.to_be_bytes(), "its secret");
                 server.heard.borrow_mut().push("cancel".into());
-                server.canceled.notify_one();
+                let late = self.late.get();
+                if !late {
+                    server.canceled.notify_one();
+                }
                 while !self.cancels.get() {
                     self.may_go.notified().await;
+                }
+                if late {
+                    server.canceled.notify_one();
                 }
             }
             Initial::Startup(startup) if startup.minor > self.minor.get() => {
@@ -207,6 +230,7 @@ impl House {
                 let server = Rc::new(Server {
                     pid,
                     heard: RefCell::default(),
+                    hit: RefCell::default(),
                     fake: RefCell::default(),
                     canceled: Notify::new(),
                     dies: Notify::new(),
@@ -265,8 +289,21 @@ impl Server {
             }
             while self.is_running() {
                 self.canceled.notified().await;
+                let running = self
+                    .heard
+                    .borrow()
+                    .iter()
+                    .rfind(|said| *said != "cancel")
+                    .cloned();
+                self.hit.borrow_mut().extend(running);
                 let said = self.fake.borrow_mut().cancel();
                 packets.write(&said).await?;
+            }
+            // A signal that came meanwhile has hit what was just answered.
+            tokio::select! {
+                biased;
+                () = self.canceled.notified() => {}
+                () = std::future::ready(()) => {}
             }
         }
     }
@@ -405,6 +442,16 @@ impl Client {
     pub(super) async fn packet(&mut self) -> Packet {
         let packet = tokio::time::timeout(PATIENCE, self.packets.read(1 << 20)).await;
         packet.expect("it comes at once").expect("it comes")
+    }
+
+    /// The types of the messages that have come, without waiting for more.
+    pub(super) async fn news(&mut self) -> String {
+        let mut news = String::new();
+        let soon = Duration::from_millis(1);
+        while let Ok(packet) = tokio::time::timeout(soon, self.packets.read(1 << 20)).await {
+            news.push(packet.expect("it is open").tag as char);
+        }
+        news
     }
 
     /// Asks the session something from outside.
