@@ -113,6 +113,18 @@ impl Fake {
         (said, bytes)
     }
 
+    /// Completes what it runs.
+    pub(super) fn finish(&mut self) -> Vec<u8> {
+        let Some(running) = self.running.take() else {
+            return vec![];
+        };
+        let mut said = complete("waited");
+        if running == Protocol::Simple {
+            said.extend(self.ready());
+        }
+        said
+    }
+
     /// Stops what it runs, if it runs anything.
     pub(super) fn cancel(&mut self) -> Vec<u8> {
         let Some(running) = self.running.take() else {

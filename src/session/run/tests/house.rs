@@ -64,6 +64,7 @@ pub(super) struct Server {
     hit: RefCell<Vec<String>>,
     fake: RefCell<Fake>,
     canceled: Notify,
+    finishes: Notify,
     dies: Notify,
     /// It was told to end, or lost its client.
     pub(super) is_leaving: Cell<bool>,
@@ -80,6 +81,13 @@ impl Server {
     /// The queries that a signal has stopped so far.
     pub(super) fn hit(&self) -> Vec<String> {
         self.hit.borrow().clone()
+    }
+
+    /// Ends the query that it runs, if it runs one.
+    pub(super) fn finish(&self) {
+        if self.is_running() {
+            self.finishes.notify_one();
+        }
     }
 
     /// Closes its socket although nobody asked.
@@ -233,6 +241,7 @@ impl House {
                     hit: RefCell::default(),
                     fake: RefCell::default(),
                     canceled: Notify::new(),
+                    finishes: Notify::new(),
                     dies: Notify::new(),
                     is_leaving: Cell::new(false),
                     is_closed: Cell::new(false),
@@ -273,7 +282,7 @@ impl Server {
             ready_for_query(),
         ];
         packets.write(&hello.concat()).await?;
-        loop {
+        'talk: loop {
             let Packet { tag, body } = packets.read(1 << 20).await?;
             if tag == b'X' {
                 return Ok(());
@@ -288,16 +297,21 @@ impl Server {
                 return Ok(());
             }
             while self.is_running() {
-                self.canceled.notified().await;
-                let running = self
-                    .heard
-                    .borrow()
-                    .iter()
-                    .rfind(|said| *said != "cancel")
-                    .cloned();
-                self.hit.borrow_mut().extend(running);
-                let said = self.fake.borrow_mut().cancel();
+                let said = tokio::select! {
+                    biased;
+                    () = self.canceled.notified() => {
+                        let heard = self.heard();
+                        let running = heard.into_iter().rfind(|said| said != "cancel");
+                        self.hit.borrow_mut().extend(running);
+                        self.fake.borrow_mut().cancel()
+                    }
+                    () = self.finishes.notified() => self.fake.borrow_mut().finish(),
+                };
                 packets.write(&said).await?;
+                if self.fake.borrow().is_idle() {
+                    // What comes of a signal from now on comes to the next query.
+                    continue 'talk;
+                }
             }
             // A signal that came meanwhile has hit what was just answered.
             tokio::select! {
