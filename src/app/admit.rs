@@ -35,7 +35,7 @@ use crate::wire::reply::{
     parameter_status, ready_for_query,
 };
 use crate::wire::scan::LARGEST_MESSAGE;
-use crate::wire::startup::Startup;
+use crate::wire::startup::{Startup, secret_length};
 
 /// How long a client that is refused may take to read why.
 const LAST_WORDS_LIMIT: Duration = Duration::from_secs(5);
@@ -310,7 +310,11 @@ impl Reception<'_> {
         // Whoever keeps a server connection may be known to others by its process id: in pg_stat_activity, in notifications.
         let server = lease.as_mut().map(|lease| lease.connection().key.pid);
         let server = server.filter(|pid| *pid != 0);
-        let listed = self.app.directory.list_as(*peer, who, server);
+        let secret_length = secret_length(startup.spoken());
+        let listed = self
+            .app
+            .directory
+            .list_as(*peer, who, server, secret_length);
         if self.app.is_draining() {
             return Err(Denied::Draining);
         }
@@ -692,7 +696,7 @@ async fn take_on(lease: &mut Lease, wanted: &Parameters) -> Result<Taken, Denied
 }
 
 /// Everything from AuthenticationOk to ReadyForQuery.
-fn hello(welcome: &Welcome, accepted: &Accepted, (id, secret): (u32, [u8; 4])) -> Vec<u8> {
+fn hello(welcome: &Welcome, accepted: &Accepted, (id, secret): (u32, &[u8])) -> Vec<u8> {
     let mut bytes = authentication::request(authentication::OK, &[]);
     for (name, value) in &welcome.parameters {
         let reported = accepted.reported.iter().rev();
@@ -704,7 +708,7 @@ fn hello(welcome: &Welcome, accepted: &Accepted, (id, secret): (u32, [u8; 4])) -
             .unwrap_or(value);
         bytes.extend(parameter_status(name, value));
     }
-    bytes.extend(backend_key_data(id, &secret));
+    bytes.extend(backend_key_data(id, secret));
     for notice in &welcome.notices {
         bytes.extend(Message::new(b'N').bytes(notice).done());
     }

@@ -46,7 +46,8 @@ pub struct Entry {
     id: u32,
     /// The process id that its client was told.
     pid: u32,
-    secret: [u8; 4],
+    /// As long as its client's protocol allows.
+    secret: Box<[u8]>,
     asked: AtomicU8,
     waker: OnceLock<Waker>,
     /// A [`Doing`], which its own task writes.
@@ -65,8 +66,8 @@ pub struct Entry {
 
 impl Entry {
     /// The key with which its client may cancel.
-    pub fn key(&self) -> (u32, [u8; 4]) {
-        (self.pid, self.secret)
+    pub fn key(&self) -> (u32, &[u8]) {
+        (self.pid, &self.secret)
     }
 
     /// Its number.
@@ -215,13 +216,19 @@ impl Drop for Listed {
 }
 
 impl Directory {
-    /// Lists a session under a number that no other has, which its client is told as process id.
-    pub fn list(self: &Arc<Self>, peer: Peer, who: Who) -> Listed {
-        self.list_as(peer, who, None)
+    /// Lists a session under a number that no other has, which its client is told as process id, with a secret of so many bytes.
+    pub fn list(self: &Arc<Self>, peer: Peer, who: Who, secret_length: usize) -> Listed {
+        self.list_as(peer, who, None, secret_length)
     }
 
     /// Lists a session. `server`: the process id of the server connection that it keeps for its life, which its client is told.
-    pub fn list_as(self: &Arc<Self>, peer: Peer, who: Who, server: Option<u32>) -> Listed {
+    pub fn list_as(
+        self: &Arc<Self>,
+        peer: Peer,
+        who: Who,
+        server: Option<u32>,
+        secret_length: usize,
+    ) -> Listed {
         let who = self.intern(who);
         loop {
             // Process ids are positive int4 to most drivers.
@@ -233,12 +240,12 @@ impl Directory {
                 continue;
             }
             let mut of_server = server.map(|pid| self.of_servers.entry(pid).or_default());
-            let mut secret = new_secret(server.is_some());
+            let mut secret = new_secret(server.is_some(), secret_length);
             while of_server
                 .iter()
                 .any(|others| others.iter().any(|other| other.secret == secret))
             {
-                secret = new_secret(true);
+                secret = new_secret(true, secret_length);
             }
             let entry = Arc::new(Entry {
                 id,
@@ -348,8 +355,8 @@ impl Directory {
 }
 
 /// A new secret. Where a session's number and another's server agree, this bit tells their keys apart.
-fn new_secret(of_server: bool) -> [u8; 4] {
-    let mut secret: [u8; 4] = rand::random();
+fn new_secret(of_server: bool, length: usize) -> Box<[u8]> {
+    let mut secret: Box<[u8]> = (0..length).map(|_| rand::random()).collect();
     secret[0] = secret[0] & !OF_SERVER | if of_server { OF_SERVER } else { 0 };
     secret
 }
@@ -398,28 +405,49 @@ mod tests {
 
     #[test]
     fn a_cancel_key_with_another_secret_names_nobody() {
-        let directory = Arc::new(Directory::default());
-        let listed = directory.list(Peer::Unix(None), who());
-        let (pid, secret) = listed.entry().key();
-        let key = |secret: &[u8]| CancelKey {
-            pid,
-            secret: secret.into(),
-        };
-        assert_eq!(
-            directory.by_key(&key(&secret)).map(|entry| entry.id()),
-            Some(pid)
-        );
-        assert!(directory.by_key(&key(&secret.map(|byte| !byte))).is_none());
-        assert!(directory.by_key(&key(&secret[..3])).is_none());
-        drop(listed);
-        assert!(directory.by_key(&key(&secret)).is_none());
-        assert!(directory.is_empty());
+        for length in [4, 32] {
+            let directory = Arc::new(Directory::default());
+            let listed = directory.list(Peer::Unix(None), who(), length);
+            let (pid, secret) = listed.entry().key();
+            assert_eq!(secret.len(), length);
+            let named = |secret: &[u8]| {
+                let key = CancelKey {
+                    pid,
+                    secret: secret.into(),
+                };
+                directory.by_key(&key).map(|entry| entry.id())
+            };
+            let other: Vec<_> = secret.iter().map(|byte| !byte).collect();
+            let longer = [secret, &[0]].concat();
+            for wrong in [
+                &other[..],
+                &secret[..3],
+                &secret[..length - 1],
+                &longer,
+                &[],
+            ] {
+                assert_eq!(named(wrong), None, "{wrong:?}");
+            }
+            assert_eq!(named(secret), Some(pid));
+            let secret = secret.to_vec();
+            drop(listed);
+            assert_eq!(
+                directory
+                    .by_key(&CancelKey {
+                        pid,
+                        secret: secret.into()
+                    })
+                    .map(|entry| entry.id()),
+                None
+            );
+            assert!(directory.is_empty());
+        }
     }
 
     #[test]
     fn sessions_that_were_told_the_same_process_id_are_told_apart() {
         let directory = Arc::new(Directory::default());
-        let list = |server| directory.list_as(Peer::Unix(None), who(), server);
+        let list = |server| directory.list_as(Peer::Unix(None), who(), server, 4);
         let own = list(None);
         let pid = own.entry().id();
         let sessions = [own, list(Some(pid)), list(Some(pid)), list(Some(pid + 1))];
@@ -438,8 +466,8 @@ mod tests {
             [pid, pid, pid, pid + 1]
         );
         let (pid, secret) = one.entry().key();
-        drop(one);
         let secret = secret.into();
+        drop(one);
         assert!(directory.by_key(&CancelKey { pid, secret }).is_none());
         assert!(find(&own).is_some() && find(&two).is_some() && find(&other).is_some());
         drop((own, two, other));
@@ -449,7 +477,7 @@ mod tests {
     #[test]
     fn a_cancel_is_for_one_moment_a_drain_for_good() {
         let directory = Arc::new(Directory::default());
-        let listed = directory.list(Peer::Unix(None), who());
+        let listed = directory.list(Peer::Unix(None), who(), 4);
         directory.ask_all(Ask::Drain);
         listed.entry().ask(Ask::Cancel);
         let entry = listed.entry();
@@ -468,7 +496,7 @@ mod tests {
     #[test]
     fn who_has_done_something_else_meanwhile_is_left_alone() {
         let directory = Arc::new(Directory::default());
-        let listed = directory.list(Peer::Unix(None), who());
+        let listed = directory.list(Peer::Unix(None), who(), 4);
         let entry = listed.entry();
         let second = Some(Duration::from_secs(1));
         let patience = Patience {
@@ -499,7 +527,7 @@ mod tests {
     fn a_patience_is_looked_up_once_for_all_sessions_of_a_kind() {
         let directory = Arc::new(Directory::default());
         let listed: Vec<_> = (0..5)
-            .map(|_| directory.list(Peer::Unix(None), who()))
+            .map(|_| directory.list(Peer::Unix(None), who(), 4))
             .collect();
         let patience = Patience {
             client_idle: Some(Duration::from_secs(1)),

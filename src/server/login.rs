@@ -14,7 +14,7 @@ use crate::wire::reply::{Message, ServerError, authentication, query};
 use crate::wire::scram::{
     self, ClientAuth, ClientBinding, ClientExchange, KeyCache, ScramError, ScramKeys,
 };
-use crate::wire::startup::{CancelKey, startup_message};
+use crate::wire::startup::{CancelKey, LONGEST_KEY, startup_message};
 
 /// The longest message that is read before the login is over. A server's error may be long; 64 kB is plenty.
 const LONGEST_LOGIN_MESSAGE: usize = 256 * 1024;
@@ -104,6 +104,8 @@ pub struct Identity {
     pub application_name: String,
     /// What else its startup message says.
     pub parameters: Vec<(String, String)>,
+    /// The minor protocol version to ask for. A server that has only older ones says so, or refuses.
+    pub minor: u16,
 }
 
 /// What Postgres told at login.
@@ -171,7 +173,10 @@ where
     let more = identity.parameters.iter();
     let more = more.map(|(name, value)| (name.as_str(), value.as_str()));
     packets
-        .write(&startup_message(own.into_iter().chain(more)))
+        .write(&startup_message(
+            identity.minor,
+            own.into_iter().chain(more),
+        ))
         .await?;
     authenticate(packets, identity, end_point).await?;
     welcome(packets).await
@@ -182,10 +187,14 @@ async fn next<S>(packets: &mut Packets<S>) -> Result<Packet, LoginError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let packet = packets.read(LONGEST_LOGIN_MESSAGE).await?;
-    match packet.tag {
-        b'E' => Err(LoginError::Refused(ServerError::parse(&packet.body))),
-        _ => Ok(packet),
+    loop {
+        let packet = packets.read(LONGEST_LOGIN_MESSAGE).await?;
+        match packet.tag {
+            b'E' => return Err(LoginError::Refused(ServerError::parse(&packet.body))),
+            // NegotiateProtocolVersion: it speaks an older version, and nothing else differs but the length of its keys.
+            b'v' => {}
+            _ => return Ok(packet),
+        }
     }
 }
 
@@ -318,6 +327,9 @@ where
                     .body
                     .try_get_u32()
                     .map_err(|_| LoginError::Unexpected("BackendKeyData"))?;
+                if packet.body.len() > LONGEST_KEY {
+                    return Err(LoginError::Unexpected("length of a cancel key"));
+                }
                 key.secret = packet.body[..].into();
             }
             b'N' => welcome.notice(&packet.body),
@@ -420,4 +432,92 @@ fn row(mut body: Bytes) -> Option<Row> {
         Some(String::from_utf8(value).ok())
     };
     (0..columns).map(|_| column()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::duplex;
+
+    use super::*;
+    use crate::wire::reply::{
+        Report, Severity, SqlState, backend_key_data, parameter_status, ready_for_query,
+    };
+    use crate::wire::startup::{Initial, NEWEST_MINOR, body_len, cancel_request, parse};
+
+    fn identity() -> Identity {
+        Identity {
+            user: "ann".into(),
+            database: "site".into(),
+            proof: ServerLogin::Nothing,
+            application_name: "test".into(),
+            parameters: Vec::new(),
+            minor: NEWEST_MINOR,
+        }
+    }
+
+    /// Logs in to a server that says this; the minor version that it was asked for.
+    async fn log_in_to(says: &[Vec<u8>]) -> (u16, Result<(Welcome, CancelKey), LoginError>) {
+        let (near, far) = duplex(64 * 1024);
+        let mut server = Packets::new(far);
+        server.write(&says.concat()).await.expect("there is room");
+        let outcome = login(&mut Packets::new(near), &identity(), None).await;
+        let length = server.array().await.expect("a startup message");
+        let length = body_len(length).expect("a startup message");
+        let body = server.bytes(length).await.expect("a startup message");
+        let Ok(Initial::Startup(startup)) = parse(&body) else {
+            panic!("{body:?}")
+        };
+        (startup.minor, outcome)
+    }
+
+    fn ok() -> Vec<u8> {
+        authentication::request(authentication::OK, &[])
+    }
+
+    #[tokio::test]
+    async fn keys_of_any_length_are_kept_whole_and_longer_ones_refused() {
+        for length in [4, 32, 255, 256] {
+            let secret: Vec<u8> = (0..length)
+                .map(|n| u8::try_from(n % 251).unwrap())
+                .collect();
+            let says = [
+                ok(),
+                parameter_status("server_version", "18.0"),
+                backend_key_data(77, &secret),
+                ready_for_query(),
+            ];
+            let (minor, outcome) = log_in_to(&says).await;
+            assert_eq!(minor, 2);
+            let (_, key) = outcome.expect("it is let in");
+            assert_eq!((key.pid, &*key.secret), (77, &secret[..]));
+            assert_eq!(parse(&cancel_request(&key)[4..]), Ok(Initial::Cancel(key)));
+        }
+        let says = [ok(), backend_key_data(77, &[0; 257]), ready_for_query()];
+        let (_, outcome) = log_in_to(&says).await;
+        assert!(
+            matches!(outcome, Err(LoginError::Unexpected(_))),
+            "{outcome:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_server_that_has_only_3_0_is_logged_in_to_as_well() {
+        let negotiated = Message::new(b'v').u32(3 << 16).u32(0).done();
+        let says = [
+            negotiated,
+            ok(),
+            backend_key_data(77, b"abcd"),
+            ready_for_query(),
+        ];
+        let (_, key) = log_in_to(&says).await.1.expect("it is let in");
+        assert_eq!(&*key.secret, b"abcd");
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_told_in_the_servers_words() {
+        let refusal = Report::new(SqlState::NOT_SUPPORTED, "unsupported frontend protocol 3.2");
+        let (_, outcome) = log_in_to(&[refusal.error(Severity::Fatal)]).await;
+        let error = outcome.expect_err("it is refused").to_string();
+        assert_eq!(error, "unsupported frontend protocol 3.2 (0A000)");
+    }
 }
