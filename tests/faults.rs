@@ -4,7 +4,7 @@ mod support;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use support::raw::{cancel_request, startup_packet};
 use support::{
@@ -15,6 +15,7 @@ with_one_and_two_threads!(
     a_cut_reply_reaches_nobody_else,
     a_lost_server_is_told_to_its_client_alone,
     clients_cut_at_any_byte_leave_clean_servers,
+    a_copy_that_begins_after_its_client_went_away_is_ended_at_once,
     a_postgres_that_refuses_is_waited_for,
     a_postgres_that_says_nothing_is_given_up,
     a_thousand_abrupt_disconnects_stay_within_the_budget,
@@ -23,6 +24,8 @@ with_one_and_two_threads!(
     a_first_client_waits_for_a_postgres_that_is_down,
     a_full_postgres_is_waited_for,
     the_next_host_is_taken_when_one_is_down_and_a_cancel_goes_there,
+    a_server_that_ends_while_idle_is_seen_by_nobody,
+    a_server_that_ends_in_use_fails_its_request_and_no_more,
 );
 
 fn config(threads: usize, rest: &str) -> String {
@@ -171,6 +174,34 @@ fn clients_cut_at_any_byte_leave_clean_servers(threads: usize) {
     }
     postgres.await_all_idle();
     assert_eq!(postgres.value("select count(*) from numbers"), "0");
+}
+
+fn a_copy_that_begins_after_its_client_went_away_is_ended_at_once(threads: usize) {
+    let postgres = Postgres::start();
+    postgres.sql("create table numbers (n int)");
+    let proxy = Proxy::to(postgres.port());
+    let pooler = Pooler::serve_port(proxy.port(), &config(threads, "[pool]\nsize = 1\n"));
+    let login = || Raw::login(pooler.port(), "postgres", "postgres");
+    let before = login().backend();
+    // The client is gone before Postgres can say that it waits for data.
+    proxy.set(Fault::Delay(Duration::from_millis(50)));
+    let copy = "copy numbers from stdin";
+    let part = Batch::new().parse("", copy).bind("", "", &[]).execute("");
+    for batch in [
+        Batch::new().query(copy),
+        Batch::new().query(copy).copy_data(b"1\n"),
+        part.clone().flush(),
+        part.copy_data(b"1\n").sync(),
+    ] {
+        let start = Instant::now();
+        let mut client = login();
+        client.send(&batch);
+        client.reset();
+        assert_eq!(login().value("select 'clean'"), "clean");
+        assert!(start.elapsed() < Duration::from_secs(5), "{batch:?}");
+    }
+    assert_eq!(login().backend(), before, "the connection is kept");
+    postgres.await_all_idle();
 }
 
 fn a_postgres_that_refuses_is_waited_for(threads: usize) {
@@ -456,4 +487,80 @@ fn the_next_host_is_taken_when_one_is_down_and_a_cancel_goes_there(threads: usiz
         (first.accepted(), second.accepted()),
         (before.0, before.1 + 1)
     );
+}
+
+fn a_server_that_ends_while_idle_is_seen_by_nobody(threads: usize) {
+    let postgres = Postgres::setup()
+        .setting("idle_session_timeout=100ms")
+        .start();
+    let pooler = Pooler::serve(&postgres, &config(threads, "[pool]\nsize = 3\n"));
+    let mut clients: Vec<Raw> = (0..3)
+        .map(|_| Raw::login(pooler.port(), "postgres", "postgres"))
+        .collect();
+    for round in 0..5 {
+        for client in &mut clients {
+            client.query("begin").expect("a transaction");
+        }
+        for client in &mut clients {
+            client.query("commit").expect("its end");
+        }
+        if round % 2 == 0 {
+            postgres.terminate_connections();
+        }
+        // Postgres ends them with 57P01 or 57P05.
+        eventually("they are gone", || postgres.connections() == 0);
+        for client in &mut clients {
+            assert_eq!(client.value("select 'unharmed'"), "unharmed");
+        }
+    }
+    for client in clients {
+        assert!(!client.heard.contains('E'), "{}", client.heard);
+    }
+}
+
+fn a_server_that_ends_in_use_fails_its_request_and_no_more(threads: usize) {
+    let postgres = Postgres::start();
+    let pooler = Pooler::serve(&postgres, &config(threads, "[pool]\nsize = 2\n"));
+    let mut client = Raw::login(pooler.port(), "postgres", "postgres");
+    let extended = Batch::new()
+        .parse("", "select pg_sleep(60)")
+        .bind("", "", &[])
+        .execute("")
+        .sync();
+    for request in [Batch::new().query("select pg_sleep(60)"), extended] {
+        client.send(&request);
+        eventually("it runs", || postgres.busy() == 1);
+        postgres.terminate_connections();
+        let failure = client.rows().expect_err("it was ended");
+        assert_eq!((failure.severity(), failure.code()), ("FATAL", "57P01"));
+        assert_eq!(client.value("select 'still here'"), "still here");
+    }
+    // With libpq as well.
+    let output = pooler
+        .psql("postgres", "postgres")
+        .args(["-v", "ON_ERROR_STOP=0"])
+        .args([
+            "-c",
+            "select pg_terminate_backend(pg_backend_pid())",
+            "-c",
+            "select 'still here'",
+        ])
+        .output()
+        .expect("psql is there");
+    let (said, complained) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert!(
+        complained.contains("terminating connection"),
+        "{complained}"
+    );
+    assert!(said.contains("still here"), "{said}{complained}");
+
+    // A transaction is lost with its server, and that is the end.
+    client.query("begin").expect("a transaction");
+    postgres.terminate_connections();
+    let failure = client.error("select 1");
+    assert_eq!((failure.severity(), failure.code()), ("FATAL", "57P01"));
+    assert!(client.read_to_end().is_empty());
 }

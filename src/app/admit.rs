@@ -15,10 +15,11 @@ use super::world::World;
 use crate::client::credentials::Credential;
 use crate::client::directory::{Seat, Who};
 use crate::client::end::ClientEnd;
-use crate::client::greet::{GreetError, Greeted, Greeting, greet};
+use crate::client::greet::{GreetError, Greeted, Greeting, Secured, greet};
 use crate::client::login::{LoginError, Method, ask_password, authenticate};
-use crate::config::checked::{AuthMethod, Config, Database, Mode, Secret};
+use crate::config::checked::{AuthMethod, Config, Database, Mode, Secret, TlsMode};
 use crate::net::end::EndError;
+use crate::net::listen::Peer;
 use crate::net::packet::Packets;
 use crate::net::stream::Stream;
 use crate::policy::service::Facts;
@@ -54,6 +55,9 @@ pub enum Denied {
     /// `client_login` has passed.
     #[error("client_login timeout")]
     TooSlow,
+    /// It speaks no TLS where it must.
+    #[error("SSL required")]
+    Insecure,
     /// It did not prove who it is.
     #[error("{0}")]
     Login(#[from] LoginError),
@@ -95,6 +99,7 @@ impl Denied {
         match self {
             Self::Greeting(_) => "greeting",
             Self::TooSlow => "client_login",
+            Self::Insecure => "ssl_required",
             Self::Options(_) | Self::Parameters(_) => "parameters",
             Self::Login(_) => "login",
             Self::Full(_) => "too_many_clients",
@@ -118,6 +123,9 @@ impl Denied {
             Self::Options(error) => Report::new(SqlState::SYNTAX_ERROR, error.to_string()),
             Self::Parameters(error) => return Some(error.to_fatal()),
             Self::TooSlow => Report::new(SqlState::PROTOCOL_VIOLATION, "client_login timeout"),
+            // PgBouncer's words, Postgres' code.
+            Self::Insecure => Report::new(SqlState::INVALID_AUTHORIZATION, "SSL required")
+                .hint("This pgweir accepts no unencrypted connections: use sslmode=require."),
             Self::Full(limit) => {
                 // PgBouncer's words, which scripts look for, with Postgres' own code.
                 Report::new(
@@ -174,7 +182,8 @@ async fn admit(app: &Arc<App>, thread: ThreadId, arrival: Arrival) -> Option<Ses
     };
     // Counted before it says a word, so that silent sockets are bounded too; told only once it can hear.
     let seat = app.clients.enter(reception.world.config.limits.max_clients);
-    let mut greeted = match reception.in_time(greet(stream, peer)).await {
+    let tls = reception.world.tls.client.as_deref();
+    let mut greeted = match reception.in_time(greet(stream, peer, tls)).await {
         Ok(Greeting::Startup(greeted)) => greeted,
         Ok(Greeting::Cancel(key)) => {
             app.cancel(&key);
@@ -243,8 +252,11 @@ impl Reception<'_> {
             packets,
             peer,
             startup,
+            secured,
         } = greeted;
+        let secured = secured.as_ref();
         self.refuse_early(startup)?;
+        self.check_tls(startup, *peer, secured)?;
         let seat = seat.ok_or(Denied::Full("max_clients"))?;
         if let Some(answer) = startup.negotiate() {
             packets.write(&answer).await.map_err(LoginError::Io)?;
@@ -252,7 +264,7 @@ impl Reception<'_> {
         let found = self.in_time(self.find(startup)).await?;
         let credential = &found.credential;
         if !self.world.passes_through() {
-            self.in_time(self.prove(packets, startup, credential))
+            self.in_time(self.prove(packets, startup, secured, credential))
                 .await
                 .inspect_err(|_| found.doubt())?;
         }
@@ -260,7 +272,7 @@ impl Reception<'_> {
             .world
             .database(&startup.database)
             .ok_or_else(|| Denied::NoDatabase(startup.database.clone()))?;
-        let (service, who) = self.classify(startup, *peer);
+        let (service, who) = self.classify(startup, *peer, secured);
         let pool = self.pool(startup, database, credential);
         if self.world.passes_through() {
             self.vouch(packets, &pool, service).await?;
@@ -287,7 +299,8 @@ impl Reception<'_> {
         if self.world.config.log.connections {
             let who = &listed.entry().who;
             tracing::info!(
-                id = listed.entry().id(), user = who.user, database = who.database, service = who.service, %peer, "login"
+                id = listed.entry().id(), user = who.user, database = who.database, service = who.service, %peer,
+                tls = secured.map(|secured| secured.version), resumed = secured.map(|secured| secured.resumed), "login"
             );
         }
         let settings = pool.settings();
@@ -315,33 +328,66 @@ impl Reception<'_> {
         Ok(())
     }
 
+    /// Whether the connection is as safe as `[tls.client]` demands.
+    fn check_tls(
+        &self,
+        startup: &Startup,
+        peer: Peer,
+        secured: Option<&Secured>,
+    ) -> Result<(), Denied> {
+        let mode = self.world.config.tls_client.mode;
+        // A unix socket needs no TLS, and cannot have it.
+        if matches!(peer, Peer::Unix(_)) {
+            return Ok(());
+        }
+        if mode.demands() && secured.is_none() {
+            return Err(Denied::Insecure);
+        }
+        if mode == TlsMode::VerifyFull && !self.world.certificate_is_for(secured, &startup.user) {
+            return Err(LoginError::Certificate(startup.user.clone()).into());
+        }
+        Ok(())
+    }
+
     /// The client proves who it is to pgweir.
     async fn prove(
         &self,
         packets: &mut Packets<Stream>,
         startup: &Startup,
+        secured: Option<&Secured>,
         credential: &Credential,
     ) -> Result<(), Denied> {
+        let known = credential.is_known() || self.world.credentials.is_empty();
         let method = match self.world.config.auth.method {
-            AuthMethod::Trust if credential.is_known() || self.world.credentials.is_empty() => {
-                return Ok(());
+            AuthMethod::Cert if !self.world.certificate_is_for(secured, &startup.user) => {
+                return Err(LoginError::Certificate(startup.user.clone()).into());
             }
-            AuthMethod::Trust => return Err(Denied::Stranger(startup.user.clone())),
+            AuthMethod::Trust | AuthMethod::Cert if known => return Ok(()),
+            AuthMethod::Trust | AuthMethod::Cert => {
+                return Err(Denied::Stranger(startup.user.clone()));
+            }
             AuthMethod::Password => Method::Password,
             AuthMethod::Md5 => Method::Md5,
             AuthMethod::ScramSha256 => Method::Scram,
-            AuthMethod::Cert | AuthMethod::Hba => return Err(Denied::Method),
+            AuthMethod::Hba => return Err(Denied::Method),
         };
-        Ok(authenticate(packets, &startup.user, credential, method).await?)
+        let end_point = secured.and_then(|secured| secured.end_point.as_deref());
+        Ok(authenticate(packets, &startup.user, credential, method, end_point).await?)
     }
 
-    fn classify(&self, startup: &Startup, peer: crate::net::listen::Peer) -> (ServiceId, Who) {
+    fn classify(
+        &self,
+        startup: &Startup,
+        peer: Peer,
+        secured: Option<&Secured>,
+    ) -> (ServiceId, Who) {
+        let subject = secured.and_then(|secured| secured.subject.as_ref());
         let classified = self.world.classifier.classify(&Facts {
             user: &startup.user,
             database: &startup.database,
             application_name: startup.parameter("application_name").unwrap_or_default(),
             address: peer.ip(),
-            certificate: None,
+            certificate: subject.and_then(|subject| subject.common_name.as_deref()),
         });
         let limits = self.world.service_limits(classified.listed);
         let service =

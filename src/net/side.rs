@@ -15,7 +15,7 @@ pub struct Side<S> {
 }
 
 /// What could not be written yet.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Rest {
     bytes: Vec<u8>,
     written: usize,
@@ -76,9 +76,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Side<S> {
                         bytes: bytes.to_vec(),
                         written: 0,
                     }));
-                    break;
+                    return Ok(());
                 }
             }
+        }
+        // A stream may have taken bytes that its socket has not (TLS does).
+        if Pin::new(&mut self.stream).poll_flush(cx)?.is_pending() {
+            self.rest = Some(Box::default());
         }
         Ok(())
     }
@@ -96,6 +100,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Side<S> {
             }
             rest.written += written;
         }
+        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
         self.rest = None;
         Poll::Ready(Ok(()))
     }

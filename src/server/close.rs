@@ -12,10 +12,10 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::connection::Connection;
 use super::end::Settled;
-use super::reach::Place;
+use super::secure::Route;
 use crate::config::checked::Tcp;
 use crate::wire::exchange::Status;
-use crate::wire::reply::{Message, TERMINATE, query};
+use crate::wire::reply::{TERMINATE, query};
 use crate::wire::startup::{CancelKey, cancel_request};
 
 /// How long Postgres may take to free the slot of a connection that was told to end. It does so within a millisecond unless it
@@ -45,11 +45,11 @@ pub enum CancelError {
 }
 
 /// Cancels what the connection runs and waits until Postgres has sent the signal, which is when it closes the cancel's socket.
-pub async fn cancel(place: &Place, key: &CancelKey, way: &CancelWay) -> Result<(), CancelError> {
+pub async fn cancel(route: &Route, key: &CancelKey, way: &CancelWay) -> Result<(), CancelError> {
     let deadline = Instant::now() + way.limit;
     let connect = async {
         let turn = way.gate.acquire().await.map_err(io::Error::other)?;
-        Ok((place.connect(&way.tcp).await?, turn))
+        Ok((route.connect(&way.tcp).await?, turn))
     };
     let connected = timeout_at(deadline, connect).await;
     let (mut stream, _turn) = flat(connected).map_err(CancelError::Unsent)?;
@@ -87,19 +87,9 @@ async fn quieten(connection: &mut Connection, way: &CancelWay) -> io::Result<()>
     connection.canceled().await.map_err(io::Error::other)?;
     let busy = !connection.end.exchange().is_answered();
     if busy {
-        let canceled = cancel(&connection.place, &connection.key, way).await;
+        let canceled = cancel(&connection.route, &connection.key, way).await;
         canceled.map_err(io::Error::other)?;
-        if connection.end.exchange().in_copy_in() {
-            let fail = Message::new(b'f').text("client went away").done();
-            connection.say(&fail).await.map_err(other)?;
-        }
-        if connection.end.exchange().needs_sync() {
-            connection
-                .say(&Message::new(b'S').done())
-                .await
-                .map_err(other)?;
-        }
-        connection.drain().await.map_err(other)?;
+        connection.wind_up().await.map_err(other)?;
     }
     if busy || canceled {
         // One more round trip: a signal that was still on its way hits this and nobody's query.
@@ -117,7 +107,7 @@ pub async fn close(mut connection: Connection, way: &CancelWay) {
     let busy = !connection.end.exchange().is_answered();
     if busy {
         // If it fails, Postgres ends the session when it next writes to the closed socket.
-        let _ = cancel(&connection.place, &connection.key, way).await;
+        let _ = cancel(&connection.route, &connection.key, way).await;
     }
     let (mut stream, _unwritten) = connection.end.into_parts();
     let _ = timeout(CLOSE_LIMIT, async {

@@ -10,14 +10,14 @@ use tokio::task::JoinHandle;
 use super::close::{CancelError, CancelWay, cancel};
 use super::end::ServerEnd;
 use super::login::{LoginError, Row, Welcome, ask_with};
-use super::reach::Place;
+use super::secure::Route;
 use super::state::Answer;
 use crate::net::end::EndError;
 use crate::net::packet::Packets;
 use crate::net::stream::{Stream, Unregistered};
 use crate::wire::exchange::Exchange;
 use crate::wire::parameters::{Parameters, question, question_context};
-use crate::wire::reply::ServerError;
+use crate::wire::reply::{Message, ServerError};
 use crate::wire::scan::Seen;
 use crate::wire::startup::CancelKey;
 
@@ -30,8 +30,8 @@ pub struct Connection {
     pub key: CancelKey,
     /// What Postgres told at login.
     pub welcome: Arc<Welcome>,
-    /// Where it leads.
-    pub place: Place,
+    /// Where it leads, and how.
+    pub route: Route,
     /// The cancel request that was last sent for it, if its effect is not known to be over.
     canceling: Option<Canceling>,
 }
@@ -54,17 +54,17 @@ pub struct Moving {
     end: ServerEnd<Unregistered>,
     key: CancelKey,
     welcome: Arc<Welcome>,
-    place: Place,
+    route: Route,
 }
 
 impl Connection {
     /// A connection that has just been logged in.
-    pub fn new(stream: Stream, key: CancelKey, welcome: Arc<Welcome>, place: Place) -> Self {
+    pub fn new(stream: Stream, key: CancelKey, welcome: Arc<Welcome>, route: Route) -> Self {
         Self {
             end: ServerEnd::new(stream),
             key,
             welcome,
-            place,
+            route,
             canceling: None,
         }
     }
@@ -76,10 +76,10 @@ impl Connection {
             return;
         }
         let stray = before.map_or_else(Arc::default, |before| Arc::clone(&before.stray));
-        let (place, key) = (self.place.clone(), self.key.clone());
+        let (route, key) = (self.route.clone(), self.key.clone());
         let told = Arc::clone(&stray);
         let task = tokio::task::spawn_local(async move {
-            if let Err(error) = cancel(&place, &key, &way).await {
+            if let Err(error) = cancel(&route, &key, &way).await {
                 tracing::info!(pid = key.pid, %error, "cancel request failed");
                 told.fetch_or(matches!(error, CancelError::Stray(_)), Ordering::AcqRel);
             }
@@ -108,14 +108,14 @@ impl Connection {
             end,
             key,
             welcome,
-            place,
+            route,
             canceling: _,
         } = self;
         Ok(Moving {
             end: end.map_stream(Stream::unregister)?,
             key,
             welcome,
-            place,
+            route,
         })
     }
 
@@ -205,27 +205,58 @@ impl Connection {
         answer.map_err(LoginError::Refused)
     }
 
-    /// Reads until everything is answered, inside a transaction or not.
+    /// Reads until everything is answered, inside a transaction or not, or until nobody knows what is owed.
     pub async fn drain(&mut self) -> Result<Option<Box<[u8]>>, EndError> {
-        let (mut scratch, mut out, mut error) = (vec![0; 16 * 1024], Vec::new(), None);
-        while !self.end.exchange().is_answered() {
-            poll_fn(|cx| {
-                if let Poll::Ready(Err(failed)) = self.end.poll_flush(cx) {
-                    return Poll::Ready(Err(failed));
-                }
-                let see = |seen: Seen<'_>| {
-                    if seen.tag == b'E' {
-                        error = Some(seen.body.into());
-                    }
-                    None
-                };
-                self.end
-                    .poll_replies(cx, &mut scratch, &mut out, see)
-                    .map_ok(|_| ())
-            })
-            .await?;
+        let (mut scratch, mut error) = (vec![0; 16 * 1024], None);
+        while self.owes() {
+            self.hear(&mut scratch, &mut error).await?;
         }
         Ok(error)
+    }
+
+    /// The same in the place of a client that will say nothing more, where Postgres waits for it. **Not cancel-safe.**
+    pub async fn wind_up(&mut self) -> Result<(), EndError> {
+        let mut scratch = vec![0; 16 * 1024];
+        while self.owes() {
+            // A COPY may begin only now: its statement may be in flight still.
+            if self.end.exchange().in_copy_in() {
+                let fail = Message::new(b'f').text("client went away").done();
+                self.say(&fail).await?;
+            }
+            if self.end.exchange().needs_sync() {
+                self.say(&Message::new(b'S').done()).await?;
+            }
+            self.hear(&mut scratch, &mut None).await?;
+        }
+        Ok(())
+    }
+
+    fn owes(&self) -> bool {
+        !self.end.exchange().is_answered() && !self.end.exchange().is_lost()
+    }
+
+    /// Reads once, and keeps the body of the last ErrorResponse.
+    async fn hear(
+        &mut self,
+        scratch: &mut [u8],
+        error: &mut Option<Box<[u8]>>,
+    ) -> Result<(), EndError> {
+        let mut out = Vec::new();
+        poll_fn(|cx| {
+            if let Poll::Ready(Err(failed)) = self.end.poll_flush(cx) {
+                return Poll::Ready(Err(failed));
+            }
+            let see = |seen: Seen<'_>| {
+                if seen.tag == b'E' {
+                    *error = Some(seen.body.into());
+                }
+                None
+            };
+            self.end
+                .poll_replies(cx, scratch, &mut out, see)
+                .map_ok(|_| ())
+        })
+        .await
     }
 }
 
@@ -236,13 +267,13 @@ impl Moving {
             end,
             key,
             welcome,
-            place,
+            route,
         } = self;
         Ok(Connection {
             end: end.map_stream(Unregistered::register)?,
             key,
             welcome,
-            place,
+            route,
             canceling: None,
         })
     }

@@ -11,7 +11,9 @@ use crate::config::checked::Secret;
 use crate::net::packet::{Packet, Packets};
 use crate::wire::md5::Md5Secret;
 use crate::wire::reply::{Message, ServerError, authentication, query};
-use crate::wire::scram::{self, ClientAuth, ClientExchange, KeyCache, ScramError, ScramKeys};
+use crate::wire::scram::{
+    self, ClientAuth, ClientBinding, ClientExchange, KeyCache, ScramError, ScramKeys,
+};
 use crate::wire::startup::{CancelKey, startup_message};
 
 /// The longest message that is read before the login is over. A server's error may be long; 64 kB is plenty.
@@ -138,9 +140,12 @@ pub enum LoginError {
 }
 
 /// Logs in. Returns when the server is ready for a query and has nothing more to say.
+///
+/// `end_point`: the hash of the server's certificate, for channel binding.
 pub async fn login<S>(
     packets: &mut Packets<S>,
     identity: &Identity,
+    end_point: Option<&[u8]>,
 ) -> Result<(Welcome, CancelKey), LoginError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -155,7 +160,7 @@ where
     packets
         .write(&startup_message(own.into_iter().chain(more)))
         .await?;
-    authenticate(packets, identity).await?;
+    authenticate(packets, identity, end_point).await?;
     welcome(packets).await
 }
 
@@ -192,7 +197,11 @@ where
     Ok((code, body))
 }
 
-async fn authenticate<S>(packets: &mut Packets<S>, identity: &Identity) -> Result<(), LoginError>
+async fn authenticate<S>(
+    packets: &mut Packets<S>,
+    identity: &Identity,
+    end_point: Option<&[u8]>,
+) -> Result<(), LoginError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -219,7 +228,7 @@ where
                 .write(&Message::new(b'p').text(&response).done())
                 .await?;
         }
-        authentication::SASL => scram(packets, identity, &data).await?,
+        authentication::SASL => scram(packets, identity, &data, end_point).await?,
         method => return Err(LoginError::Method(method)),
     }
     match request(packets).await? {
@@ -232,26 +241,34 @@ async fn scram<S>(
     packets: &mut Packets<S>,
     identity: &Identity,
     mechanisms: &[u8],
+    end_point: Option<&[u8]>,
 ) -> Result<(), LoginError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    if !mechanisms
-        .split(|byte| *byte == 0)
-        .any(|name| name == scram::MECHANISM.as_bytes())
-    {
+    let offers = |name: &str| {
+        mechanisms
+            .split(|byte| *byte == 0)
+            .any(|offered| offered == name.as_bytes())
+    };
+    let binding = match end_point {
+        Some(hash) if offers(scram::MECHANISM_PLUS) => ClientBinding::EndPoint(hash),
+        Some(_) => ClientBinding::NotOffered,
+        None => ClientBinding::Unable,
+    };
+    if !offers(binding.mechanism()) {
         return Err(LoginError::Unexpected("list of SASL mechanisms"));
     }
     let auth = identity
         .proof
         .scram()
         .ok_or(LoginError::NoProof("a SCRAM password"))?;
-    let (exchange, first) = ClientExchange::begin(scram::nonce(rand::random()), auth);
+    let (exchange, first) = ClientExchange::begin(scram::nonce(rand::random()), auth, binding);
     let length = u32::try_from(first.len()).expect("a nonce and a header");
     packets
         .write(
             &Message::new(b'p')
-                .text(scram::MECHANISM)
+                .text(binding.mechanism())
                 .u32(length)
                 .bytes(&first)
                 .done(),

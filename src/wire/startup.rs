@@ -127,6 +127,12 @@ pub fn parse(body: &[u8]) -> Result<Initial, StartupError> {
     }
 }
 
+/// The bytes of an SSLRequest.
+pub fn ssl_request() -> [u8; 8] {
+    let [a, b, c, d] = SSL_REQUEST.to_be_bytes();
+    [0, 0, 0, 8, a, b, c, d]
+}
+
 /// The bytes of a CancelRequest.
 pub fn cancel_request(key: &CancelKey) -> Vec<u8> {
     let length = u32::try_from(12 + key.secret.len()).expect("a key has at most 256 bytes");
@@ -268,6 +274,13 @@ mod tests {
         for (body, error) in cases {
             assert_eq!(parse(body), Err(error), "{body:?}");
         }
+    }
+
+    #[test]
+    fn an_ssl_request_is_read_as_one() {
+        let request = ssl_request();
+        assert_eq!(body_len(*request.first_chunk().unwrap()), Ok(4));
+        assert_eq!(parse(&request[4..]), Ok(Initial::SslRequest));
     }
 
     #[test]

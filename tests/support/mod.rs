@@ -14,6 +14,7 @@
     reason = "compiled into every test program, and each uses a part of it"
 )]
 
+pub mod certs;
 pub mod pooler;
 pub mod postgres;
 pub mod process;
@@ -23,6 +24,7 @@ pub mod script;
 pub mod wait;
 pub mod watch;
 
+pub use certs::Authority;
 pub use pooler::Pooler;
 pub use postgres::{Method, Postgres};
 pub use proxy::{Fault, Proxy, Side};

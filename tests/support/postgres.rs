@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -12,6 +12,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tempfile::TempDir;
 
+use super::certs::Authority;
 use super::process::{Guarded, free_port, run, scratch};
 use super::raw::{Raw, ServerError};
 use super::wait::{PATIENCE, eventually};
@@ -46,6 +47,8 @@ pub struct Setup {
     method: Method,
     settings: Vec<String>,
     hba: Vec<String>,
+    /// Files to be copied into the data directory, where nobody else can read them.
+    files: Vec<(PathBuf, &'static str)>,
     binaries: Binaries,
 }
 
@@ -78,6 +81,35 @@ impl Setup {
         self
     }
 
+    /// TLS with this certificate, and client certificates of that authority.
+    pub fn tls(self, authority: &Authority, certificate: &str) -> Self {
+        self.tls_files(
+            authority.ca(),
+            authority.certificate(certificate),
+            authority.key(certificate),
+        )
+    }
+
+    /// The same from any files.
+    pub fn tls_files(
+        self,
+        ca: impl Into<PathBuf>,
+        certificate: impl Into<PathBuf>,
+        key: impl Into<PathBuf>,
+    ) -> Self {
+        let mut setup = self
+            .setting("ssl=on")
+            .setting("ssl_ca_file=root.crt")
+            .setting("ssl_cert_file=server.crt")
+            .setting("ssl_key_file=server.key");
+        setup.files = vec![
+            (ca.into(), "root.crt"),
+            (certificate.into(), "server.crt"),
+            (key.into(), "server.key"),
+        ];
+        setup
+    }
+
     pub fn start(self) -> Postgres {
         let directory = scratch();
         let data = directory.path().join("data");
@@ -101,6 +133,15 @@ impl Setup {
             hba.push('\n');
         }
         fs::write(data.join("pg_hba.conf"), hba).expect("the data directory can be written");
+        for (from, name) in &self.files {
+            fs::copy(from, data.join(name)).expect("the data directory can be written");
+            if let Some(account) = account() {
+                chown(data.join(name), Some(account.uid), Some(account.gid))
+                    .expect("root may chown");
+            }
+            fs::set_permissions(data.join(name), fs::Permissions::from_mode(0o600))
+                .expect("root may chmod");
+        }
         let mut postgres = Postgres {
             port: 0,
             setup: self,
@@ -133,6 +174,7 @@ impl Postgres {
             method: Method::Trust,
             settings: Vec::new(),
             hba: Vec::new(),
+            files: Vec::new(),
             binaries: Binaries::Usual,
         }
     }

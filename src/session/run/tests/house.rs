@@ -25,6 +25,7 @@ use crate::pool::errand::Errand;
 use crate::pool::pools::{Pool, PoolSettings, Pools};
 use crate::server::dial::Target;
 use crate::server::login::{Identity, ServerLogin};
+use crate::server::secure::Security;
 use crate::session::fake::Fake;
 use crate::session::run::{End, Session, Terms};
 use crate::wire::reply::{
@@ -147,6 +148,7 @@ impl House {
                     keepalive_count: 0,
                     user_timeout: None,
                 },
+                security: Security::NONE,
                 limit: PATIENCE,
             },
             mode,
