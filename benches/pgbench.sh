@@ -42,6 +42,7 @@ base=${TMPDIR:-/tmp}
 if [ -w /dev/shm ]; then base=/dev/shm; fi
 dir=$(mktemp -d "$base/pgweir-bench-XXXXXX")
 postgres_pid= pooler_pid= strace_pid=
+tls=          # not empty: clients speak TLS
 clean_up() {
   # A shell's background processes ignore SIGQUIT unless they handle it, as Postgres does: an immediate shutdown.
   for pid in $strace_pid $pooler_pid; do kill -KILL "$pid" 2>/dev/null || true; done
@@ -102,6 +103,9 @@ direct -c "create unlogged table bulk as select n, repeat(md5(n::text), 30) as t
        -c "copy bulk to '$dir/bulk.copy'" -c "vacuum analyze" >/dev/null
 bulk_bytes=$(stat -c %s "$dir/bulk.copy")
 echo "select repeat('x', 100000);" >"$dir/100kb.sql"
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=127.0.0.1 \
+  -keyout "$dir/key.pem" -out "$dir/certificate.pem" 2>/dev/null
+if [ ${#drop[@]} -gt 0 ]; then chown "$account" "$dir/key.pem"; fi
 
 # --- the poolers -----------------------------------------------------------------------------------------------------
 # start NAME SIZE METHOD: a fresh one on $port, its process in $pooler_pid
@@ -126,6 +130,9 @@ max_client_conn = 12000
 ignore_startup_parameters = extra_float_digits
 log_connections = 0
 log_disconnections = 0
+${tls:+client_tls_sslmode = require
+client_tls_key_file = $dir/key.pem
+client_tls_cert_file = $dir/certificate.pem}
 INI
       "${drop[@]}" "$pgbouncer" "$dir/pgbouncer.ini" >"$dir/pooler.log" 2>&1 &
       ;;
@@ -152,6 +159,10 @@ connections = false
 disconnections = false
 [runtime]
 threads = $threads
+${tls:+[tls.client]
+mode = "require"
+certificate = "$dir/certificate.pem"
+key = "$dir/key.pem"}
 TOML
       "${drop[@]}" "$pgweir" serve "$dir/pooler.toml" >"$dir/pooler.log" 2>&1 &
       ;;
@@ -179,7 +190,7 @@ cpu() {
 
 # run_pgbench ARGUMENTS: sets $transactions and $tps
 run_pgbench() {
-  PGPASSWORD='a secret' "$bin/pgbench" -n -h 127.0.0.1 -p "$port" -U bench "$@" bench >"$dir/pgbench.log" 2>&1 || {
+  PGPASSWORD='a secret' PGSSLMODE=$(if [ -n "$tls" ]; then echo require; else echo disable; fi) "$bin/pgbench" -n -h 127.0.0.1 -p "$port" -U bench "$@" bench >"$dir/pgbench.log" 2>&1 || {
     say "pgbench $* failed:"; tail -5 "$dir/pgbench.log" "$dir/pooler.log" >&2; exit 1; }
   transactions=$(awk -F: '/^number of transactions actually processed/ { split($2, n, "/"); print n[1] + 0 }' "$dir/pgbench.log")
   tps=$(awk '/^tps = / { print $3; exit }' "$dir/pgbench.log")
@@ -250,7 +261,7 @@ logins() {
 idle_memory() {
   start "$program" 20 trust
   run_pgbench -S -c 20 -t 10
-  record "idle client, resident" bytes "$program" "$(python3 "$client" idle "$port" "$idle_clients" "$pooler_pid")"
+  record "$1" bytes "$program" "$(python3 "$client" "idle${tls:+-tls}" "$port" "$idle_clients" "$pooler_pid")"
   stop
 }
 
@@ -315,7 +326,7 @@ if [ "$mode" = soak ]; then mkfifo "$dir/hold.in"; soak; exit 0; fi
 sizes="16:16 64:20 500:20"
 if [ "$mode" = quick ]; then sizes="16:16 500:20"; fi
 for round in $(seq "$rounds"); do
-  for protocol in simple extended ${PREPARED:+prepared}; do
+  for protocol in simple extended prepared; do
     for pair in $sizes; do
       clients=${pair%:*} servers=${pair#*:}
       label="$protocol, $clients clients on $servers"
@@ -324,14 +335,17 @@ for round in $(seq "$rounds"); do
       in_turns transactions_of "$label" "$servers" -S -M "$protocol" -c "$clients"
     done
   done
+  tls=yes in_turns transactions_of "TLS, simple, 16 clients on 16" 16 -S -c 16
   in_turns transactions_of "100 KB results, 16 clients on 16" 16 -f "$dir/100kb.sql" -c 16
   in_turns bulk_select
   in_turns copy_out
   in_turns copy_in
   in_turns logins "login by SCRAM and one query" scram-sha-256
   in_turns logins "login by trust and one query" trust
+  tls=yes in_turns logins "login by trust over TLS and one query" trust
   if [ "$round" -eq 1 ]; then
-    in_turns idle_memory
+    in_turns idle_memory "idle client, resident"
+    tls=yes in_turns idle_memory "idle TLS client, resident"
     in_turns system_calls "system calls, 16 clients on 16" 16 16
     in_turns system_calls "system calls, 64 clients on 20" 20 64
   fi

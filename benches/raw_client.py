@@ -3,17 +3,24 @@
 select PORT SQL            reads a result and throws it away
 idle PORT COUNT PROCESS    opens COUNT clients, each asks one query and stays; prints what one of them adds to the
                            resident bytes of PROCESS
+idle-tls PORT COUNT PROCESS  the same over TLS
 hold PORT COUNT            opens COUNT clients, each asks one query and stays; says "ready"; after a line on standard
                            input each asks another
 """
 
 import socket
+import ssl
 import struct
 import sys
 
 
-def connect(port):
+def connect(port, tls=None):
     stream = socket.create_connection(("127.0.0.1", port))
+    if tls:
+        stream.sendall(struct.pack("!II", 8, 80877103))
+        if stream.recv(1) != b"S":
+            raise SystemExit("no TLS here")
+        stream = tls.wrap_socket(stream)
     body = struct.pack("!I", 196608) + b"user\0bench\0database\0bench\0\0"
     stream.sendall(struct.pack("!I", len(body) + 4) + body)
     read_until_ready(stream)
@@ -51,14 +58,14 @@ def resident(process):
     raise SystemExit("no such process")
 
 
-def idle(port, count, process):
+def idle(port, count, process, tls=None):
     # What the first clients make the program allocate is not theirs.
-    clients = [connect(port) for _ in range(20)]
+    clients = [connect(port, tls) for _ in range(20)]
     for client in clients:
         query(client, "select 1")
     before = resident(process)
     for _ in range(count):
-        client = connect(port)
+        client = connect(port, tls)
         query(client, "select 1")
         clients.append(client)
     print((resident(process) - before) // count)
@@ -78,5 +85,10 @@ if sys.argv[1] == "select":
     query(connect(int(sys.argv[2])), sys.argv[3])
 elif sys.argv[1] == "idle":
     idle(int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
+elif sys.argv[1] == "idle-tls":
+    unverified = ssl.create_default_context()
+    unverified.check_hostname = False
+    unverified.verify_mode = ssl.CERT_NONE
+    idle(int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), unverified)
 elif sys.argv[1] == "hold":
     hold(int(sys.argv[2]), int(sys.argv[3]))

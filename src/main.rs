@@ -94,7 +94,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             Ok(serve(source, Duration::from_secs(drain_limit))?)
         }
         Command::Check { file } => {
-            let world = Source::File(file.clone()).load(&Credentials::new([0; 32], []))?;
+            let world = Source::File(file.clone()).load(&Credentials::new([0; 32], []), None)?;
             for setting in without_effect(&world.config) {
                 println!(
                     "{}: {setting} has no effect in this version",

@@ -178,16 +178,14 @@ impl Scene {
         eventually("no session is left", || {
             self.count("pgweir_clients{") == 0 && self.count("pgweir_client_sockets") == 0
         });
-        eventually("nothing is in use, and both sides count the same", || {
-            let idle = self.count("state=\"idle\"");
-            self.count("pgweir_server_connections{") == idle
-                && self.postgres.connections() == idle
+        eventually("nothing is in use", || {
+            self.count("pgweir_server_connections{") == self.count("state=\"idle\"")
                 && self.postgres.busy() == 0
         });
         let halves = "select word from pairs group by word having count(*) <> 2";
         assert_eq!(self.postgres.sql(halves), [] as [Vec<_>; 0], "half done");
         self.postgres.sql("truncate words, pairs");
-        // As many as there may be are of use.
+        // As many as there may be are of use. Those that died while they were idle are found out by this.
         let mut all: Vec<Raw> = (0..BUDGET)
             .map(|n| Raw::login(self.pooler.port(), user(n), "postgres"))
             .collect();
@@ -196,6 +194,25 @@ impl Scene {
         }
         for client in all {
             client.goodbye();
+        }
+        self.agree();
+    }
+
+    /// Both sides count the same.
+    fn agree(&self) {
+        let start = Instant::now();
+        loop {
+            let idle = self.count("state=\"idle\"");
+            let all = self.count("pgweir_server_connections{");
+            let (theirs, busy) = (self.postgres.connections(), self.postgres.busy());
+            if (all, theirs, busy) == (idle, idle, 0) {
+                return;
+            }
+            assert!(
+                start.elapsed() < FREE,
+                "pgweir has {all} connections, {idle} of them idle; Postgres has {theirs}, {busy} of them busy"
+            );
+            thread::sleep(Duration::from_millis(5));
         }
     }
 

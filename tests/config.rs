@@ -420,6 +420,26 @@ const CONTRADICTIONS: &[(&str, &str)] = &[
         "4:8: this mode needs ca, the authorities to trust",
     ),
     (
+        "[tls.client]\nca = \"system\"",
+        "4:6: ca = \"system\" is for [tls.server]: everybody can have such a certificate",
+    ),
+    (
+        "[tls.server]\nca = \"system\"\nmode = \"verify-ca\"",
+        "5:8: ca = \"system\" needs the mode \"verify-full\"",
+    ),
+    (
+        "[databases.a]\nurl = \"postgres://db?sslmode=verify-full\"",
+        "4:7: this sslmode needs ca in [tls.server]",
+    ),
+    (
+        "[databases.a]\nhost = \"db\"\nsslnegotiation = \"direct\"",
+        "5:18: sslnegotiation=direct needs sslmode=require or more",
+    ),
+    (
+        "[databases.a]\nurl = \"postgres://db\"\nsslmode = \"require\"",
+        "5:11: sslmode cannot stand beside url, which says it all",
+    ),
+    (
         "[auth]\nmethod = \"hba\"",
         "4:10: method = \"hba\" needs hba_file",
     ),
@@ -572,7 +592,7 @@ fn a_value_from_the_environment_is_never_shown() {
         ),
         (
             "[databases.a]\nurl = \"postgres://u:hunter2@db?x=1\"",
-            "4:7: url has an unknown parameter; host, port, user, password and dbname are understood",
+            "4:7: url has an unknown parameter; host, port, user, password, dbname, sslmode and sslnegotiation are understood",
         ),
         (
             "[databases.a]\nhost = \"${PASSWORD} \\u0001\"",

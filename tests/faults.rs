@@ -25,6 +25,10 @@ with_one_and_two_threads!(
     a_first_client_waits_for_a_postgres_that_is_down,
     a_full_postgres_is_waited_for,
     the_next_host_is_taken_when_one_is_down_and_a_cancel_goes_there,
+    a_storm_of_cancels_hits_only_what_it_is_meant_for,
+    a_cancel_of_nobodys_query_is_answered_by_silence,
+    a_server_that_ends_while_idle_is_seen_by_nobody,
+    a_server_that_ends_in_use_fails_its_request_and_no_more,
 );
 
 fn config(threads: usize, rest: &str) -> String {
@@ -522,4 +526,189 @@ fn the_next_host_is_taken_when_one_is_down_and_a_cancel_goes_there(threads: usiz
         (first.accepted(), second.accepted()),
         (before.0, before.1 + 1)
     );
+}
+
+fn a_server_that_ends_while_idle_is_seen_by_nobody(threads: usize) {
+    let postgres = Postgres::setup()
+        .setting("idle_session_timeout=100ms")
+        .start();
+    let pooler = Pooler::serve(&postgres, &config(threads, "[pool]\nsize = 3\n"));
+    let mut clients: Vec<Raw> = (0..3)
+        .map(|_| Raw::login(pooler.port(), "postgres", "postgres"))
+        .collect();
+    for round in 0..5 {
+        for client in &mut clients {
+            client.query("begin").expect("a transaction");
+        }
+        for client in &mut clients {
+            client.query("commit").expect("its end");
+        }
+        if round % 2 == 0 {
+            postgres.terminate_connections();
+        }
+        // Postgres ends them with 57P01 or 57P05.
+        eventually("they are gone", || postgres.connections() == 0);
+        for client in &mut clients {
+            assert_eq!(client.value("select 'unharmed'"), "unharmed");
+        }
+    }
+    for client in clients {
+        assert!(!client.heard.contains('E'), "{}", client.heard);
+    }
+}
+
+fn a_server_that_ends_in_use_fails_its_request_and_no_more(threads: usize) {
+    let postgres = Postgres::start();
+    let pooler = Pooler::serve(&postgres, &config(threads, "[pool]\nsize = 2\n"));
+    let mut client = Raw::login(pooler.port(), "postgres", "postgres");
+    let extended = Batch::new()
+        .parse("", "select pg_sleep(60)")
+        .bind("", "", &[])
+        .execute("")
+        .sync();
+    for request in [Batch::new().query("select pg_sleep(60)"), extended] {
+        client.send(&request);
+        eventually("it runs", || postgres.busy() == 1);
+        postgres.terminate_connections();
+        let failure = client.rows().expect_err("it was ended");
+        assert_eq!((failure.severity(), failure.code()), ("FATAL", "57P01"));
+        assert_eq!(client.value("select 'still here'"), "still here");
+    }
+    // With libpq as well.
+    let output = pooler
+        .psql("postgres", "postgres")
+        .args(["-v", "ON_ERROR_STOP=0"])
+        .args([
+            "-c",
+            "select pg_terminate_backend(pg_backend_pid())",
+            "-c",
+            "select 'still here'",
+        ])
+        .output()
+        .expect("psql is there");
+    let (said, complained) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert!(
+        complained.contains("terminating connection"),
+        "{complained}"
+    );
+    assert!(said.contains("still here"), "{said}{complained}");
+
+    // A transaction is lost with its server, and that is the end.
+    client.query("begin").expect("a transaction");
+    postgres.terminate_connections();
+    let failure = client.error("select 1");
+    assert_eq!((failure.severity(), failure.code()), ("FATAL", "57P01"));
+    assert!(client.read_to_end().is_empty());
+}
+
+/// Sends a cancel request and waits until it was taken.
+fn cancel(port: u16, process: i32, secret: &[u8]) {
+    let mut raw = Raw::connect(port);
+    raw.write(&cancel_request(process, secret))
+        .expect("it is open");
+    assert!(raw.read_to_end().is_empty());
+}
+
+/// 40 workers start and cancel 10,000 times, in two tests. What a cancel came too late for is not harmed, and neither are
+/// those who cancel nothing.
+fn a_storm_of_cancels_hits_only_what_it_is_meant_for(threads: usize) {
+    const WORKERS: usize = 40;
+    const ROUNDS: usize = 125;
+    let postgres = Postgres::start();
+    let pooler = Pooler::serve(&postgres, &config(threads, "[pool]\nsize = 5\n"));
+    let port = pooler.port();
+    let (over, stopped) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let watch = Watch::start(&postgres);
+    thread::scope(|scope| {
+        let (over, stopped) = (&over, &stopped);
+        for _ in 0..5 {
+            scope.spawn(move || {
+                let mut bystander = Raw::login(port, "postgres", "postgres");
+                let mut n = 0;
+                while !over.load(Ordering::Relaxed) {
+                    n += 1;
+                    ask(&mut bystander, &format!("bystander/{n}"), n).expect("nobody cancels it");
+                }
+            });
+        }
+        let end = EndOnDrop(over);
+        let workers: Vec<_> = (0..WORKERS)
+            .map(|name| {
+                scope.spawn(move || {
+                    let mut client = Raw::login(port, "postgres", "postgres");
+                    let (process, secret) = client.key.clone().expect("BackendKeyData");
+                    for n in 0..ROUNDS {
+                        let word = format!("{name}/{n}");
+                        let sql = format!("select '{word}' from pg_sleep(0.003)");
+                        client.send(&Batch::new().query(&sql));
+                        cancel(port, process, &secret);
+                        match client.rows() {
+                            Ok(rows) => assert_eq!(rows[0][0].as_deref(), Some(&*word)),
+                            Err(error) => {
+                                assert_eq!(error.code(), "57014", "{error}");
+                                stopped.fetch_add(1, Ordering::Relaxed);
+                            }
+                        }
+                        if n % 8 == 0 {
+                            // No cancel is under way for this one.
+                            assert_eq!(client.value(&format!("select '{word}'")), word);
+                        }
+                    }
+                })
+            })
+            .collect();
+        for worker in workers {
+            worker.join().expect("every answer is its own");
+        }
+        drop(end);
+    });
+    assert!(stopped.load(Ordering::Relaxed) > WORKERS * ROUNDS / 10);
+    eventually("everybody has left", || {
+        pooler
+            .http("/metrics")
+            .1
+            .lines()
+            .all(|line| !line.starts_with("pgweir_clients{") || line.ends_with(" 0"))
+    });
+    postgres.await_all_idle();
+    let seen = watch.finish();
+    assert!(seen.total <= 5, "{seen:?}");
+}
+
+fn a_cancel_of_nobodys_query_is_answered_by_silence(threads: usize) {
+    let postgres = Postgres::start();
+    let pooler = Pooler::serve(&postgres, &config(threads, "[pool]\nsize = 1\n"));
+    let login = || Raw::login(pooler.port(), "postgres", "postgres");
+    let (mut client, mut other) = (login(), login());
+    let (process, secret) = client.key.clone().expect("BackendKeyData");
+    let quiet = |client: &mut Raw| assert!(!client.hears_within(Duration::from_millis(50)));
+
+    // It is idle, outside a transaction and inside one.
+    cancel(pooler.port(), process, &secret);
+    quiet(&mut client);
+    client.query("begin").expect("a transaction");
+    cancel(pooler.port(), process, &secret);
+    quiet(&mut client);
+    assert_eq!(client.value("select 1"), "1");
+
+    // A wrong key, and nobody's.
+    client.send(&Batch::new().query("select pg_sleep(0.3)"));
+    let wrong: Vec<u8> = secret.iter().map(|byte| !byte).collect();
+    cancel(pooler.port(), process, &wrong);
+    cancel(pooler.port(), process + 1000, &secret);
+    client.rows().expect("it was not cancelled");
+
+    // One that waits in the queue, which the holder's cancel does not concern.
+    let (waiting_process, waiting_secret) = other.key.clone().expect("BackendKeyData");
+    other.send(&Batch::new().query("select 'never'"));
+    eventually("it waits", || waiting(&pooler) == 1);
+    cancel(pooler.port(), process, &secret);
+    quiet(&mut other);
+    cancel(pooler.port(), waiting_process, &waiting_secret);
+    assert_eq!(other.rows().expect_err("it is cancelled").code(), "57014");
+    client.query("commit").expect("its end");
+    assert_eq!(other.value("select 2"), "2");
 }

@@ -15,10 +15,11 @@ use super::world::World;
 use crate::client::credentials::Credential;
 use crate::client::directory::{Seat, Who};
 use crate::client::end::ClientEnd;
-use crate::client::greet::{GreetError, Greeted, Greeting, greet};
+use crate::client::greet::{GreetError, Greeted, Greeting, Secured, greet};
 use crate::client::login::{LoginError, Method, ask_password, authenticate};
-use crate::config::checked::{AuthMethod, Config, Database, Mode, Secret};
+use crate::config::checked::{AuthMethod, Config, Database, Mode, Secret, TlsMode};
 use crate::net::end::EndError;
+use crate::net::listen::Peer;
 use crate::net::packet::Packets;
 use crate::net::stream::Stream;
 use crate::policy::service::Facts;
@@ -30,11 +31,11 @@ use crate::server::login::{ServerLogin, Welcome};
 use crate::session::run::{Session, Terms};
 use crate::wire::parameters::{OptionsError, Parameters};
 use crate::wire::reply::{
-    Report, ServerError, Severity, SqlState, authentication, backend_key_data, parameter_status,
-    ready_for_query,
+    Message, Report, ServerError, Severity, SqlState, authentication, backend_key_data,
+    parameter_status, ready_for_query,
 };
 use crate::wire::scan::LARGEST_MESSAGE;
-use crate::wire::startup::Startup;
+use crate::wire::startup::{Startup, secret_length};
 
 /// How long a client that is refused may take to read why.
 const LAST_WORDS_LIMIT: Duration = Duration::from_secs(5);
@@ -54,6 +55,9 @@ pub enum Denied {
     /// `client_login` has passed.
     #[error("client_login timeout")]
     TooSlow,
+    /// It speaks no TLS where it must.
+    #[error("SSL required")]
+    Insecure,
     /// It did not prove who it is.
     #[error("{0}")]
     Login(#[from] LoginError),
@@ -95,6 +99,7 @@ impl Denied {
         match self {
             Self::Greeting(_) => "greeting",
             Self::TooSlow => "client_login",
+            Self::Insecure => "ssl_required",
             Self::Options(_) | Self::Parameters(_) => "parameters",
             Self::Login(_) => "login",
             Self::Full(_) => "too_many_clients",
@@ -118,6 +123,9 @@ impl Denied {
             Self::Options(error) => Report::new(SqlState::SYNTAX_ERROR, error.to_string()),
             Self::Parameters(error) => return Some(error.to_fatal()),
             Self::TooSlow => Report::new(SqlState::PROTOCOL_VIOLATION, "client_login timeout"),
+            // PgBouncer's words, Postgres' code.
+            Self::Insecure => Report::new(SqlState::INVALID_AUTHORIZATION, "SSL required")
+                .hint("This pgweir accepts no unencrypted connections: use sslmode=require."),
             Self::Full(limit) => {
                 // PgBouncer's words, which scripts look for, with Postgres' own code.
                 Report::new(
@@ -174,7 +182,8 @@ async fn admit(app: &Arc<App>, thread: ThreadId, arrival: Arrival) -> Option<Ses
     };
     // Counted before it says a word, so that silent sockets are bounded too; told only once it can hear.
     let seat = app.clients.enter(reception.world.config.limits.max_clients);
-    let mut greeted = match reception.in_time(greet(stream, peer)).await {
+    let tls = reception.world.tls.client.as_deref();
+    let mut greeted = match reception.in_time(greet(stream, peer, tls)).await {
         Ok(Greeting::Startup(greeted)) => greeted,
         Ok(Greeting::Cancel(key)) => {
             app.cancel(&key);
@@ -190,7 +199,7 @@ async fn admit(app: &Arc<App>, thread: ThreadId, arrival: Arrival) -> Option<Ses
         }
     };
     match reception.receive(&mut greeted, seat).await {
-        Ok(terms) => Some(session(greeted.packets, terms, &reception.world)),
+        Ok((terms, lease)) => Some(session(greeted.packets, terms, lease, &reception.world)),
         Err(denied) => {
             app.metrics.login_failed(denied.as_str());
             let Startup { user, database, .. } = &greeted.startup;
@@ -204,7 +213,7 @@ async fn admit(app: &Arc<App>, thread: ThreadId, arrival: Arrival) -> Option<Ses
     }
 }
 
-fn session(packets: Packets<Stream>, terms: Terms, world: &World) -> Session {
+fn session(packets: Packets<Stream>, terms: Terms, lease: Option<Lease>, world: &World) -> Session {
     let limit = u32::try_from(world.config.limits.max_message_size).unwrap_or(LARGEST_MESSAGE);
     let limit = if limit == 0 {
         LARGEST_MESSAGE
@@ -212,7 +221,15 @@ fn session(packets: Packets<Stream>, terms: Terms, world: &World) -> Session {
         limit.min(LARGEST_MESSAGE)
     };
     let (stream, early) = packets.into_parts();
-    Session::new(ClientEnd::new(stream, limit), terms, &early)
+    Session::new(ClientEnd::new(stream, limit), terms, lease, &early)
+}
+
+/// What Postgres has to say to whom it lets in.
+struct Welcomed {
+    welcome: Arc<Welcome>,
+    accepted: Arc<Accepted>,
+    /// The server connection of a client that keeps one.
+    lease: Option<Lease>,
 }
 
 /// What it takes to let one client in.
@@ -237,14 +254,22 @@ impl Reception<'_> {
         }
     }
 
-    /// Lets the client in: on return it has been told ReadyForQuery.
-    async fn receive(&self, greeted: &mut Greeted, seat: Option<Seat>) -> Result<Terms, Denied> {
+    /// Lets the client in: on return it has been told ReadyForQuery. With the server connection that it keeps for its life, if it
+    /// does.
+    async fn receive(
+        &self,
+        greeted: &mut Greeted,
+        seat: Option<Seat>,
+    ) -> Result<(Terms, Option<Lease>), Denied> {
         let Greeted {
             packets,
             peer,
             startup,
+            secured,
         } = greeted;
+        let secured = secured.as_ref();
         self.refuse_early(startup)?;
+        self.check_tls(startup, *peer, secured)?;
         let seat = seat.ok_or(Denied::Full("max_clients"))?;
         if let Some(answer) = startup.negotiate() {
             packets.write(&answer).await.map_err(LoginError::Io)?;
@@ -252,7 +277,7 @@ impl Reception<'_> {
         let found = self.in_time(self.find(startup)).await?;
         let credential = &found.credential;
         if !self.world.passes_through() {
-            self.in_time(self.prove(packets, startup, credential))
+            self.in_time(self.prove(packets, startup, secured, credential))
                 .await
                 .inspect_err(|_| found.doubt())?;
         }
@@ -260,23 +285,36 @@ impl Reception<'_> {
             .world
             .database(&startup.database)
             .ok_or_else(|| Denied::NoDatabase(startup.database.clone()))?;
-        let (service, who) = self.classify(startup, *peer);
+        let (service, who) = self.classify(startup, *peer, secured);
         let pool = self.pool(startup, database, credential);
         if self.world.passes_through() {
             self.vouch(packets, &pool, service).await?;
         }
         let seats = self.seats(seat, &who, database)?;
         let asked = Parameters::of_startup(startup).map_err(Denied::Options)?;
-        let welcome = async {
-            let welcome = self.welcome(&pool, service).await?;
-            let accepted = self.accept(&pool, service, asked).await?;
-            Ok::<_, Denied>((welcome, accepted))
+        let settings = pool.settings();
+        let welcomed = async {
+            match settings.mode {
+                Mode::Session => self.hold(&pool, service, asked).await,
+                Mode::Transaction | Mode::Statement => self.learn(&pool, service, asked).await,
+            }
         };
-        let (welcome, accepted) = tokio::select! {
-            welcome = welcome => welcome?,
+        let Welcomed {
+            welcome,
+            accepted,
+            mut lease,
+        } = tokio::select! {
+            welcomed = welcomed => welcomed?,
             () = poll_fn(|cx| packets.stream().poll_hung_up(cx)) => return Err(gone().into()),
         };
-        let listed = self.app.directory.list(*peer, who);
+        // Whoever keeps a server connection may be known to others by its process id: in pg_stat_activity, in notifications.
+        let server = lease.as_mut().map(|lease| lease.connection().key.pid);
+        let server = server.filter(|pid| *pid != 0);
+        let secret_length = secret_length(startup.spoken());
+        let listed = self
+            .app
+            .directory
+            .list_as(*peer, who, server, secret_length);
         if self.app.is_draining() {
             return Err(Denied::Draining);
         }
@@ -287,12 +325,12 @@ impl Reception<'_> {
         if self.world.config.log.connections {
             let who = &listed.entry().who;
             tracing::info!(
-                id = listed.entry().id(), user = who.user, database = who.database, service = who.service, %peer, "login"
+                id = listed.entry().id(), user = who.user, database = who.database, service = who.service, %peer,
+                tls = secured.map(|secured| secured.version), resumed = secured.map(|secured| secured.resumed), "login"
             );
         }
-        let settings = pool.settings();
         let most = settings.max_prepared_statements as usize;
-        Ok(Terms {
+        let terms = Terms {
             pool,
             service,
             thread: self.thread,
@@ -302,7 +340,8 @@ impl Reception<'_> {
             startup: Arc::clone(&accepted.parameters),
             // In session mode the server connection is the client's own, and so are the names on it.
             prepared: (settings.mode != Mode::Session && most > 0).then_some(most),
-        })
+        };
+        Ok((terms, lease))
     }
 
     fn refuse_early(&self, startup: &Startup) -> Result<(), Denied> {
@@ -315,33 +354,66 @@ impl Reception<'_> {
         Ok(())
     }
 
+    /// Whether the connection is as safe as `[tls.client]` demands.
+    fn check_tls(
+        &self,
+        startup: &Startup,
+        peer: Peer,
+        secured: Option<&Secured>,
+    ) -> Result<(), Denied> {
+        let mode = self.world.config.tls_client.mode;
+        // A unix socket needs no TLS, and cannot have it.
+        if matches!(peer, Peer::Unix(_)) {
+            return Ok(());
+        }
+        if mode.demands() && secured.is_none() {
+            return Err(Denied::Insecure);
+        }
+        if mode == TlsMode::VerifyFull && !self.world.certificate_is_for(secured, &startup.user) {
+            return Err(LoginError::Certificate(startup.user.clone()).into());
+        }
+        Ok(())
+    }
+
     /// The client proves who it is to pgweir.
     async fn prove(
         &self,
         packets: &mut Packets<Stream>,
         startup: &Startup,
+        secured: Option<&Secured>,
         credential: &Credential,
     ) -> Result<(), Denied> {
+        let known = credential.is_known() || self.world.credentials.is_empty();
         let method = match self.world.config.auth.method {
-            AuthMethod::Trust if credential.is_known() || self.world.credentials.is_empty() => {
-                return Ok(());
+            AuthMethod::Cert if !self.world.certificate_is_for(secured, &startup.user) => {
+                return Err(LoginError::Certificate(startup.user.clone()).into());
             }
-            AuthMethod::Trust => return Err(Denied::Stranger(startup.user.clone())),
+            AuthMethod::Trust | AuthMethod::Cert if known => return Ok(()),
+            AuthMethod::Trust | AuthMethod::Cert => {
+                return Err(Denied::Stranger(startup.user.clone()));
+            }
             AuthMethod::Password => Method::Password,
             AuthMethod::Md5 => Method::Md5,
             AuthMethod::ScramSha256 => Method::Scram,
-            AuthMethod::Cert | AuthMethod::Hba => return Err(Denied::Method),
+            AuthMethod::Hba => return Err(Denied::Method),
         };
-        Ok(authenticate(packets, &startup.user, credential, method).await?)
+        let end_point = secured.and_then(|secured| secured.end_point.as_deref());
+        Ok(authenticate(packets, &startup.user, credential, method, end_point).await?)
     }
 
-    fn classify(&self, startup: &Startup, peer: crate::net::listen::Peer) -> (ServiceId, Who) {
+    fn classify(
+        &self,
+        startup: &Startup,
+        peer: Peer,
+        secured: Option<&Secured>,
+    ) -> (ServiceId, Who) {
+        let subject = secured.and_then(|secured| secured.subject.as_ref());
         let classified = self.world.classifier.classify(&Facts {
             user: &startup.user,
             database: &startup.database,
             application_name: startup.parameter("application_name").unwrap_or_default(),
             address: peer.ip(),
-            certificate: None,
+            certificate: subject.and_then(|subject| subject.common_name.as_deref()),
         });
         let limits = self.world.service_limits(classified.listed);
         let service =
@@ -423,33 +495,52 @@ impl Reception<'_> {
         Ok(welcome)
     }
 
+    /// What a client is told that gets server connections when it needs them.
+    async fn learn(
+        &self,
+        pool: &Arc<Pool>,
+        service: ServiceId,
+        asked: Parameters,
+    ) -> Result<Welcomed, Denied> {
+        Ok(Welcomed {
+            welcome: self.welcome(pool, service).await?,
+            accepted: self.accept(pool, service, asked).await?,
+            lease: None,
+        })
+    }
+
+    /// What a client is told that keeps a server connection from now on, and that connection.
+    async fn hold(
+        &self,
+        pool: &Arc<Pool>,
+        service: ServiceId,
+        asked: Parameters,
+    ) -> Result<Welcomed, Denied> {
+        let mut lease = self.lease(pool, service).await.map_err(Denied::Refused)?;
+        let accepted = give(&mut lease, with_application_name(asked)).await?;
+        Ok(Welcomed {
+            welcome: Arc::clone(&lease.connection().welcome),
+            accepted: Arc::new(accepted),
+            lease: Some(lease),
+        })
+    }
+
     /// What becomes of what the client asked for at startup: Postgres is asked once, and whatever it does not take is told to this
     /// client alone.
     async fn accept(
         &self,
         pool: &Arc<Pool>,
         service: ServiceId,
-        mut asked: Parameters,
+        asked: Parameters,
     ) -> Result<Arc<Accepted>, Denied> {
-        // Who gives none has none, and not what pgweir calls itself.
-        if asked.value("application_name").is_none() {
-            asked.set("application_name", "");
-        }
+        let asked = with_application_name(asked);
         if let Some(accepted) = pool.accepted(&asked) {
             return Ok(accepted);
         }
-        let mut wanted = asked.clone();
-        loop {
-            let lease = self.lease(pool, service).await.map_err(Denied::Refused)?;
-            let tried = timeout(TAKE_ON_LIMIT, take_on(lease, &wanted)).await;
-            match tried.map_err(|_| Denied::TooSlow)?? {
-                Taken::All(accepted) => return Ok(pool.accept(asked, accepted)),
-                Taken::AllBut(parameter) => {
-                    tracing::info!(parameter, "can be set at connection start only: no effect");
-                    wanted.unset(&parameter);
-                }
-            }
-        }
+        let mut lease = self.lease(pool, service).await.map_err(Denied::Refused)?;
+        let accepted = give(&mut lease, asked.clone()).await;
+        give_back(lease);
+        Ok(pool.accept(asked, accepted?))
     }
 
     pub(super) async fn lease(
@@ -536,6 +627,28 @@ pub(super) fn give_back(mut lease: Lease) {
     }
 }
 
+/// Who gives no application_name has none, and not what pgweir calls itself.
+fn with_application_name(mut asked: Parameters) -> Parameters {
+    if asked.value("application_name").is_none() {
+        asked.set("application_name", "");
+    }
+    asked
+}
+
+/// Gives the session of a lease what Postgres takes of these parameters.
+async fn give(lease: &mut Lease, mut wanted: Parameters) -> Result<Accepted, Denied> {
+    loop {
+        let tried = timeout(TAKE_ON_LIMIT, take_on(lease, &wanted)).await;
+        match tried.map_err(|_| Denied::TooSlow)?? {
+            Taken::All(accepted) => return Ok(accepted),
+            Taken::AllBut(parameter) => {
+                tracing::info!(parameter, "can be set at connection start only: no effect");
+                wanted.unset(&parameter);
+            }
+        }
+    }
+}
+
 /// What Postgres takes of a client's parameters.
 enum Taken {
     All(Accepted),
@@ -544,11 +657,11 @@ enum Taken {
 }
 
 /// Gives the session of a lease these parameters, and finds out what becomes of them.
-async fn take_on(mut lease: Lease, wanted: &Parameters) -> Result<Taken, Denied> {
+async fn take_on(lease: &mut Lease, wanted: &Parameters) -> Result<Taken, Denied> {
     // Whatever the end is, it is not this client's: it may try again.
-    let lost = |error: EndError| Denied::Login(LoginError::Io(std::io::Error::other(error)));
+    let lost = |error: EndError| Denied::Login(LoginError::Io(io::Error::other(error)));
     let connection = lease.connection();
-    let taken = match connection
+    match connection
         .take_on(&Arc::new(wanted.clone()))
         .await
         .map_err(lost)?
@@ -579,13 +692,11 @@ async fn take_on(mut lease: Lease, wanted: &Parameters) -> Result<Taken, Denied>
             }
             _ => Err(Denied::Parameters(refused)),
         },
-    };
-    give_back(lease);
-    taken
+    }
 }
 
 /// Everything from AuthenticationOk to ReadyForQuery.
-fn hello(welcome: &Welcome, accepted: &Accepted, (id, secret): (u32, [u8; 4])) -> Vec<u8> {
+fn hello(welcome: &Welcome, accepted: &Accepted, (id, secret): (u32, &[u8])) -> Vec<u8> {
     let mut bytes = authentication::request(authentication::OK, &[]);
     for (name, value) in &welcome.parameters {
         let reported = accepted.reported.iter().rev();
@@ -597,7 +708,10 @@ fn hello(welcome: &Welcome, accepted: &Accepted, (id, secret): (u32, [u8; 4])) -
             .unwrap_or(value);
         bytes.extend(parameter_status(name, value));
     }
-    bytes.extend(backend_key_data(id, &secret));
+    bytes.extend(backend_key_data(id, secret));
+    for notice in &welcome.notices {
+        bytes.extend(Message::new(b'N').bytes(notice).done());
+    }
     bytes.extend(ready_for_query());
     bytes
 }

@@ -2,13 +2,12 @@
 //! setting would be unsafe the process does not start, elsewhere it says so.
 
 use crate::config::change::between;
-use crate::config::checked::{AuthMethod, Config, TlsMode};
+use crate::config::checked::{AuthMethod, Config};
 
 /// Settings by the beginning of their dotted names. Each goes from this list in the change that puts it in force.
-const NOT_IN_FORCE: [&str; 9] = [
+const NOT_IN_FORCE: [&str; 8] = [
     "auth.admins",
     "auth.hba_file",
-    "auth.ident_file",
     "budget.check_every",
     "alerts.",
     "auth.stats",
@@ -18,7 +17,7 @@ const NOT_IN_FORCE: [&str; 9] = [
 ];
 
 /// The same within `[services.NAME]`, by the end of their names.
-const NOT_IN_FORCE_BY_NAME: [&str; 3] = [".alert_servers", ".alert_clients", ".match.certificate"];
+const NOT_IN_FORCE_BY_NAME: [&str; 2] = [".alert_servers", ".alert_clients"];
 
 /// Settings that were given a value that has no effect yet.
 pub fn without_effect(config: &Config) -> Vec<String> {
@@ -57,30 +56,11 @@ fn defaults(config: &Config) -> Config {
 
 /// Settings that promise a protection which this version does not give.
 pub fn unsafe_to_ignore(config: &Config) -> Vec<&'static str> {
-    let demands = |mode| {
-        matches!(
-            mode,
-            TlsMode::Require | TlsMode::VerifyCa | TlsMode::VerifyFull
-        )
-    };
     let promises = [
-        (
-            "auth.method",
-            matches!(config.auth.method, AuthMethod::Cert | AuthMethod::Hba),
-        ),
+        ("auth.method", config.auth.method == AuthMethod::Hba),
         (
             "listen.proxy_protocol_from",
             !config.listen.proxy_protocol_from.is_empty(),
-        ),
-        ("tls.client.mode", demands(config.tls_client.mode)),
-        (
-            "tls.client.certificate",
-            config.tls_client.certificate.is_some(),
-        ),
-        ("tls.server.mode", demands(config.tls_server.mode)),
-        (
-            "tls.server.certificate",
-            config.tls_server.certificate.is_some(),
         ),
     ];
     promises
@@ -124,11 +104,13 @@ mod tests {
     }
 
     #[test]
-    fn a_promise_of_tls_is_not_broken_in_silence() {
+    fn a_promise_is_not_broken_in_silence() {
         assert_eq!(
-            unsafe_to_ignore(&config("[tls.server]\nmode = \"require\"")),
-            ["tls.server.mode"]
+            unsafe_to_ignore(&config(
+                "[auth]\nmethod = \"hba\"\nhba_file = \"pg_hba.conf\""
+            )),
+            ["auth.method"]
         );
-        assert!(unsafe_to_ignore(&config("[tls.server]\nmode = \"disable\"")).is_empty());
+        assert!(unsafe_to_ignore(&config("[tls.server]\nmode = \"require\"")).is_empty());
     }
 }

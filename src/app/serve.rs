@@ -159,8 +159,8 @@ impl App {
 
     /// Reads the configuration again. A wrong one changes nothing.
     pub fn reload(&self) -> Result<(), SourceError> {
-        let new = self.source.load(&self.world().credentials)?;
         let old = self.world();
+        let new = self.source.load(&old.credentials, Some(&old.tls))?;
         for change in between(&old.config, &new.config) {
             match change.effect {
                 Effect::Live => tracing::info!(setting = change.name, "changed"),
@@ -218,7 +218,7 @@ fn reload_pool(world: &World, pool: &Pool) {
 /// Serves until told to end, and returns when every client has left or `drain_limit` has passed.
 pub fn serve(source: Source, drain_limit: Duration) -> Result<(), StartError> {
     // The key makes the salts of unknown users: the same at each login, and not to be foretold.
-    let world = source.load(&Credentials::new(rand::random(), []))?;
+    let world = source.load(&Credentials::new(rand::random(), []), None)?;
     super::log::start(&world.config.log);
     world.warn();
     raise_file_limit(&world.config);

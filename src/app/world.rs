@@ -1,20 +1,27 @@
 //! The configuration in force and what is made from it, swapped as a whole at a reload.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::built::{unsafe_to_ignore, without_effect};
 use crate::client::credentials::{Credential, Credentials};
 use crate::client::directory::Who;
+use crate::client::greet::Secured;
 use crate::client::patience::Patience;
 use crate::config::checked::{self, AuthMethod, Config, Database, MaxServers, Secret, Timeouts};
+use crate::config::ident_file::IdentMap;
 use crate::config::{self};
+use crate::net::tls::accept::Acceptor;
+use crate::net::tls::connect::Connector;
+use crate::net::tls::files::TlsError;
 use crate::policy::service::Classifier;
 use crate::pool::book::{PoolLimits, ServiceLimits};
 use crate::pool::pools::PoolSettings;
 use crate::server::dial::Target;
 use crate::server::login::{Identity, ServerLogin};
+use crate::server::secure::Security;
+use crate::wire::startup::NEWEST_MINOR;
 
 /// How long a connection may take to be brought back to order after its client has gone, before it is closed instead.
 const RECOVER_LIMIT: Duration = Duration::from_secs(10);
@@ -24,6 +31,9 @@ const LOOK_UP_CONNECTIONS: u32 = 2;
 
 /// What Postgres sees as application_name until a client sets its own.
 const APPLICATION_NAME: &str = "pgweir";
+
+/// The map of `auth.ident_file` that is for the names in certificates.
+const CERTIFICATES: &str = "cert";
 
 /// Stands for "no limit of ours" where a limit is asked for.
 const FOR_EVER: Duration = Duration::from_hours(365 * 24);
@@ -51,15 +61,39 @@ pub enum SourceError {
     /// Settings that this version cannot keep.
     #[error("this version cannot keep what these settings promise: {}", .0.join(", "))]
     NotBuilt(Vec<&'static str>),
-    /// The users file cannot be read.
+    /// The certificates, keys or authorities are not right.
+    #[error("{0}")]
+    Tls(#[from] TlsError),
+    /// The users file or the ident file cannot be read.
     #[error("{path}: {cause}")]
-    UsersFile {
+    Unreadable {
         /// Its path.
         path: PathBuf,
         /// Why.
         #[source]
         cause: std::io::Error,
     },
+}
+
+/// What TLS is made with, on both sides.
+#[derive(Debug, Clone)]
+pub struct TlsSides {
+    /// Towards clients; `None`: none is offered.
+    pub client: Option<Arc<Acceptor>>,
+    /// Towards Postgres.
+    pub server: Arc<Connector>,
+}
+
+impl TlsSides {
+    /// Reads the files. What the ones before were made of stays as it is.
+    fn read(config: &Config, before: Option<&Self>) -> Result<Self, TlsError> {
+        let client = before.and_then(|sides| sides.client.as_ref());
+        let server = before.map(|sides| &sides.server);
+        Ok(Self {
+            client: Acceptor::read(&config.tls_client, client)?,
+            server: Connector::read(&config.tls_server, server)?,
+        })
+    }
 }
 
 /// How users who are listed nowhere are looked up.
@@ -84,12 +118,18 @@ pub struct World {
     pub credentials: Credentials,
     /// Which service a session belongs to.
     pub classifier: Classifier,
+    /// Certificates, keys and authorities.
+    pub tls: TlsSides,
+    /// Whom the names in certificates may log in as; `None`: as that name.
+    idents: Option<IdentMap>,
 }
 
 impl Source {
     /// Reads the configuration and everything that it names. `known`: who was known so far; what their logins have taught is
     /// kept.
-    pub fn load(&self, known: &Credentials) -> Result<World, SourceError> {
+    ///
+    /// `tls`: what TLS was made with so far. It is kept as long as the files hold the same.
+    pub fn load(&self, known: &Credentials, tls: Option<&TlsSides>) -> Result<World, SourceError> {
         let config = match self {
             Self::File(path) => config::load(path)?,
             Self::Url { to, listen } => config::from_url(to, listen)?,
@@ -101,6 +141,8 @@ impl Source {
         Ok(World {
             credentials: known.successor(users(&config)?),
             classifier: Classifier::new(&config.services),
+            tls: TlsSides::read(&config, tls)?,
+            idents: idents(&config)?,
             config,
         })
     }
@@ -114,11 +156,7 @@ fn users(config: &Config) -> Result<Vec<(String, Secret)>, SourceError> {
         databases.filter_map(|database| Some((database.user.clone()?, database.password.clone()?)));
     let mut users: Vec<_> = forced.collect();
     if let Some(path) = &config.auth.users_file {
-        let unreadable = |cause| SourceError::UsersFile {
-            path: path.clone(),
-            cause,
-        };
-        let text = std::fs::read_to_string(path).map_err(unreadable)?;
+        let text = read(path)?;
         let file = path.display().to_string();
         users.extend(config::users_file::parse(&text).map_err(|mistakes| mistakes.in_file(&file))?);
     }
@@ -128,6 +166,23 @@ fn users(config: &Config) -> Result<Vec<(String, Secret)>, SourceError> {
         .filter_map(|(name, user)| Some((name.clone(), user.password.clone()?)));
     users.extend(listed);
     Ok(users)
+}
+
+/// The names in certificates, as `auth.ident_file` maps them.
+fn idents(config: &Config) -> Result<Option<IdentMap>, SourceError> {
+    let Some(path) = &config.auth.ident_file else {
+        return Ok(None);
+    };
+    let file = path.display().to_string();
+    let map = config::ident_file::parse(&read(path)?).map_err(|mistakes| mistakes.in_file(&file));
+    Ok(Some(map?))
+}
+
+fn read(path: &Path) -> Result<String, SourceError> {
+    std::fs::read_to_string(path).map_err(|cause| SourceError::Unreadable {
+        path: path.to_owned(),
+        cause,
+    })
 }
 
 impl World {
@@ -166,6 +221,18 @@ impl World {
             .chain(&self.config.any_database)
             .any(|database| database.user.is_some());
         asks_secrets && self.credentials.is_empty() && auth.query_user.is_none() && !forces
+    }
+
+    /// Whether a client's certificate is good for logging in as `user`.
+    pub fn certificate_is_for(&self, secured: Option<&Secured>, user: &str) -> bool {
+        let Some(subject) = secured.and_then(|secured| secured.subject.as_ref()) else {
+            return false;
+        };
+        match (&self.idents, &subject.common_name) {
+            (Some(map), Some(name)) => map.admits(CERTIFICATES, name, user),
+            (Some(_), None) => false,
+            (None, _) => subject.is(user),
+        }
     }
 
     /// The entry for a database as clients call it.
@@ -251,10 +318,16 @@ impl World {
                     database: database.dbname.clone().unwrap_or_else(|| name.to_owned()),
                     proof,
                     application_name: APPLICATION_NAME.to_owned(),
+                    minor: NEWEST_MINOR,
                     parameters: Vec::new(),
                 },
                 connect_query: database.connect_query.clone(),
                 tcp: self.config.tcp.clone(),
+                security: Security::new(
+                    database.sslmode.unwrap_or(self.config.tls_server.mode),
+                    database.sslnegotiation.unwrap_or_default(),
+                    &self.tls.server,
+                ),
                 limit: if timeouts.server_connect.is_zero() {
                     FOR_EVER
                 } else {
@@ -391,6 +464,8 @@ mod tests {
         World {
             credentials: Credentials::new([0; 32], []),
             classifier: Classifier::new(&config.services),
+            tls: TlsSides::read(&config, None).unwrap(),
+            idents: None,
             config,
         }
     }

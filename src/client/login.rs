@@ -40,6 +40,9 @@ pub enum LoginError {
     /// Another message than the answer was sent.
     #[error("expected password response, got message type {0:?}")]
     Unexpected(char),
+    /// No certificate, or not this user's.
+    #[error("certificate authentication failed for user {0:?}")]
+    Certificate(String),
     /// A mechanism that was not offered.
     #[error("client selected an invalid SASL authentication mechanism")]
     Mechanism,
@@ -51,10 +54,14 @@ impl LoginError {
         let code = match self {
             Self::Io(_) => return None,
             Self::Password(_) => SqlState::INVALID_PASSWORD,
+            Self::Certificate(_) => SqlState::INVALID_AUTHORIZATION,
             Self::Scram(_) | Self::Unexpected(_) | Self::Mechanism => SqlState::PROTOCOL_VIOLATION,
         };
         let text = match self {
             Self::Password(user) => format!("password authentication failed for user \"{user}\""),
+            Self::Certificate(user) => {
+                format!("certificate authentication failed for user \"{user}\"")
+            }
             error => error.to_string(),
         };
         Some(Report::new(code, text))
@@ -62,11 +69,14 @@ impl LoginError {
 }
 
 /// Asks for the proof and checks it. AuthenticationOk is left to the caller, who sends it with what follows.
+///
+/// `end_point`: the hash of our certificate, where channel binding can be offered.
 pub async fn authenticate<S>(
     packets: &mut Packets<S>,
     user: &str,
     credential: &Credential,
     method: Method,
+    end_point: Option<&[u8]>,
 ) -> Result<(), LoginError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -82,7 +92,7 @@ where
                 .await?;
             credential.verify_md5(without_terminator(&answer(packets).await?), salt)
         }
-        Method::Md5 | Method::Scram => scram(packets, credential).await?,
+        Method::Md5 | Method::Scram => scram(packets, credential, end_point).await?,
     };
     if proved {
         Ok(())
@@ -105,22 +115,23 @@ where
     ))))
 }
 
-async fn scram<S>(packets: &mut Packets<S>, credential: &Credential) -> Result<bool, LoginError>
+async fn scram<S>(
+    packets: &mut Packets<S>,
+    credential: &Credential,
+    end_point: Option<&[u8]>,
+) -> Result<bool, LoginError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let mechanisms = [scram::MECHANISM.as_bytes(), b"\0\0"].concat();
-    packets
-        .write(&authentication::request(authentication::SASL, &mechanisms))
-        .await?;
-    let first = initial_response(answer(packets).await?)?;
+    let mechanisms = match end_point {
+        Some(_) => [scram::MECHANISM_PLUS, scram::MECHANISM, "", ""].join("\0"),
+        None => [scram::MECHANISM, "", ""].join("\0"),
+    };
+    let offer = authentication::request(authentication::SASL, mechanisms.as_bytes());
+    packets.write(&offer).await?;
+    let (first, binding) = initial_response(answer(packets).await?, end_point)?;
     let nonce = scram::nonce(rand::random());
-    let begun = ServerExchange::begin(
-        &first,
-        &nonce,
-        credential.scram_secret(),
-        ChannelBinding::NotOffered,
-    );
+    let begun = ServerExchange::begin(&first, &nonce, credential.scram_secret(), binding);
     let (exchange, challenge) = begun.map_err(LoginError::Scram)?;
     packets
         .write(&authentication::request(
@@ -144,19 +155,25 @@ where
     }
 }
 
-/// The client-first-message inside a SASLInitialResponse.
-fn initial_response(mut body: Bytes) -> Result<Bytes, LoginError> {
+/// The client-first-message inside a SASLInitialResponse, and what the client chose of what was offered.
+fn initial_response(
+    mut body: Bytes,
+    end_point: Option<&[u8]>,
+) -> Result<(Bytes, ChannelBinding<'_>), LoginError> {
     let end = body
         .iter()
         .position(|byte| *byte == 0)
         .ok_or(LoginError::Mechanism)?;
-    if &body[..end] != scram::MECHANISM.as_bytes() {
-        return Err(LoginError::Mechanism);
-    }
+    let binding = match (std::str::from_utf8(&body[..end]), end_point) {
+        (Ok(scram::MECHANISM), Some(_)) => ChannelBinding::Declined,
+        (Ok(scram::MECHANISM), None) => ChannelBinding::NotOffered,
+        (Ok(scram::MECHANISM_PLUS), Some(hash)) => ChannelBinding::Chosen(hash),
+        _ => return Err(LoginError::Mechanism),
+    };
     body.advance(end + 1);
     let length = body.try_get_u32().map_err(|_| LoginError::Mechanism)?;
     if length as usize == body.len() {
-        Ok(body)
+        Ok((body, binding))
     } else {
         Err(LoginError::Mechanism)
     }

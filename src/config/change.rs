@@ -159,7 +159,7 @@ compare! { auth: Auth {
 compare! { tls: Tls { mode, certificate, key, ca } }
 
 compare! { database: Database {
-    hosts = "host", dbname, user, password, mode, pool_size, min_size, reserve_size, max_servers, max_clients,
+    hosts = "host", dbname, user, password, sslmode, sslnegotiation, mode, pool_size, min_size, reserve_size, max_servers, max_clients,
     connect_query, auth_query,
 } with timeouts: own_timeouts }
 

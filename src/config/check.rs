@@ -1,7 +1,10 @@
 //! What is right setting by setting and wrong together.
 
+use std::path::Path;
+
 use super::checked::{
-    AuthMethod, Config, Database, MaxServers, PoolDefaults, ServiceLimits, Tls, TlsMode,
+    AuthMethod, Config, Database, MaxServers, Negotiation, PoolDefaults, SYSTEM_ROOTS,
+    ServiceLimits, Tls, TlsMode,
 };
 use super::raw::{Notes, dotted};
 
@@ -14,6 +17,7 @@ pub(super) fn contradictions(config: &Config, notes: &mut Notes<'_>) {
     tls("tls.client", &config.tls_client, notes);
     tls("tls.server", &config.tls_server, notes);
     offered_tls(&config.tls_client, notes);
+    database_tls(config, notes);
     service_limits(&dotted("services", "*"), &config.services.limits, notes);
     for service in &config.services.listed {
         service_limits(&dotted("services", &service.name), &service.limits, notes);
@@ -129,11 +133,7 @@ fn auth(config: &Config, notes: &mut Notes<'_>) {
             "method = \"hba\" needs hba_file",
         );
     }
-    let verified = matches!(
-        config.tls_client.mode,
-        TlsMode::VerifyCa | TlsMode::VerifyFull
-    );
-    if auth.method == AuthMethod::Cert && !verified {
+    if auth.method == AuthMethod::Cert && !config.tls_client.mode.verifies() {
         let names = ["auth.method".to_owned(), "tls.client.mode".to_owned()];
         notes.contradiction(&names, "method = \"cert\" needs [tls.client] with mode \"verify-full\" (or \"verify-ca\") and its files");
     }
@@ -168,7 +168,7 @@ fn tls(table: &str, tls: &Tls, notes: &mut Notes<'_>) {
         (None, Some(_)) => notes.contradiction(&pair, "key needs its certificate"),
         _ => {}
     }
-    if matches!(tls.mode, TlsMode::VerifyCa | TlsMode::VerifyFull) && tls.ca.is_none() {
+    if tls.mode.verifies() && tls.ca.is_none() {
         notes.contradiction(
             &names(table, ["mode", "ca"]),
             "this mode needs ca, the authorities to trust",
@@ -178,15 +178,50 @@ fn tls(table: &str, tls: &Tls, notes: &mut Notes<'_>) {
 
 /// Towards clients pgweir is the TLS server, which cannot be without a certificate.
 fn offered_tls(tls: &Tls, notes: &mut Notes<'_>) {
-    let insists = matches!(
-        tls.mode,
-        TlsMode::Require | TlsMode::VerifyCa | TlsMode::VerifyFull
-    );
-    if insists && tls.certificate.is_none() && tls.key.is_none() {
+    if tls.mode.demands() && tls.certificate.is_none() && tls.key.is_none() {
         notes.contradiction(
             &names("tls.client", ["mode", "certificate", "key"]),
             "this mode needs certificate and key",
         );
+    }
+}
+
+/// What a database says of TLS for itself, with what [tls.server] says for all.
+fn database_tls(config: &Config, notes: &mut Notes<'_>) {
+    let server = &config.tls_server;
+    if config.tls_client.ca.as_deref() == Some(Path::new(SYSTEM_ROOTS)) {
+        notes.contradiction(
+            &names("tls.client", ["ca"]),
+            "ca = \"system\" is for [tls.server]: everybody can have such a certificate",
+        );
+    }
+    let system = server.ca.as_deref() == Some(Path::new(SYSTEM_ROOTS));
+    let any = config.any_database.iter().map(|database| ("*", database));
+    let listed = config
+        .databases
+        .iter()
+        .map(|(name, database)| (name.as_str(), database));
+    for (name, database) in listed.chain(any) {
+        let mode = database.sslmode.unwrap_or(server.mode);
+        let table = dotted("databases", name);
+        let own = names(&table, ["sslnegotiation", "sslmode", "url"]);
+        let all = names("tls.server", ["mode"]);
+        let keys = match database.sslmode {
+            Some(_) => [&own[..], &all].concat(),
+            None => [&own[..2], &all, &own[2..]].concat(),
+        };
+        if database.sslmode.is_some() && mode.verifies() && server.ca.is_none() {
+            notes.contradiction(&keys, "this sslmode needs ca in [tls.server]");
+        }
+        // As in libpq: with less, anybody could stand in the way with a certificate of his own.
+        if system && !matches!(mode, TlsMode::VerifyFull | TlsMode::Disable) {
+            let message = "ca = \"system\" needs the mode \"verify-full\"";
+            notes.contradiction(&keys, message);
+        }
+        if database.sslnegotiation == Some(Negotiation::Direct) && !mode.demands() {
+            let message = "sslnegotiation=direct needs sslmode=require or more";
+            notes.contradiction(&keys, message);
+        }
     }
 }
 

@@ -279,6 +279,31 @@ pub enum TlsMode {
     VerifyFull,
 }
 
+impl TlsMode {
+    /// Whether a connection without TLS is refused.
+    pub fn demands(self) -> bool {
+        matches!(self, Self::Require | Self::VerifyCa | Self::VerifyFull)
+    }
+
+    /// Whether the peer's certificate must be there and right.
+    pub fn verifies(self) -> bool {
+        matches!(self, Self::VerifyCa | Self::VerifyFull)
+    }
+}
+
+/// What `ca` says for the authorities that the system trusts.
+pub const SYSTEM_ROOTS: &str = "system";
+
+/// How TLS begins, as libpq's `sslnegotiation`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Negotiation {
+    /// The server is asked first whether it speaks TLS.
+    #[default]
+    Postgres,
+    /// At once: one round trip less, since Postgres 17.
+    Direct,
+}
+
 /// TLS of one side.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tls {
@@ -334,6 +359,10 @@ pub struct Database {
     pub user: Option<String>,
     /// Password of the forced user.
     pub password: Option<Secret>,
+    /// Overrides the mode of `[tls.server]`.
+    pub sslmode: Option<TlsMode>,
+    /// How TLS begins.
+    pub sslnegotiation: Option<Negotiation>,
     /// Overrides of `[pool]`.
     pub mode: Option<Mode>,
     /// See [`PoolDefaults::size`].

@@ -4,12 +4,12 @@
 
 use std::net::Ipv6Addr;
 
-use super::checked::{Host, Secret};
+use super::checked::{Host, Negotiation, Secret, TlsMode};
 
 const DEFAULT_PORT: u16 = 5432;
 
 /// Parameters that a url may have after its `?`.
-const UNDERSTOOD: &str = "host, port, user, password and dbname";
+const UNDERSTOOD: &str = "host, port, user, password, dbname, sslmode and sslnegotiation";
 
 /// What a url says.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -18,6 +18,8 @@ pub(super) struct Location {
     pub(super) dbname: Option<String>,
     pub(super) user: Option<String>,
     pub(super) password: Option<Secret>,
+    pub(super) sslmode: Option<TlsMode>,
+    pub(super) sslnegotiation: Option<Negotiation>,
 }
 
 /// Reads `postgres://user:password@host:port,host:port/dbname?parameter=value`.
@@ -82,6 +84,8 @@ struct Parts {
     user: String,
     password: String,
     dbname: String,
+    sslmode: String,
+    sslnegotiation: String,
 }
 
 impl Parts {
@@ -92,6 +96,8 @@ impl Parts {
             "user" => &mut self.user,
             "password" => &mut self.password,
             "dbname" => &mut self.dbname,
+            "sslmode" => &mut self.sslmode,
+            "sslnegotiation" => &mut self.sslnegotiation,
             tls if tls.starts_with("ssl") && is_libpq(tls) => {
                 return Err(format!(
                     "has the parameter {tls}; TLS towards Postgres is set in [tls.server]"
@@ -158,7 +164,33 @@ impl Parts {
             dbname: given(self.dbname),
             user,
             password,
+            sslmode: given(self.sslmode)
+                .map(|mode| tls_mode(&mode))
+                .transpose()?,
+            sslnegotiation: given(self.sslnegotiation)
+                .map(|how| negotiation(&how))
+                .transpose()?,
         })
+    }
+}
+
+fn tls_mode(text: &str) -> Result<TlsMode, String> {
+    Ok(match text {
+        "disable" => TlsMode::Disable,
+        "allow" => TlsMode::Allow,
+        "prefer" => TlsMode::Prefer,
+        "require" => TlsMode::Require,
+        "verify-ca" => TlsMode::VerifyCa,
+        "verify-full" => TlsMode::VerifyFull,
+        _ => return Err("has an sslmode that is not one of libpq's six".to_owned()),
+    })
+}
+
+fn negotiation(text: &str) -> Result<Negotiation, String> {
+    match text {
+        "postgres" => Ok(Negotiation::Postgres),
+        "direct" => Ok(Negotiation::Direct),
+        _ => Err("has an sslnegotiation that is neither postgres nor direct".to_owned()),
     }
 }
 
@@ -363,11 +395,23 @@ mod tests {
                     hosts,
                     dbname,
                     user,
-                    password
+                    password,
+                    ..Location::default()
                 }),
                 "{url}"
             );
         }
+    }
+
+    #[test]
+    fn urls_may_say_how_tls_is_spoken() {
+        let location =
+            parse_url("postgres://db?sslmode=verify-full&sslnegotiation=direct").unwrap();
+        assert_eq!(location.sslmode, Some(TlsMode::VerifyFull));
+        assert_eq!(location.sslnegotiation, Some(Negotiation::Direct));
+        let location = parse_url("postgres://db?sslnegotiation=postgres").unwrap();
+        assert_eq!(location.sslmode, None);
+        assert_eq!(location.sslnegotiation, Some(Negotiation::Postgres));
     }
 
     #[test]
@@ -394,7 +438,13 @@ mod tests {
             ("postgres://u:hunter2%ff@db", "UTF-8"),
             ("postgres://:hunter2@db", "no user"),
             ("postgres://u:hunter2@db?host=x", "host twice"),
-            ("postgres://u:hunter2@db?sslmode=require", "sslmode; TLS"),
+            ("postgres://u:hunter2@db?sslcert=x", "sslcert; TLS"),
+            ("postgres://u:hunter2@db?sslmode=hunter2", "an sslmode that"),
+            (
+                "postgres://db?sslnegotiation=hunter2",
+                "an sslnegotiation that",
+            ),
+            ("postgres://db?sslmode=allow&sslmode=allow", "sslmode twice"),
             (
                 "postgres://u:hunter2@db?options=x",
                 "options; only host, port",

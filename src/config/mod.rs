@@ -5,6 +5,7 @@
 
 pub mod change;
 pub mod checked;
+pub mod ident_file;
 pub mod users_file;
 
 mod check;
@@ -104,6 +105,8 @@ fn serve_location(config: &mut Config, location: Location) {
     }
     if let Some(any) = config.any_database.as_mut() {
         any.hosts = location.hosts;
+        any.sslmode = location.sslmode;
+        any.sslnegotiation = location.sslnegotiation;
     }
 }
 

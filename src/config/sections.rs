@@ -196,12 +196,16 @@ fn database(mut table: Table<'_, '_>) -> Database {
         dbname,
         user,
         password,
+        sslmode,
+        sslnegotiation,
     } = location_of(&mut table);
     let database = Database {
         hosts,
         dbname,
         user,
         password,
+        sslmode,
+        sslnegotiation,
         mode: table.find("mode", value::mode),
         pool_size: table.find("pool_size", value::positive),
         min_size: table.find("min_size", value::count),
@@ -230,6 +234,8 @@ fn location_of(table: &mut Table<'_, '_>) -> Location {
         password: table
             .find("password", value::secret)
             .filter(|password| !password.expose().is_empty()),
+        sslmode: table.find("sslmode", value::tls_mode),
+        sslnegotiation: table.find("sslnegotiation", value::negotiation),
     };
     check_location(table, url.is_some(), host.is_some(), &by_key);
     if let Some(url) = url {
@@ -257,7 +263,15 @@ fn check_location(table: &mut Table<'_, '_>, has_url: bool, has_host: bool, by_k
             "says nowhere where the database is: url or host is needed",
         );
     }
-    for key in ["host", "port", "dbname", "user", "password"] {
+    for key in [
+        "host",
+        "port",
+        "dbname",
+        "user",
+        "password",
+        "sslmode",
+        "sslnegotiation",
+    ] {
         let name = table.name_of(key);
         if has_url && table.notes.is_written(&name) {
             let message = format!("{key} cannot stand beside url, which says it all");

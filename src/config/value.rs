@@ -9,7 +9,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 use toml::de::DeValue;
 
-use super::checked::{AuthMethod, LogFormat, MaxServers, Mode, Pattern, Secret, TlsMode};
+use super::checked::{
+    AuthMethod, LogFormat, MaxServers, Mode, Negotiation, Pattern, Secret, TlsMode,
+};
 use super::env::{self, Lookup};
 
 /// What a key was given, with the environment put in.
@@ -395,6 +397,17 @@ pub(super) fn tls_mode(given: &Given<'_>) -> Parsed<TlsMode> {
             ("require", TlsMode::Require),
             ("verify-ca", TlsMode::VerifyCa),
             ("verify-full", TlsMode::VerifyFull),
+        ],
+    )
+}
+
+/// How TLS begins.
+pub(super) fn negotiation(given: &Given<'_>) -> Parsed<Negotiation> {
+    word(
+        given,
+        &[
+            ("postgres", Negotiation::Postgres),
+            ("direct", Negotiation::Direct),
         ],
     )
 }

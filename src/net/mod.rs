@@ -5,3 +5,4 @@ pub mod listen;
 pub mod packet;
 pub mod side;
 pub mod stream;
+pub mod tls;

@@ -5,6 +5,9 @@ use std::io;
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+/// The least that is read at once: most messages of a login are shorter, and some come together.
+const READ: usize = 512;
+
 /// Reads and writes whole messages. Holds what was read beyond the last one.
 #[derive(Debug)]
 pub struct Packets<S> {
@@ -43,6 +46,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Packets<S> {
     /// Whether bytes were read beyond the last message.
     pub fn has_more(&self) -> bool {
         !self.read.is_empty()
+    }
+
+    /// The next byte, which stays. Cancel-safe.
+    pub async fn peek(&mut self) -> io::Result<u8> {
+        self.fill(1).await?;
+        Ok(self.read[0])
     }
 
     /// Reads exactly `N` bytes. Cancel-safe: what was read stays.
@@ -102,7 +111,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Packets<S> {
 
     async fn fill(&mut self, len: usize) -> io::Result<()> {
         while self.read.len() < len {
-            self.read.reserve(len - self.read.len());
+            self.read.reserve((len - self.read.len()).max(READ));
             if self.stream.read_buf(&mut self.read).await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }

@@ -15,7 +15,7 @@ pub struct Side<S> {
 }
 
 /// What could not be written yet.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Rest {
     bytes: Vec<u8>,
     written: usize,
@@ -76,9 +76,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Side<S> {
                         bytes: bytes.to_vec(),
                         written: 0,
                     }));
-                    break;
+                    return Ok(());
                 }
             }
+        }
+        // A stream may have taken bytes that its socket has not (TLS does).
+        if Pin::new(&mut self.stream).poll_flush(cx)?.is_pending() {
+            self.rest = Some(Box::default());
         }
         Ok(())
     }
@@ -96,7 +100,71 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Side<S> {
             }
             rest.written += written;
         }
+        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
         self.rest = None;
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    /// A stream that takes everything at once, and sends it when it may.
+    #[derive(Default)]
+    struct Sealing {
+        taken: usize,
+        may_send: bool,
+    }
+
+    impl AsyncRead for Sealing {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _cx: &mut Context<'_>,
+            _buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    impl AsyncWrite for Sealing {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _cx: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            self.taken += bytes.len();
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            if self.may_send {
+                Poll::Ready(Ok(()))
+            } else {
+                Poll::Pending
+            }
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[test]
+    fn what_a_stream_has_taken_and_not_sent_is_owed() {
+        let mut side = Side::new(Sealing::default());
+        let mut cx = Context::from_waker(Waker::noop());
+        side.send(&mut cx, b"taken").unwrap();
+        assert!(!side.is_flushed());
+        assert!(side.poll_flush(&mut cx).is_pending());
+        // What comes meanwhile goes behind it.
+        side.send(&mut cx, b", kept").unwrap();
+        assert_eq!(side.stream().taken, 5);
+        side.stream.may_send = true;
+        assert!(side.poll_flush(&mut cx).is_ready());
+        assert!(side.is_flushed());
+        assert_eq!(side.stream().taken, 11);
     }
 }

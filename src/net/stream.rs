@@ -10,15 +10,18 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+use super::tls::stream::{Detached, TlsStream};
 use crate::config::checked::{Host, Tcp};
 
-/// A connected socket. TLS will be one more variant.
+/// A connected socket.
 #[derive(Debug)]
 pub enum Stream {
     /// TCP.
     Tcp(TcpStream),
     /// Unix socket.
     Unix(UnixStream),
+    /// TLS over TCP. Boxed: it is much larger than the others.
+    Tls(Box<TlsStream>),
 }
 
 /// A socket on its way from one thread's reactor to another's: registered with none.
@@ -28,6 +31,8 @@ pub enum Unregistered {
     Tcp(std::net::TcpStream),
     /// Unix socket.
     Unix(std::os::unix::net::UnixStream),
+    /// TLS, with its keys and what was read.
+    Tls(Detached),
 }
 
 impl Unregistered {
@@ -36,6 +41,7 @@ impl Unregistered {
         Ok(match self {
             Self::Tcp(socket) => Stream::Tcp(TcpStream::from_std(socket)?),
             Self::Unix(socket) => Stream::Unix(UnixStream::from_std(socket)?),
+            Self::Tls(detached) => Stream::Tls(detached.register()?),
         })
     }
 }
@@ -66,7 +72,16 @@ impl Stream {
         Ok(match self {
             Self::Tcp(socket) => Unregistered::Tcp(socket.into_std()?),
             Self::Unix(socket) => Unregistered::Unix(socket.into_std()?),
+            Self::Tls(stream) => Unregistered::Tls(stream.unregister()?),
         })
+    }
+
+    /// The TLS of the connection, if it has any.
+    pub fn tls(&self) -> Option<&TlsStream> {
+        match self {
+            Self::Tls(stream) => Some(stream),
+            Self::Tcp(_) | Self::Unix(_) => None,
+        }
     }
 
     /// Whether something may be read: data, the end, an error. Costs no system call.
@@ -74,6 +89,7 @@ impl Stream {
         match self {
             Self::Tcp(socket) => socket.poll_read_ready(cx),
             Self::Unix(socket) => socket.poll_read_ready(cx),
+            Self::Tls(stream) => stream.poll_readable(cx),
         }
     }
 
@@ -86,12 +102,21 @@ impl Stream {
     /// Ready when the peer has gone although it had nothing more to say. One that has said something more is not found out.
     pub fn poll_hung_up(&self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            if ready!(self.poll_readable(cx)).is_err() {
+            // What TLS has read already says nothing of the socket.
+            let readable = match self {
+                Self::Tls(stream) => stream.socket().poll_read_ready(cx),
+                plain => plain.poll_readable(cx),
+            };
+            if ready!(readable).is_err() {
                 return Poll::Ready(());
             }
             let peeked = match self {
                 Self::Tcp(socket) => socket.try_io(Interest::READABLE, || peek(socket)),
                 Self::Unix(socket) => socket.try_io(Interest::READABLE, || peek(socket)),
+                Self::Tls(stream) => {
+                    let socket = stream.socket();
+                    socket.try_io(Interest::READABLE, || peek(socket))
+                }
             };
             match peeked {
                 Ok(1..) => return Poll::Pending,
@@ -107,6 +132,7 @@ impl Stream {
         let peeked = match self {
             Self::Tcp(socket) => peek(socket),
             Self::Unix(socket) => peek(socket),
+            Self::Tls(stream) => return stream.is_quiet(),
         };
         peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
@@ -160,6 +186,7 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Tcp(socket) => Pin::new(socket).poll_read(cx, buf),
             Self::Unix(socket) => Pin::new(socket).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -173,6 +200,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(socket) => Pin::new(socket).poll_write(cx, bytes),
             Self::Unix(socket) => Pin::new(socket).poll_write(cx, bytes),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
 
@@ -180,6 +208,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(socket) => Pin::new(socket).poll_flush(cx),
             Self::Unix(socket) => Pin::new(socket).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -187,6 +216,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(socket) => Pin::new(socket).poll_shutdown(cx),
             Self::Unix(socket) => Pin::new(socket).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use super::close::{CancelError, CancelWay, cancel};
 use super::end::ServerEnd;
 use super::login::{LoginError, Row, Welcome, ask_with};
-use super::reach::Place;
+use super::secure::Route;
 use super::state::Answer;
 use crate::net::end::EndError;
 use crate::net::packet::Packets;
@@ -30,8 +30,8 @@ pub struct Connection {
     pub key: CancelKey,
     /// What Postgres told at login.
     pub welcome: Arc<Welcome>,
-    /// Where it leads.
-    pub place: Place,
+    /// Where it leads, and how.
+    pub route: Route,
     /// The cancel request that was last sent for it, if its effect is not known to be over.
     canceling: Option<Canceling>,
 }
@@ -54,17 +54,17 @@ pub struct Moving {
     end: ServerEnd<Unregistered>,
     key: CancelKey,
     welcome: Arc<Welcome>,
-    place: Place,
+    route: Route,
 }
 
 impl Connection {
     /// A connection that has just been logged in.
-    pub fn new(stream: Stream, key: CancelKey, welcome: Arc<Welcome>, place: Place) -> Self {
+    pub fn new(stream: Stream, key: CancelKey, welcome: Arc<Welcome>, route: Route) -> Self {
         Self {
             end: ServerEnd::new(stream),
             key,
             welcome,
-            place,
+            route,
             canceling: None,
         }
     }
@@ -76,10 +76,10 @@ impl Connection {
             return;
         }
         let stray = before.map_or_else(Arc::default, |before| Arc::clone(&before.stray));
-        let (place, key) = (self.place.clone(), self.key.clone());
+        let (route, key) = (self.route.clone(), self.key.clone());
         let told = Arc::clone(&stray);
         let task = tokio::task::spawn_local(async move {
-            if let Err(error) = cancel(&place, &key, &way).await {
+            if let Err(error) = cancel(&route, &key, &way).await {
                 tracing::info!(pid = key.pid, %error, "cancel request failed");
                 told.fetch_or(matches!(error, CancelError::Stray(_)), Ordering::AcqRel);
             }
@@ -108,14 +108,14 @@ impl Connection {
             end,
             key,
             welcome,
-            place,
+            route,
             canceling: _,
         } = self;
         Ok(Moving {
             end: end.map_stream(Stream::unregister)?,
             key,
             welcome,
-            place,
+            route,
         })
     }
 
@@ -267,13 +267,13 @@ impl Moving {
             end,
             key,
             welcome,
-            place,
+            route,
         } = self;
         Ok(Connection {
             end: end.map_stream(Unregistered::register)?,
             key,
             welcome,
-            place,
+            route,
             canceling: None,
         })
     }

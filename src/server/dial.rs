@@ -6,12 +6,15 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::connection::Connection;
-use super::login::{Identity, LoginError, ask, login};
-use super::reach::{Unreachable, reach};
+use super::login::{Identity, LoginError, Welcome, ask, ask_noting, login};
+use super::reach::{Place, Unreachable, reach};
+use super::secure::{Attempt, Route, SecureError, Security, binding};
 use crate::config::checked::{Host, Tcp};
 use crate::net::packet::Packets;
+use crate::net::stream::Stream;
 use crate::wire::reply::{Report, Severity, SqlState};
 use crate::wire::scram::ScramError;
+use crate::wire::startup::CancelKey;
 
 /// Where to connect, as whom, and for how long to try.
 #[derive(Debug, Clone)]
@@ -24,6 +27,8 @@ pub struct Target {
     pub connect_query: Option<String>,
     /// Socket options.
     pub tcp: Tcp,
+    /// TLS.
+    pub security: Security,
     /// For connect and login together.
     pub limit: Duration,
 }
@@ -43,6 +48,15 @@ pub enum DialError {
         #[source]
         cause: std::io::Error,
     },
+    /// It was reached, but TLS did not come about.
+    #[error("TLS with {host}: {cause}")]
+    Insecure {
+        /// The host.
+        host: String,
+        /// Why.
+        #[source]
+        cause: SecureError,
+    },
     /// It was reached, but did not let us in.
     #[error("login failed: {0}")]
     Login(#[source] LoginError),
@@ -59,7 +73,8 @@ impl Target {
     pub fn leads_to_the_same(&self, other: &Self) -> bool {
         let same_identity = self.identity.user == other.identity.user
             && self.identity.database == other.identity.database;
-        same_identity && self.hosts == other.hosts && self.connect_query == other.connect_query
+        let same_way = self.hosts == other.hosts && self.security == other.security;
+        same_identity && same_way && self.connect_query == other.connect_query
     }
 }
 
@@ -72,7 +87,31 @@ impl DialError {
             Self::Login(LoginError::NoProof(_) | LoginError::Method(_) | LoginError::Scram(_)) => {
                 false
             }
+            Self::Insecure { cause, .. } => cause.is_passing(),
             _ => true,
+        }
+    }
+
+    /// Whether the protocol's version may be what the server does not like.
+    fn may_depend_on_version(&self) -> bool {
+        match self {
+            Self::Login(LoginError::Refused(error)) => matches!(
+                error.code,
+                SqlState::PROTOCOL_VIOLATION | SqlState::NOT_SUPPORTED
+            ),
+            _ => false,
+        }
+    }
+
+    /// Whether it may come from speaking TLS, or from not speaking it: Postgres' `pg_hba.conf` has no entry for such a
+    /// connection, or TLS did not come about.
+    fn depends_on_tls(&self) -> bool {
+        match self {
+            Self::Insecure { .. } => true,
+            Self::Login(LoginError::Refused(error)) => {
+                error.code == SqlState::INVALID_AUTHORIZATION
+            }
+            _ => false,
         }
     }
 
@@ -142,9 +181,24 @@ pub async fn dial(
     target: &Target,
     ask_limit: bool,
 ) -> Result<(Connection, Option<u32>), DialError> {
-    timeout(target.limit, connect_and_log_in(target, ask_limit))
+    timeout(target.limit, connect_in_some_version(target, ask_limit))
         .await
         .map_err(|_| DialError::Timeout(target.limit))?
+}
+
+/// Asks for the newest protocol version first. Postgres itself answers with what it has; what stands before it may refuse.
+async fn connect_in_some_version(
+    target: &Target,
+    ask_limit: bool,
+) -> Result<(Connection, Option<u32>), DialError> {
+    match connect_and_log_in(target, ask_limit).await {
+        Err(error) if target.identity.minor > 0 && error.may_depend_on_version() => {
+            let mut plain = target.clone();
+            plain.identity.minor = 0;
+            connect_and_log_in(&plain, ask_limit).await
+        }
+        outcome => outcome,
+    }
 }
 
 async fn connect_and_log_in(
@@ -157,17 +211,30 @@ async fn connect_and_log_in(
             host: name(&host),
             cause,
         })?;
-    let mut packets = Packets::new(stream);
-    let (welcome, key) = match login(&mut packets, &target.identity).await {
-        Ok(welcomed) => welcomed,
-        Err(error) => {
-            // Until Postgres has closed its side it counts the connection.
-            let _ = timeout(REFUSAL_LIMIT, packets.await_end()).await;
-            return Err(DialError::Login(error));
+    let (first, second) = target.security.attempts(&place.host);
+    let mut entered = enter(target, stream, place.clone(), first).await;
+    if let (Err(failed), Some(second)) = (&entered, second)
+        && failed.may_go_well_with(&second)
+    {
+        let again = place.connect(&target.tcp).await;
+        let stream = again.map_err(|cause| DialError::Unreachable {
+            host: name(&place.host),
+            cause,
+        })?;
+        let retried = enter(target, stream, place, second).await;
+        // That there is no TLS either says less than why it was tried.
+        if !matches!(&retried, Err(failed) if matches!(failed.error, DialError::Insecure { .. })) {
+            entered = retried;
         }
-    };
+    }
+    let Entered {
+        mut packets,
+        route,
+        mut welcome,
+        key,
+    } = entered.map_err(|failed| failed.error)?;
     if let Some(sql) = &target.connect_query {
-        ask(&mut packets, sql)
+        ask_noting(&mut packets, sql, &mut welcome)
             .await
             .map_err(DialError::ConnectQuery)?;
     }
@@ -179,10 +246,66 @@ async fn connect_and_log_in(
         limit = answer.and_then(|text| text.parse().ok());
     }
     let (stream, _nothing) = packets.into_parts();
-    Ok((
-        Connection::new(stream, key, Arc::new(welcome), place),
-        limit,
-    ))
+    let connection = Connection::new(stream, key, Arc::new(welcome), route);
+    Ok((connection, limit))
+}
+
+/// A connection that Postgres has let in.
+struct Entered {
+    packets: Packets<Stream>,
+    route: Route,
+    welcome: Welcome,
+    key: CancelKey,
+}
+
+/// A connection that Postgres has not let in.
+struct Failed {
+    error: DialError,
+    /// Whether TLS was spoken, or tried.
+    secured: bool,
+}
+
+impl Failed {
+    /// Whether another attempt is another thing: with TLS where there was none, or without where there was. As in libpq, the
+    /// modes `allow` and `prefer` try both, because `pg_hba.conf` may have an entry for one alone.
+    fn may_go_well_with(&self, attempt: &Attempt) -> bool {
+        self.error.depends_on_tls() && self.secured == matches!(attempt, Attempt::Plain)
+    }
+}
+
+/// Secures a fresh connection and logs in.
+async fn enter(
+    target: &Target,
+    stream: Stream,
+    place: Place,
+    attempt: Attempt,
+) -> Result<Entered, Failed> {
+    let host = Arc::clone(&place.host);
+    let secured = Route::secure(place, stream, attempt).await;
+    let (stream, route) = secured.map_err(|cause| Failed {
+        error: DialError::Insecure {
+            host: name(&host),
+            cause,
+        },
+        secured: true,
+    })?;
+    let secured = stream.tls().is_some();
+    let end_point = binding(&stream);
+    let mut packets = Packets::new(stream);
+    match login(&mut packets, &target.identity, end_point.as_deref()).await {
+        Ok((welcome, key)) => Ok(Entered {
+            packets,
+            route,
+            welcome,
+            key,
+        }),
+        Err(error) => {
+            // Until Postgres has closed its side it counts the connection.
+            let _ = timeout(REFUSAL_LIMIT, packets.await_end()).await;
+            let error = DialError::Login(error);
+            Err(Failed { error, secured })
+        }
+    }
 }
 
 /// A host as people write it.

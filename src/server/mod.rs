@@ -7,4 +7,5 @@ pub mod end;
 pub mod login;
 pub mod prepared;
 pub mod reach;
+pub mod secure;
 pub mod state;

@@ -23,7 +23,7 @@ use sha2::{Digest, Sha256};
 use stringprep::tables;
 use subtle::ConstantTimeEq;
 
-pub use client::{AnsweredExchange, ClientAuth, ClientExchange};
+pub use client::{AnsweredExchange, ClientAuth, ClientBinding, ClientExchange};
 pub use server::{ChannelBinding, ServerExchange, Verified};
 
 /// The mechanism's name in AuthenticationSASL and SASLInitialResponse.

@@ -14,14 +14,17 @@
     reason = "compiled into every test program, and each uses a part of it"
 )]
 
+pub mod certs;
 pub mod pooler;
 pub mod postgres;
 pub mod process;
 pub mod proxy;
 pub mod raw;
+pub mod script;
 pub mod wait;
 pub mod watch;
 
+pub use certs::Authority;
 pub use pooler::Pooler;
 pub use postgres::{Method, Postgres};
 pub use proxy::{Fault, Proxy, Side};
@@ -32,12 +35,12 @@ pub use watch::Watch;
 /// Makes each function, which takes a number of threads, into two tests.
 #[macro_export]
 macro_rules! with_one_and_two_threads {
-    ($($name:ident),+ $(,)?) => {
+    ($($(#[$attribute:meta])* $name:ident),+ $(,)?) => {
         mod one_thread {
-            $(#[test] fn $name() { super::$name(1); })+
+            $(#[test] $(#[$attribute])* fn $name() { super::$name(1); })+
         }
         mod two_threads {
-            $(#[test] fn $name() { super::$name(2); })+
+            $(#[test] $(#[$attribute])* fn $name() { super::$name(2); })+
         }
     };
 }

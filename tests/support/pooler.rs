@@ -52,6 +52,12 @@ impl Pooler {
         Self::must_serve(postgres_port, toml, USERS)
     }
 
+    /// Both.
+    #[track_caller]
+    pub fn serve_with_users_at(postgres_port: u16, toml: &str, users: &str) -> Self {
+        Self::must_serve(postgres_port, toml, users)
+    }
+
     #[track_caller]
     fn must_serve(postgres_port: u16, toml: &str, users: &str) -> Self {
         for _ in 0..10 {

@@ -6,9 +6,12 @@ use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use postgres_protocol::authentication::{md5_hash, sasl};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use super::wait::PATIENCE;
 
@@ -203,6 +206,12 @@ impl Batch {
         self.message(b'X', b"")
     }
 
+    /// These messages, and then those.
+    pub fn then(mut self, more: &Self) -> Self {
+        self.0.extend(&more.0);
+        self
+    }
+
     pub fn bytes(&self) -> &[u8] {
         &self.0
     }
@@ -220,6 +229,7 @@ fn text(parts: &[&str]) -> Vec<u8> {
 enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
+    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
 }
 
 /// A connection that speaks the protocol message by message. Reading panics when nothing comes for [`PATIENCE`].
@@ -257,6 +267,38 @@ impl Raw {
         let stream = UnixStream::connect(path)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         Ok(Self::over(Stream::Unix(stream)))
+    }
+
+    /// Goes on under TLS: with `localhost`, on a connection over which nothing more than an SSLRequest and its answer was said.
+    pub fn secure(self, config: Arc<ClientConfig>) -> io::Result<Self> {
+        let Stream::Tcp(mut socket) = self.stream else {
+            panic!("TLS is spoken over TCP");
+        };
+        let name = ServerName::try_from("localhost").expect("a name");
+        let mut session = ClientConnection::new(config, name).map_err(io::Error::other)?;
+        while session.is_handshaking() {
+            session.complete_io(&mut socket)?;
+        }
+        Ok(Self::over(Stream::Tls(Box::new(StreamOwned::new(
+            session, socket,
+        )))))
+    }
+
+    /// Connects, asks for TLS and shakes hands.
+    #[track_caller]
+    pub fn connect_tls(port: u16, config: Arc<ClientConfig>) -> io::Result<Self> {
+        let mut raw = Self::connect(port);
+        raw.write(&special_request(80_877_103))?;
+        assert_eq!(raw.read_byte(), 'S', "TLS is offered");
+        raw.secure(config)
+    }
+
+    /// The TLS of the connection.
+    pub fn tls(&self) -> &ClientConnection {
+        match &self.stream {
+            Stream::Tls(stream) => &stream.conn,
+            _ => panic!("there is no TLS"),
+        }
     }
 
     fn over(stream: Stream) -> Self {
@@ -379,6 +421,7 @@ impl Raw {
         match &mut self.stream {
             Stream::Tcp(stream) => stream.write_all(bytes),
             Stream::Unix(stream) => stream.write_all(bytes),
+            Stream::Tls(stream) => stream.write_all(bytes).and_then(|()| stream.flush()),
         }
     }
 
@@ -429,6 +472,21 @@ impl Raw {
         messages
     }
 
+    /// Messages up to a proper end of the stream: under TLS, its close_notify.
+    #[track_caller]
+    pub fn receive_end(&mut self) -> Vec<Message> {
+        let mut messages = Vec::new();
+        loop {
+            match self.receive() {
+                Ok(message) => messages.push(message),
+                Err(error) => {
+                    assert!(error.text().contains("was closed"), "{error}");
+                    return messages;
+                }
+            }
+        }
+    }
+
     /// Bytes up to the end of the stream, outside the message format.
     pub fn read_bytes_to_end(&mut self) -> Vec<u8> {
         while matches!(self.fill(), Ok(count) if count > 0) {}
@@ -465,6 +523,7 @@ impl Raw {
         match &self.stream {
             Stream::Tcp(stream) => stream.set_write_timeout(Some(time)),
             Stream::Unix(stream) => stream.set_write_timeout(Some(time)),
+            Stream::Tls(stream) => stream.sock.set_write_timeout(Some(time)),
         }
         .expect("an open socket");
     }
@@ -473,6 +532,7 @@ impl Raw {
         match &self.stream {
             Stream::Tcp(stream) => stream.set_read_timeout(Some(time)),
             Stream::Unix(stream) => stream.set_read_timeout(Some(time)),
+            Stream::Tls(stream) => stream.sock.set_read_timeout(Some(time)),
         }
         .expect("an open socket");
     }
@@ -500,6 +560,14 @@ impl Raw {
                 _ => {}
             }
         }
+    }
+
+    /// Bodies of the NotificationResponses up to ReadyForQuery.
+    #[track_caller]
+    pub fn notifications(&mut self) -> Vec<Vec<u8>> {
+        let messages = self.read_until('Z').into_iter();
+        let notifications = messages.filter(|message| message.tag == 'A');
+        notifications.map(|message| message.body).collect()
     }
 
     /// The one value that a query gives.
@@ -540,6 +608,7 @@ impl Raw {
         let _ = match &self.stream {
             Stream::Tcp(stream) => stream.shutdown(Shutdown::Write),
             Stream::Unix(stream) => stream.shutdown(Shutdown::Write),
+            Stream::Tls(stream) => stream.sock.shutdown(Shutdown::Write),
         };
     }
 
@@ -561,10 +630,11 @@ impl Raw {
         match &self.stream {
             Stream::Tcp(stream) => stream,
             Stream::Unix(_) => panic!("this is a unix socket"),
+            Stream::Tls(stream) => &stream.sock,
         }
     }
 
-    /// The next message; an error at the end of the stream.
+    /// The next message, or how the connection was lost.
     pub fn receive(&mut self) -> Result<Message, ServerError> {
         loop {
             if let Some(total) = self.whole_message() {
@@ -615,6 +685,7 @@ impl Raw {
         let count = match &mut self.stream {
             Stream::Tcp(stream) => stream.read(&mut chunk),
             Stream::Unix(stream) => stream.read(&mut chunk),
+            Stream::Tls(stream) => stream.read(&mut chunk),
         }?;
         self.received.extend(&chunk[..count]);
         Ok(count)

@@ -176,7 +176,7 @@ pub(super) async fn connect(port: u16, identity: &Identity) -> Result<Packets<St
     };
     let stream = Stream::connect(&Host::Tcp("127.0.0.1".to_owned(), port), &tcp).await?;
     let mut packets = Packets::new(stream);
-    login(&mut packets, identity).await?;
+    login(&mut packets, identity, None).await?;
     Ok(packets)
 }
 
@@ -203,6 +203,7 @@ impl Watch {
             proof: ServerLogin::password(password),
             application_name: "pgweir demo".to_owned(),
             parameters: Vec::new(),
+            minor: 0,
         };
         connect(port, &identity).await.map(Self)
     }

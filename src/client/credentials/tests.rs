@@ -1,7 +1,8 @@
 use super::*;
 use crate::wire::scram::tests::pbkdf2_runs;
 use crate::wire::scram::{
-    ChannelBinding, ClientAuth, ClientExchange, ScramError, ServerExchange, Verified, nonce,
+    ChannelBinding, ClientAuth, ClientBinding, ClientExchange, ScramError, ServerExchange,
+    Verified, nonce,
 };
 
 const KEY: [u8; 32] = [7; 32];
@@ -36,7 +37,7 @@ fn of_every_kind() -> Credentials {
 
 /// A client's SCRAM login against a credential.
 fn scram_login(credential: &Credential, auth: ClientAuth) -> Result<Verified, ScramError> {
-    let (client, first) = ClientExchange::begin(nonce([1; 18]), auth);
+    let (client, first) = ClientExchange::begin(nonce([1; 18]), auth, ClientBinding::Unable);
     let secret = credential.scram_secret();
     let (server, challenge) =
         ServerExchange::begin(&first, &nonce([2; 18]), secret, ChannelBinding::NotOffered)?;

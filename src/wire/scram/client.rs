@@ -9,10 +9,48 @@ use base64::engine::general_purpose::STANDARD;
 use subtle::ConstantTimeEq;
 
 use super::text::{self, Attributes};
-use super::{ClientKeys, KeyCache, MAX_ITERATIONS, ScramError, ScramKeys, hmac, sha256, xor};
+use super::{
+    ClientKeys, KeyCache, MAX_ITERATIONS, MECHANISM, MECHANISM_PLUS, ScramError, ScramKeys, hmac,
+    sha256, xor,
+};
 
-/// The header of a client that does not do channel binding.
-const GS2_HEADER: &str = "n,,";
+/// What the client says of channel binding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientBinding<'a> {
+    /// It cannot do any: there is no TLS.
+    Unable,
+    /// It could, but SCRAM-SHA-256-PLUS was not offered. A server that did offer it knows then that somebody stands between.
+    NotOffered,
+    /// SCRAM-SHA-256-PLUS, with the `tls-server-end-point` hash of the server's certificate.
+    EndPoint(&'a [u8]),
+}
+
+impl ClientBinding<'_> {
+    /// The mechanism to choose.
+    pub fn mechanism(&self) -> &'static str {
+        match self {
+            Self::Unable | Self::NotOffered => MECHANISM,
+            Self::EndPoint(_) => MECHANISM_PLUS,
+        }
+    }
+
+    fn header(&self) -> &'static str {
+        match self {
+            Self::Unable => "n,,",
+            Self::NotOffered => "y,,",
+            Self::EndPoint(_) => "p=tls-server-end-point,,",
+        }
+    }
+
+    /// What is repeated under the proof's protection.
+    fn repeated(&self) -> String {
+        let data = match self {
+            Self::EndPoint(data) => *data,
+            Self::Unable | Self::NotOffered => &[],
+        };
+        STANDARD.encode([self.header().as_bytes(), data].concat())
+    }
+}
 
 /// With what pgweir logs in.
 #[derive(Debug, Clone)]
@@ -40,14 +78,22 @@ impl ClientAuth {
 #[derive(Debug)]
 pub struct ClientExchange {
     nonce: String,
+    /// The `c=` of the final message.
+    binding: String,
     auth: ClientAuth,
 }
 
 impl ClientExchange {
     /// Begins with the message that goes into SASLInitialResponse. `nonce` is made by [`nonce`](super::nonce).
-    pub fn begin(nonce: String, auth: ClientAuth) -> (Self, Vec<u8>) {
-        let client_first = format!("{GS2_HEADER}n=,r={nonce}").into_bytes();
-        (Self { nonce, auth }, client_first)
+    pub fn begin(nonce: String, auth: ClientAuth, binding: ClientBinding<'_>) -> (Self, Vec<u8>) {
+        let client_first = format!("{}n=,r={nonce}", binding.header()).into_bytes();
+        let binding = binding.repeated();
+        let begun = Self {
+            nonce,
+            binding,
+            auth,
+        };
+        (begun, client_first)
     }
 
     /// Answers the server's challenge with the message that goes into SASLResponse.
@@ -59,7 +105,7 @@ impl ClientExchange {
         let challenge = Challenge::read(server_first, &self.nonce)?;
         let keys = self.auth.keys(&challenge)?;
 
-        let without_proof = format!("c={},r={}", STANDARD.encode(GS2_HEADER), challenge.nonce);
+        let without_proof = format!("c={},r={}", self.binding, challenge.nonce);
         let auth_message = format!("n=,r={},{server_first},{without_proof}", self.nonce);
         let auth_message = [auth_message.as_bytes()];
         let signature = hmac(&sha256(&keys.client_key), &auth_message);

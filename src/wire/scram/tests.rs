@@ -38,7 +38,7 @@ fn password(password: impl AsRef<[u8]>) -> ClientAuth {
 
 /// A whole login; gives the client key that the server learned.
 fn log_in(auth: ClientAuth, secret: &ScramSecret) -> Result<[u8; 32], ScramError> {
-    let (client, first) = ClientExchange::begin(CLIENT_NONCE.into(), auth);
+    let (client, first) = ClientExchange::begin(CLIENT_NONCE.into(), auth, ClientBinding::Unable);
     let (server, challenge) =
         ServerExchange::begin(&first, SERVER_NONCE, secret, ChannelBinding::Declined)?;
     let (client, last) = client.answer(&challenge)?;
@@ -49,7 +49,11 @@ fn log_in(auth: ClientAuth, secret: &ScramSecret) -> Result<[u8; 32], ScramError
 
 /// An exchange before its last client message, and that message.
 fn before_finish() -> (ServerExchange, String) {
-    let (client, first) = ClientExchange::begin(CLIENT_NONCE.into(), password("pencil"));
+    let (client, first) = ClientExchange::begin(
+        CLIENT_NONCE.into(),
+        password("pencil"),
+        ClientBinding::Unable,
+    );
     let (server, challenge) = begin(&first).unwrap();
     let (_, last) = client.answer(&challenge).unwrap();
     (server, String::from_utf8(last).unwrap())
@@ -551,7 +555,8 @@ fn a_servers_first_message_is_checked() {
         ("r=mine+,s=AAAA,i=4294967295", Iterations(u32::MAX)),
     ];
     let answer = |message: &[u8]| {
-        let (client, _) = ClientExchange::begin("mine".into(), password("pencil"));
+        let (client, _) =
+            ClientExchange::begin("mine".into(), password("pencil"), ClientBinding::Unable);
         client.answer(message).err()
     };
     let runs = pbkdf2_runs(|| {
@@ -573,7 +578,11 @@ fn a_servers_first_message_is_checked() {
 fn a_server_must_know_the_secret_too() {
     use ScramError::{Malformed, ServerRefused, TooLong, Unsupported, WrongServer};
     let answered = || {
-        let (client, first) = ClientExchange::begin(CLIENT_NONCE.into(), password("pencil"));
+        let (client, first) = ClientExchange::begin(
+            CLIENT_NONCE.into(),
+            password("pencil"),
+            ClientBinding::Unable,
+        );
         let (server, challenge) = begin(&first).unwrap();
         let (client, last) = client.answer(&challenge).unwrap();
         (client, server.finish(&last).unwrap().server_final)
@@ -719,9 +728,9 @@ proptest! {
         let _ = before_finish().0.finish(&bytes);
         let _ = ScramSecret::parse(&String::from_utf8_lossy(&bytes));
         let keys = ScramKeys { keys: ClientKeys { client_key: [0; 32], server_key: [0; 32] }, salt: vec![], iterations: 1 };
-        let (client, _) = ClientExchange::begin("fyko".into(), ClientAuth::Keys(keys));
+        let (client, _) = ClientExchange::begin("fyko".into(), ClientAuth::Keys(keys), ClientBinding::Unable);
         let _ = client.answer(&bytes);
-        let (client, first) = ClientExchange::begin(CLIENT_NONCE.into(), password("pencil"));
+        let (client, first) = ClientExchange::begin(CLIENT_NONCE.into(), password("pencil"), ClientBinding::Unable);
         let (client, _) = client.answer(&begin(&first).unwrap().1).unwrap();
         prop_assert!(client.verify(&bytes).is_err());
     }
@@ -736,4 +745,40 @@ fn begin_for(client_first: &[u8], password: &str) -> (ServerExchange, Vec<u8>) {
         ChannelBinding::NotOffered,
     )
     .unwrap()
+}
+
+#[test]
+fn both_roles_agree_on_channel_binding() {
+    let secret = secret(b"pencil");
+    let log_in = |ours: ClientBinding<'_>, theirs: ChannelBinding<'_>| {
+        let (client, first) = ClientExchange::begin(CLIENT_NONCE.into(), password("pencil"), ours);
+        let (server, challenge) = ServerExchange::begin(&first, SERVER_NONCE, &secret, theirs)?;
+        let (client, last) = client.answer(&challenge)?;
+        client.verify(&server.finish(&last)?.server_final)
+    };
+    let (ours, other) = (b"hash of a certificate", b"hash of another one..");
+    for (client, server, agreed) in [
+        (
+            ClientBinding::EndPoint(ours),
+            ChannelBinding::Chosen(ours),
+            true,
+        ),
+        // Somebody stands between, and has shown a certificate of his own.
+        (
+            ClientBinding::EndPoint(other),
+            ChannelBinding::Chosen(ours),
+            false,
+        ),
+        // Or has taken the offer away.
+        (ClientBinding::NotOffered, ChannelBinding::Declined, false),
+        (ClientBinding::NotOffered, ChannelBinding::NotOffered, true),
+        (ClientBinding::Unable, ChannelBinding::Declined, true),
+        (ClientBinding::Unable, ChannelBinding::NotOffered, true),
+    ] {
+        match log_in(client, server) {
+            Ok(()) => assert!(agreed, "{client:?} {server:?}"),
+            Err(ScramError::ChannelBinding(_)) => assert!(!agreed, "{client:?} {server:?}"),
+            Err(error) => panic!("{client:?} {server:?}: {error}"),
+        }
+    }
 }
