@@ -399,3 +399,13 @@ fn a_cancel_of_a_session_that_runs_nothing_goes_nowhere() {
         assert_eq!(house.server().heard(), ["begin", "commit", "rows 1 1"]);
     });
 }
+
+#[test]
+fn a_server_that_refuses_the_newest_protocol_is_asked_for_the_oldest() {
+    with_pool(Mode::Transaction, 1, async |house, thread| {
+        house.knows_minor(0);
+        let mut client = thread.client();
+        assert_eq!(client.ask("rows 1 1").await, "DCZI");
+        assert_eq!(house.servers().len(), 1);
+    });
+}
