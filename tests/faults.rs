@@ -15,6 +15,7 @@ with_one_and_two_threads!(
     a_cut_reply_reaches_nobody_else,
     a_lost_server_is_told_to_its_client_alone,
     clients_cut_at_any_byte_leave_clean_servers,
+    what_a_lost_client_did_not_read_is_for_nobody_else,
     a_copy_that_begins_after_its_client_went_away_is_ended_at_once,
     a_postgres_that_refuses_is_waited_for,
     a_postgres_that_says_nothing_is_given_up,
@@ -176,6 +177,42 @@ fn clients_cut_at_any_byte_leave_clean_servers(threads: usize) {
     }
     postgres.await_all_idle();
     assert_eq!(postgres.value("select count(*) from numbers"), "0");
+}
+
+fn what_a_lost_client_did_not_read_is_for_nobody_else(threads: usize) {
+    let postgres = Postgres::start();
+    postgres.sql("create text search configuration fleeting (copy = simple)");
+    let proxy = Proxy::to(postgres.port());
+    let pooler = Pooler::serve_port(proxy.port(), &config(threads, "[pool]\nsize = 1\n"));
+    let login = || Raw::login(pooler.port(), "postgres", "postgres");
+    let run = |client: &mut Raw| {
+        client.send(&Batch::new().bind("", "s", &[]).execute("").sync());
+        client.rows()
+    };
+    let (mut lost, mut other) = (login(), login());
+    lost.query("set default_text_search_config = fleeting")
+        .expect("it is there");
+    other.send(&Batch::new().parse("s", "select 'other'").sync());
+    other.rows().expect("it is prepared");
+    postgres.sql("drop text search configuration fleeting");
+
+    // Its parameters are refused, and it is not there to hear so.
+    proxy.set(Fault::Delay(Duration::from_millis(50)));
+    lost.send(&Batch::new().query("select 1"));
+    lost.reset();
+    let expected = [[Some("other".to_owned())]];
+    assert_eq!(run(&mut other).expect("the other goes on"), expected);
+
+    // It closes its own statement of the same name, but in a batch that fails: it would have it back.
+    let mut lost = login();
+    lost.send(&Batch::new().parse("s", "select 'lost'").sync());
+    lost.rows().expect("it is prepared");
+    let failing = Batch::new().parse("", "select 1/0").bind("", "", &[]);
+    lost.send(&failing.execute("").message(b'C', b"Ss\0").sync());
+    lost.reset();
+    for _ in 0..2 {
+        assert_eq!(run(&mut other).expect("the other goes on"), expected);
+    }
 }
 
 fn a_copy_that_begins_after_its_client_went_away_is_ended_at_once(threads: usize) {

@@ -44,8 +44,10 @@ pub struct Who {
 /// One session, as others see it.
 #[derive(Debug)]
 pub struct Entry {
-    /// The process id that its client was told.
+    /// Its number, which no other session has.
     id: u32,
+    /// The process id that its client was told.
+    pid: u32,
     /// As long as its client's protocol allows.
     secret: Box<[u8]>,
     asked: AtomicU8,
@@ -69,12 +71,16 @@ pub struct Entry {
 impl Entry {
     /// The key with which its client may cancel.
     pub fn key(&self) -> (u32, &[u8]) {
-        (self.id, &self.secret)
+        (self.pid, &self.secret)
     }
 
     /// Its number.
     pub fn id(&self) -> u32 {
         self.id
+    }
+
+    fn has_pid_of_server(&self) -> bool {
+        self.secret[0] & OF_SERVER != 0
     }
 
     /// Says which task to wake. Once, from that task.
@@ -139,12 +145,17 @@ impl Entry {
     }
 }
 
+/// Set in the first byte of the secrets of those who were told a server's process id.
+const OF_SERVER: u8 = 0x80;
+
 /// All sessions of the process.
 #[derive(Debug, Default)]
 pub struct Directory {
     /// Milliseconds, moved on by the janitor: reading it costs no system call.
     clock: AtomicU64,
     sessions: DashMap<u32, Arc<Entry>>,
+    /// Those whose clients were told a server's process id, by that: several servers may have the same.
+    of_servers: DashMap<u32, Vec<Arc<Entry>>>,
     next: AtomicU32,
     whos: DashMap<Arc<Who>, ()>,
 }
@@ -203,13 +214,32 @@ impl Listed {
 
 impl Drop for Listed {
     fn drop(&mut self) {
-        self.directory.sessions.remove(&self.entry.id);
+        let Entry { id, pid, .. } = *self.entry;
+        self.directory.sessions.remove(&id);
+        if self.entry.has_pid_of_server() {
+            let of_servers = &self.directory.of_servers;
+            if let Some(mut others) = of_servers.get_mut(&pid) {
+                others.retain(|entry| entry.id != id);
+            }
+            of_servers.remove_if(&pid, |_, others| others.is_empty());
+        }
     }
 }
 
 impl Directory {
-    /// Lists a session under a number that no other has, with a secret of so many bytes.
+    /// Lists a session under a number that no other has, which its client is told as process id, with a secret of so many bytes.
     pub fn list(self: &Arc<Self>, peer: Peer, who: Who, secret_length: usize) -> Listed {
+        self.list_as(peer, who, None, secret_length)
+    }
+
+    /// Lists a session. `server`: the process id of the server connection that it keeps for its life, which its client is told.
+    pub fn list_as(
+        self: &Arc<Self>,
+        peer: Peer,
+        who: Who,
+        server: Option<u32>,
+        secret_length: usize,
+    ) -> Listed {
         let who = self.intern(who);
         loop {
             // Process ids are positive int4 to most drivers.
@@ -220,9 +250,18 @@ impl Directory {
             if id == 0 {
                 continue;
             }
+            let mut of_server = server.map(|pid| self.of_servers.entry(pid).or_default());
+            let mut secret = new_secret(server.is_some(), secret_length);
+            while of_server
+                .iter()
+                .any(|others| others.iter().any(|other| other.secret == secret))
+            {
+                secret = new_secret(true, secret_length);
+            }
             let entry = Arc::new(Entry {
                 id,
-                secret: (0..secret_length).map(|_| rand::random()).collect(),
+                pid: server.unwrap_or(id),
+                secret,
                 asked: AtomicU8::new(0),
                 waker: OnceLock::new(),
                 doing: AtomicU64::new(
@@ -240,6 +279,9 @@ impl Directory {
                 since: Instant::now(),
             });
             place.insert(Arc::clone(&entry));
+            if let Some(others) = &mut of_server {
+                others.push(Arc::clone(&entry));
+            }
             return Listed {
                 entry,
                 directory: Arc::clone(self),
@@ -259,8 +301,14 @@ impl Directory {
 
     /// The session that a cancel request names, if its secret is right.
     pub fn by_key(&self, key: &CancelKey) -> Option<Arc<Entry>> {
-        let entry = self.sessions.get(&key.pid)?;
-        bool::from(entry.secret.ct_eq(&key.secret)).then(|| Arc::clone(&entry))
+        let is_right = |entry: &&Arc<Entry>| bool::from(entry.secret.ct_eq(&key.secret));
+        if let Some(entry) = self.sessions.get(&key.pid)
+            && is_right(&entry.value())
+        {
+            return Some(Arc::clone(&entry));
+        }
+        let others = self.of_servers.get(&key.pid)?;
+        others.iter().find(is_right).map(Arc::clone)
     }
 
     /// The time by which sessions note since when they do what.
@@ -319,6 +367,13 @@ impl Directory {
     pub fn is_empty(&self) -> bool {
         self.sessions.is_empty()
     }
+}
+
+/// A new secret. Where a session's number and another's server agree, this bit tells their keys apart.
+fn new_secret(of_server: bool, length: usize) -> Box<[u8]> {
+    let mut secret: Box<[u8]> = (0..length).map(|_| rand::random()).collect();
+    secret[0] = secret[0] & !OF_SERVER | if of_server { OF_SERVER } else { 0 };
+    secret
 }
 
 /// Counts clients against one cap.
@@ -402,6 +457,36 @@ mod tests {
             );
             assert!(directory.is_empty());
         }
+    }
+
+    #[test]
+    fn sessions_that_were_told_the_same_process_id_are_told_apart() {
+        let directory = Arc::new(Directory::default());
+        let list = |server| directory.list_as(Peer::Unix(None), who(), server, 4);
+        let own = list(None);
+        let pid = own.entry().id();
+        let sessions = [own, list(Some(pid)), list(Some(pid)), list(Some(pid + 1))];
+        let find = |listed: &Listed| {
+            let (pid, secret) = listed.entry().key();
+            let secret = secret.into();
+            directory.by_key(&CancelKey { pid, secret })
+        };
+        for listed in &sessions {
+            let found = find(listed).expect("its key is right");
+            assert_eq!(found.id(), listed.entry().id());
+        }
+        let [own, one, two, other] = sessions;
+        assert_eq!(
+            [&own, &one, &two, &other].map(|listed| listed.entry().key().0),
+            [pid, pid, pid, pid + 1]
+        );
+        let (pid, secret) = one.entry().key();
+        let secret = secret.into();
+        drop(one);
+        assert!(directory.by_key(&CancelKey { pid, secret }).is_none());
+        assert!(find(&own).is_some() && find(&two).is_some() && find(&other).is_some());
+        drop((own, two, other));
+        assert!(directory.is_empty() && directory.of_servers.is_empty());
     }
 
     #[test]

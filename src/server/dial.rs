@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::connection::Connection;
-use super::login::{Identity, LoginError, Welcome, ask, login};
+use super::login::{Identity, LoginError, Welcome, ask, ask_noting, login};
 use super::reach::{Place, Unreachable, reach};
 use super::secure::{Attempt, Route, SecureError, Security, binding};
 use crate::config::checked::{Host, Tcp};
@@ -230,11 +230,11 @@ async fn connect_and_log_in(
     let Entered {
         mut packets,
         route,
-        welcome,
+        mut welcome,
         key,
     } = entered.map_err(|failed| failed.error)?;
     if let Some(sql) = &target.connect_query {
-        ask(&mut packets, sql)
+        ask_noting(&mut packets, sql, &mut welcome)
             .await
             .map_err(DialError::ConnectQuery)?;
     }

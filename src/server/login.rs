@@ -113,6 +113,19 @@ pub struct Identity {
 pub struct Welcome {
     /// ParameterStatus messages, in order.
     pub parameters: Vec<(Box<str>, Box<str>)>,
+    /// Bodies of the NoticeResponse messages that came with them.
+    pub notices: Vec<Box<[u8]>>,
+}
+
+impl Welcome {
+    /// Keeps a notice for the clients, unless there are too many.
+    fn notice(&mut self, body: &[u8]) {
+        const MOST: usize = 64 * 1024;
+        let kept: usize = self.notices.iter().map(|notice| notice.len()).sum();
+        if kept + body.len() <= MOST {
+            self.notices.push(body.into());
+        }
+    }
 }
 
 /// A row of an answer to pgweir's own query; `None` is NULL.
@@ -169,7 +182,7 @@ where
     welcome(packets).await
 }
 
-/// The next message that is no notice; an error ends the login.
+/// The next message; an error ends the login.
 async fn next<S>(packets: &mut Packets<S>) -> Result<Packet, LoginError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -179,7 +192,7 @@ where
         match packet.tag {
             b'E' => return Err(LoginError::Refused(ServerError::parse(&packet.body))),
             // NegotiateProtocolVersion: it speaks an older version, and nothing else differs but the length of its keys.
-            b'N' | b'v' => {}
+            b'v' => {}
             _ => return Ok(packet),
         }
     }
@@ -190,12 +203,12 @@ async fn request<S>(packets: &mut Packets<S>) -> Result<(u32, Bytes), LoginError
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let Packet {
-        tag: b'R',
-        mut body,
-    } = next(packets).await?
-    else {
-        return Err(LoginError::Unexpected("message"));
+    let mut body = loop {
+        match next(packets).await? {
+            Packet { tag: b'R', body } => break body,
+            Packet { tag: b'N', .. } => {}
+            _ => return Err(LoginError::Unexpected("message")),
+        }
     };
     let code = body
         .try_get_u32()
@@ -319,12 +332,15 @@ where
                 }
                 key.secret = packet.body[..].into();
             }
+            b'N' => welcome.notice(&packet.body),
             b'Z' => break,
             _ => return Err(LoginError::Unexpected("message")),
         }
     }
     while packets.has_more() {
-        next(packets).await?;
+        if let Packet { tag: b'N', body } = next(packets).await? {
+            welcome.notice(&body);
+        }
     }
     Ok((welcome, key))
 }
@@ -334,12 +350,25 @@ pub async fn ask<S>(packets: &mut Packets<S>, sql: &str) -> Result<Option<String
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    ask_noting(packets, sql, &mut Welcome::default()).await
+}
+
+/// The same for a query that belongs to the login: its notices are kept with those of the login.
+pub async fn ask_noting<S>(
+    packets: &mut Packets<S>,
+    sql: &str,
+    welcome: &mut Welcome,
+) -> Result<Option<String>, LoginError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     packets.write(&query(sql)).await?;
     let (mut value, mut failed) = (None, None);
     loop {
         let packet = packets.read(LONGEST_LOGIN_MESSAGE).await?;
         match packet.tag {
             b'D' if value.is_none() => value = first_column(packet.body),
+            b'N' => welcome.notice(&packet.body),
             b'E' => failed = Some(ServerError::parse(&packet.body)),
             b'Z' => break,
             _ => {}

@@ -233,6 +233,8 @@ enum Phase {
     Idle,
     /// It spoke before it was told ReadyForQuery.
     Early(Box<[u8]>),
+    /// The same, and it has held a server connection since its login.
+    EarlyLeased(Lease, Box<[u8]>),
     /// In the pool's queue, with what it has said so far.
     Waiting(Ticket, Box<[u8]>),
     /// Holding a server connection whose session gets the client's role; with what the client has said so far.
@@ -244,12 +246,19 @@ enum Phase {
 impl Session {
     /// A session of a client that has been told ReadyForQuery.
     ///
-    /// `early`: what was read of it beyond its last login message.
-    pub fn new(client: ClientEnd<Stream>, terms: Terms, early: &[u8]) -> Self {
-        let phase = if early.is_empty() {
-            Phase::Idle
-        } else {
-            Phase::Early(early.into())
+    /// `lease`: the server connection that it keeps for its life. `early`: what was read of it beyond its last login message.
+    pub fn new(
+        client: ClientEnd<Stream>,
+        terms: Terms,
+        lease: Option<Lease>,
+        early: &[u8],
+    ) -> Self {
+        let early = Some(early).filter(|early| !early.is_empty());
+        let phase = match (lease, early) {
+            (None, None) => Phase::Idle,
+            (None, Some(early)) => Phase::Early(early.into()),
+            (Some(lease), None) => Phase::Leased(lease),
+            (Some(lease), Some(early)) => Phase::EarlyLeased(lease, early.into()),
         };
         Self {
             client,
@@ -274,7 +283,7 @@ impl Session {
         loop {
             let next = match &self.phase {
                 Phase::Idle => ready!(self.listen(cx, scratch)),
-                Phase::Early(_) => self.catch_up(cx),
+                Phase::Early(_) | Phase::EarlyLeased(..) => self.catch_up(cx),
                 Phase::Waiting(..) => ready!(self.wait(cx, scratch)),
                 Phase::Becoming(..) => ready!(self.become_own(cx, scratch)),
                 Phase::Leased(_) => ready!(self.relay(cx, scratch)),
@@ -300,11 +309,14 @@ impl Session {
     }
 
     fn catch_up(&mut self, cx: &mut Context<'_>) -> Result<Phase, End> {
-        let Phase::Early(said) = mem::replace(&mut self.phase, Phase::Idle) else {
-            unreachable!("called in this phase only")
-        };
-        let look = self.client.look(&said).map_err(End::Violation)?;
-        self.heard(cx, look, &said)
+        match mem::replace(&mut self.phase, Phase::Idle) {
+            Phase::Early(said) => {
+                let look = self.client.look(&said).map_err(End::Violation)?;
+                self.heard(cx, look, &said)
+            }
+            Phase::EarlyLeased(lease, said) => self.begin(cx, lease, &said),
+            _ => unreachable!("called in these phases only"),
+        }
     }
 
     /// Does what the bytes of an idle client call for.
@@ -579,7 +591,7 @@ impl Session {
     fn cancel(&mut self, cx: &mut Context<'_>) {
         match &mut self.phase {
             // Postgres ignores the cancel of an idle session too.
-            Phase::Idle | Phase::Early(_) | Phase::Becoming(..) => {}
+            Phase::Idle | Phase::Early(_) | Phase::EarlyLeased(..) | Phase::Becoming(..) => {}
             Phase::Leased(lease) => lease.cancel(),
             Phase::Waiting(_, said) => {
                 let Some(rest) = after_request(said) else {

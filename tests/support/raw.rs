@@ -546,6 +546,14 @@ impl Raw {
         }
     }
 
+    /// Bodies of the NotificationResponses up to ReadyForQuery.
+    #[track_caller]
+    pub fn notifications(&mut self) -> Vec<Vec<u8>> {
+        let messages = self.read_until('Z').into_iter();
+        let notifications = messages.filter(|message| message.tag == 'A');
+        notifications.map(|message| message.body).collect()
+    }
+
     /// The one value that a query gives.
     #[track_caller]
     pub fn value(&mut self, sql: &str) -> String {

@@ -396,7 +396,7 @@ impl Thread {
             startup: Arc::default(),
             prepared: Some(100),
         };
-        let mut session = Session::new(ClientEnd::new(Stream::Unix(near), LIMIT), terms, &[]);
+        let mut session = Session::new(ClientEnd::new(Stream::Unix(near), LIMIT), terms, None, &[]);
         let attending = Arc::clone(&entry);
         let session = spawn_local(async move {
             std::future::poll_fn(|cx| {
