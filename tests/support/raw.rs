@@ -91,6 +91,11 @@ impl ServerError {
         self.fields.get(&'S').map_or("", String::as_str)
     }
 
+    /// The client itself has gone.
+    pub fn gone() -> Self {
+        Self::lost(&io::Error::other("the client went away"))
+    }
+
     /// A failure of the connection itself; its code is no SQLSTATE.
     fn lost(error: &io::Error) -> Self {
         Self {
@@ -521,6 +526,16 @@ impl Raw {
         heard
     }
 
+    /// Reading and writing fail when nothing moves for this time.
+    pub fn set_patience(&self, time: Duration) {
+        self.set_read_timeout(time);
+        match &self.stream {
+            Stream::Tcp(stream) => stream.set_write_timeout(Some(time)),
+            Stream::Unix(stream) => stream.set_write_timeout(Some(time)),
+        }
+        .expect("an open socket");
+    }
+
     fn set_read_timeout(&self, time: Duration) {
         match &self.stream {
             Stream::Tcp(stream) => stream.set_read_timeout(Some(time)),
@@ -607,6 +622,11 @@ impl Raw {
 
     /// Closes by RST: the peer hears "connection reset".
     pub fn reset(self) {
+        self.reset_on_close();
+    }
+
+    /// Whenever it is dropped, it will be by RST.
+    pub fn reset_on_close(&self) {
         if let Stream::Tcp(stream) = &self.stream {
             socket2::SockRef::from(stream)
                 .set_linger(Some(Duration::ZERO))
