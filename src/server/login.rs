@@ -106,6 +106,15 @@ pub struct Identity {
     pub parameters: Vec<(String, String)>,
 }
 
+impl Identity {
+    /// Whether it speaks the replication protocol.
+    pub fn replicates(&self) -> bool {
+        self.parameters
+            .iter()
+            .any(|(name, _)| name == "replication")
+    }
+}
+
 /// What Postgres told at login.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Welcome {
