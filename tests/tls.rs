@@ -680,6 +680,60 @@ fn one_pgweir_speaks_direct_tls_with_another_and_resumes() {
     inner.await_log("a resumed session", |line| line.contains("resumed=true"));
 }
 
+#[test]
+fn postgres_is_spoken_to_by_direct_tls() {
+    let authority = Authority::new();
+    authority.issue("here", "here", &HERE);
+    for version in [17, 18] {
+        let postgres = Postgres::setup()
+            .version(version)
+            .tls(&authority, "here")
+            .method(Method::Scram)
+            .start();
+        postgres.create_role("ann", "secret");
+        let toml = database("sslmode=verify-full&sslnegotiation=direct")
+            + "[tls.server]\n"
+            + &ca(&authority)
+            + "[pool]\nsize = 1\n";
+        let pooler = Pooler::serve_with_users(&postgres, &toml, "\"ann\" \"secret\"\n");
+        let mut ann = Raw::login(pooler.port(), "ann", "postgres");
+        assert_eq!(ann.value(IS_SECURED), "t", "{version}");
+        // Its cancel goes the same way.
+        ann.send(&Batch::new().query("select pg_sleep(60)"));
+        eventually("it runs", || postgres.busy() == 1);
+        let (pid, secret) = ann.key.clone().expect("it was told");
+        let mut cancel = Raw::connect(pooler.port());
+        cancel
+            .write(&cancel_request(pid, &secret))
+            .expect("connected");
+        assert_eq!(ann.rows().expect_err("cancelled").code(), "57014");
+    }
+}
+
+#[test]
+fn another_mode_towards_postgres_counts_from_a_reload_on() {
+    let authority = Authority::new();
+    authority.issue("here", "here", &HERE);
+    let postgres = Postgres::setup().tls(&authority, "here").start();
+    let toml = |mode: &str| format!("[tls.server]\nmode = \"{mode}\"\n[pool]\nsize = 1\n");
+    let pooler = Pooler::serve(&postgres, &toml("disable"));
+    let mut client = Raw::login(pooler.port(), "postgres", "postgres");
+    assert_eq!(client.value(IS_SECURED), "f");
+    pooler.rewrite(&toml("require"));
+    pooler.reload();
+    eventually("its server connection is another one", || {
+        client.value(IS_SECURED) == "t"
+    });
+    // The same again changes nothing.
+    let backend = client.backend();
+    let log = pooler.log().matches("reloaded").count();
+    pooler.reload();
+    eventually("it has reloaded", || {
+        pooler.log().matches("reloaded").count() > log
+    });
+    assert_eq!(client.backend(), backend);
+}
+
 /// A Postgres that speaks TLS alone, a pgweir that does so both ways, and their authority.
 fn secured(count: usize, rest: &str) -> (Postgres, Pooler, Authority) {
     let authority = Authority::new();

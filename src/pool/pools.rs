@@ -896,6 +896,9 @@ impl Pool {
         let reconnect = !settings
             .target
             .leads_to_the_same(&self.settings.read().target);
+        let settings = Arc::new(settings);
+        // First of all: what is dialled from the reconnect on counts as new, and must have been dialled as new.
+        *self.settings.write() = Arc::clone(&settings);
         self.pools.update(|state, now| {
             let State { book, actions, .. } = state;
             let PoolPlace {
@@ -913,7 +916,6 @@ impl Pool {
                 book.reconnect(now, self.id, actions);
             }
         });
-        *self.settings.write() = Arc::new(settings);
     }
 
     /// Whether its connections are not lent a second time.

@@ -1,15 +1,19 @@
-"""asyncpg without its statement cache, as behind any pooler in transaction mode."""
+"""asyncpg: everything with its statement cache and without."""
 
 import asyncio
 import datetime
 import decimal
 import io
+import os
 
 import asyncpg
 
+SESSIONS = os.environ["PGWEIR_MODE"] != "transaction"
+caching = {}
+
 
 def connect(**options):
-    return asyncpg.connect(statement_cache_size=0, **options)
+    return asyncpg.connect(**caching, **options)
 
 
 async def simple_things():
@@ -85,7 +89,7 @@ async def copy():
 
 
 async def a_pool_of_pools():
-    async with asyncpg.create_pool(min_size=10, max_size=50, statement_cache_size=0) as pool:
+    async with asyncpg.create_pool(min_size=10, max_size=50, **caching) as pool:
 
         async def work(name):
             for n in range(20):
@@ -99,11 +103,125 @@ async def a_pool_of_pools():
         await asyncio.gather(*(work(name) for name in range(100)))
 
 
+async def statements_on_many_connections():
+    """More clients than server connections; the same texts and different ones, again and again."""
+
+    async def work(name):
+        connection = await connect()
+        kept = await connection.prepare("select $1::text || ' by ' || $2::text as word")
+        assert [column.name for column in kept.get_attributes()] == ["word"]
+        for n in range(60):
+            assert await connection.fetchval("select $1::int + $2::int", n, name) == n + name
+            own = f"select $1::text || ' of {name}'"
+            assert await connection.fetchval(own, str(n)) == f"{n} of {name}"
+            assert await kept.fetchval(str(n), str(name)) == f"{n} by {name}"
+            if n % 7 == 0:
+                async with connection.transaction():
+                    await connection.execute("select $1::int", n)
+                    assert await connection.fetchval(own, str(n)) == f"{n} of {name}"
+            if n % 11 == 0:
+                try:
+                    await connection.fetchval("select 1 / $1::int", 0)
+                except asyncpg.DivisionByZeroError:
+                    pass
+        # More statements than asyncpg caches: it closes the oldest.
+        for n in range(150):
+            assert await connection.fetchval(f"select $1::int + {n}", name) == name + n
+        await connection.close()
+
+    await asyncio.gather(*(work(name) for name in range(8)))
+
+
+async def statements_after_changes():
+    connection = await connect()
+    await connection.execute("drop table if exists changing_async; create table changing_async (n int)")
+    for n in range(8):
+        await connection.execute("insert into changing_async values ($1)", 1)
+        assert len(await connection.fetch("select * from changing_async where n = $1", 1)) == n + 1
+    await connection.execute("alter table changing_async add m int default 7")
+    # asyncpg has its own cure for a plan whose result has changed.
+    assert dict(await connection.fetchrow("select * from changing_async where n = $1", 1)) == {"n": 1, "m": 7}
+    await connection.reload_schema_state()
+    assert dict(await connection.fetchrow("select * from changing_async where n = $1", 1)) == {"n": 1, "m": 7}
+    # What its pool does when a connection comes back.
+    await connection.reset()
+    assert await connection.fetchval("select count(*) from changing_async where n = $1", 1) == 8
+    await connection.close()
+
+
+async def settings_follow_their_client():
+    zones = ["Europe/Berlin", "Asia/Tokyo", "America/Lima", "UTC", "Africa/Cairo", "Asia/Kolkata", "Pacific/Apia", "Iran"]
+
+    async def work(number):
+        zone, name = zones[number], f"client {number}"
+        settings = {"timezone": zone, "application_name": name, "statement_timeout": str(9001 + number)}
+        connection = await connect(server_settings=settings)
+        assert connection.get_settings().TimeZone == zone
+        for n in range(25):
+            assert await connection.fetchval("show timezone") == zone
+            assert await connection.fetchval("show application_name") == name
+            assert await connection.fetchval("show statement_timeout") == f"{9001 + number}ms"
+            # asyncpg knows no other encoding than the one it has asked for.
+            assert await connection.fetchval("select $1 || chr(252)", "ä") == "äü"
+        await connection.execute("set datestyle to 'German'")
+        assert connection.get_settings().DateStyle == "German, DMY"
+        for n in range(10):
+            assert await connection.fetchval("show datestyle") == "German, DMY"
+        await connection.reset()
+        assert await connection.fetchval("show application_name") == name
+        await connection.close()
+
+    await asyncio.gather(*(work(number) for number in range(8)))
+
+
+async def cancelling():
+    connection = await connect()
+    try:
+        await connection.fetchval("select pg_sleep(20)", timeout=0.2)
+    except asyncio.TimeoutError:
+        pass
+    else:
+        raise AssertionError("it was not cancelled")
+    assert await connection.fetchval("select 'alive'") == "alive"
+    task = asyncio.create_task(connection.fetchval("select pg_sleep(20)"))
+    await asyncio.sleep(0.2)
+    task.cancel()
+    try:
+        await task
+    except asyncio.CancelledError:
+        pass
+    assert await connection.fetchval("select 'alive'") == "alive"
+    await connection.close()
+
+
+async def session_things():
+    connection, other = await connect(), await connect()
+    heard = asyncio.Queue()
+    await connection.add_listener("news", lambda _, pid, channel, payload: heard.put_nowait((pid, channel, payload)))
+    await other.execute("select pg_notify('news', 'hello')")
+    note = await asyncio.wait_for(heard.get(), 10)
+    assert note == (other.get_server_pid(), "news", "hello"), (note, other.get_server_pid())
+    await connection.execute("create temp table mine as select 1 as n")
+    assert await connection.fetchval("select n from mine") == 1
+    await connection.execute("set work_mem = '1MB'")
+    assert await connection.fetchval("show work_mem") == "1MB"
+    await connection.close()
+    await other.close()
+
+
 async def main():
-    await simple_things()
-    await errors_and_transactions()
-    await copy()
-    await a_pool_of_pools()
+    global caching
+    for caching in ({}, {"statement_cache_size": 0}):
+        await simple_things()
+        await errors_and_transactions()
+        await copy()
+        await a_pool_of_pools()
+        await statements_on_many_connections()
+        await statements_after_changes()
+        await cancelling()
+    await settings_follow_their_client()
+    if SESSIONS:
+        await session_things()
 
 
 asyncio.run(main())

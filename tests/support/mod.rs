@@ -20,6 +20,7 @@ pub mod postgres;
 pub mod process;
 pub mod proxy;
 pub mod raw;
+pub mod script;
 pub mod wait;
 pub mod watch;
 
@@ -34,12 +35,12 @@ pub use watch::Watch;
 /// Makes each function, which takes a number of threads, into two tests.
 #[macro_export]
 macro_rules! with_one_and_two_threads {
-    ($($name:ident),+ $(,)?) => {
+    ($($(#[$attribute:meta])* $name:ident),+ $(,)?) => {
         mod one_thread {
-            $(#[test] fn $name() { super::$name(1); })+
+            $(#[test] $(#[$attribute])* fn $name() { super::$name(1); })+
         }
         mod two_threads {
-            $(#[test] fn $name() { super::$name(2); })+
+            $(#[test] $(#[$attribute])* fn $name() { super::$name(2); })+
         }
     };
 }

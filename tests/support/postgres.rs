@@ -1,5 +1,6 @@
 //! A PostgreSQL of one's own.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
@@ -48,9 +49,16 @@ pub struct Setup {
     hba: Vec<String>,
     /// Files to be copied into the data directory, where nobody else can read them.
     files: Vec<(PathBuf, &'static str)>,
+    binaries: Binaries,
 }
 
 impl Setup {
+    /// A major version of its own, out of those that `scripts/install-deps.sh` puts into `.postgres`.
+    pub fn version(mut self, major: u32) -> Self {
+        self.binaries = Binaries::Version(major);
+        self
+    }
+
     pub fn max_connections(mut self, count: u32) -> Self {
         self.max_connections = count;
         self
@@ -105,7 +113,10 @@ impl Setup {
     pub fn start(self) -> Postgres {
         let directory = scratch();
         let data = directory.path().join("data");
-        run(Command::new("cp").arg("-a").arg(template()).arg(&data));
+        run(Command::new("cp")
+            .arg("-a")
+            .arg(template(self.binaries))
+            .arg(&data));
         if let Some(account) = account() {
             chown(directory.path(), Some(account.uid), Some(account.gid)).expect("root may chown");
         }
@@ -164,6 +175,7 @@ impl Postgres {
             settings: Vec::new(),
             hba: Vec::new(),
             files: Vec::new(),
+            binaries: Binaries::Usual,
         }
     }
 
@@ -338,7 +350,7 @@ impl Postgres {
             .append(true)
             .open(self.directory.path().join("log"))
             .expect("the directory can be written");
-        let mut command = program("postgres");
+        let mut command = self.setup.binaries.program("postgres");
         command
             .arg("-D")
             .arg(self.directory.path().join("data"))
@@ -413,6 +425,38 @@ impl Drop for Postgres {
             }
         }
     }
+}
+
+/// Whose `postgres` and `initdb` are run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Binaries {
+    /// The newest of Debian's, or those in PATH.
+    Usual,
+    /// Those of a major version, which has no other programs than these.
+    Version(u32),
+}
+
+impl Binaries {
+    fn program(self, name: &str) -> Command {
+        match self {
+            Self::Usual => program(name),
+            Self::Version(major) => {
+                let path = version_directory(major).join("bin").join(name);
+                assert!(
+                    path.exists(),
+                    "PostgreSQL {major} is not installed: run scripts/install-deps.sh (make test does)"
+                );
+                Command::new(path)
+            }
+        }
+    }
+}
+
+/// Where a major version is installed: `bin`, `lib`, `share`.
+pub fn version_directory(major: u32) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join(".postgres")
+        .join(major.to_string())
 }
 
 /// One of PostgreSQL's programs, from PATH or where Debian keeps them.
@@ -503,39 +547,44 @@ fn account() -> Option<&'static Account> {
 }
 
 /// A fresh data directory to copy. It is made once and kept with the build: `initdb` takes longer than most tests.
-fn template() -> &'static Path {
-    static TEMPLATE: OnceLock<PathBuf> = OnceLock::new();
-    TEMPLATE.get_or_init(|| {
-        let version = run(program("postgres").arg("--version"));
-        let name: String = version
-            .chars()
-            .filter(|c| c.is_ascii_digit() || *c == '.')
-            .collect();
-        let owner = account().map_or_else(String::new, |account| format!("-{}", account.uid));
-        let template =
-            Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("postgres-{name}{owner}"));
-        if template.exists() {
-            return template;
-        }
-        let directory = scratch();
-        let data = directory.path().join("data");
-        let mut initdb = program("initdb");
-        initdb
-            .arg("-D")
-            .arg(&data)
-            .args(["-U", "postgres", "-A", "trust", "-E", "UTF8"])
-            .args(["--no-locale", "--no-sync", "--no-instructions"]);
-        if let Some(account) = account() {
-            chown(directory.path(), Some(account.uid), Some(account.gid)).expect("root may chown");
-            initdb.uid(account.uid).gid(account.gid).current_dir("/");
-        }
-        run(&mut initdb);
-        // Copied aside and renamed, so that a half-made one is never used; another test program may have been faster.
-        let aside = template.with_extension(std::process::id().to_string());
-        run(Command::new("cp").arg("-a").arg(&data).arg(&aside));
-        if fs::rename(&aside, &template).is_err() {
-            fs::remove_dir_all(&aside).expect("it has just been made");
-        }
-        template
-    })
+fn template(binaries: Binaries) -> PathBuf {
+    static TEMPLATES: Mutex<BTreeMap<Binaries, PathBuf>> = Mutex::new(BTreeMap::new());
+    TEMPLATES
+        .lock()
+        .entry(binaries)
+        .or_insert_with(|| make_template(binaries))
+        .clone()
+}
+
+fn make_template(binaries: Binaries) -> PathBuf {
+    let version = run(binaries.program("postgres").arg("--version"));
+    let name: String = version
+        .chars()
+        .filter(|c| c.is_ascii_digit() || *c == '.')
+        .collect();
+    let owner = account().map_or_else(String::new, |account| format!("-{}", account.uid));
+    let template = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("postgres-{name}{owner}"));
+    if template.exists() {
+        return template;
+    }
+    let directory = scratch();
+    let data = directory.path().join("data");
+    let mut initdb = binaries.program("initdb");
+    initdb
+        .arg("-D")
+        .arg(&data)
+        .args(["-U", "postgres", "-A", "trust", "-E", "UTF8"])
+        .args(["--no-locale", "--no-sync", "--no-instructions"]);
+    if let Some(account) = account() {
+        chown(directory.path(), Some(account.uid), Some(account.gid)).expect("root may chown");
+        initdb.uid(account.uid).gid(account.gid).current_dir("/");
+    }
+    run(&mut initdb);
+    // Copied aside and renamed, so that a half-made one is never used; another test program may have been faster.
+    let aside = template.with_extension(std::process::id().to_string());
+    run(Command::new("cp").arg("-a").arg(&data).arg(&aside));
+    if fs::rename(&aside, &template).is_err() {
+        fs::remove_dir_all(&aside).expect("it has just been made");
+    }
+    template
 }

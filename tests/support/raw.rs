@@ -201,6 +201,12 @@ impl Batch {
         self.message(b'X', b"")
     }
 
+    /// These messages, and then those.
+    pub fn then(mut self, more: &Self) -> Self {
+        self.0.extend(&more.0);
+        self
+    }
+
     pub fn bytes(&self) -> &[u8] {
         &self.0
     }
@@ -607,7 +613,8 @@ impl Raw {
         }
     }
 
-    fn receive(&mut self) -> Result<Message, ServerError> {
+    /// The next message, or how the connection was lost.
+    pub fn receive(&mut self) -> Result<Message, ServerError> {
         loop {
             if let Some(total) = self.whole_message() {
                 let message = &self.received[self.taken..][..total];

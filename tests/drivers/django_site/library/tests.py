@@ -83,6 +83,21 @@ class Transactions(TransactionTestCase):
         self.assertEqual(failures, [])
         self.assertEqual(Book.objects.get().price, 80)
 
+    def test_iterators_outside_a_transaction(self):
+        author = Author.objects.create(name="Ada")
+        Book.objects.bulk_create([book(author, f"Volume {n}") for n in range(700)])
+        titles = [found.title for found in Book.objects.order_by("id").iterator(chunk_size=100)]
+        self.assertEqual(titles, [f"Volume {n}" for n in range(700)])
+
+    def test_settings_stay(self):
+        for _ in range(10):
+            with connection.cursor() as cursor:
+                cursor.execute("show timezone")
+                self.assertEqual(cursor.fetchone(), (connection.timezone_name,))
+                name = connection.settings_dict["OPTIONS"].get("application_name", "")
+                cursor.execute("show application_name")
+                self.assertEqual(cursor.fetchone(), (name,))
+
     def test_what_fails_is_rolled_back(self):
         with self.assertRaises(KeyError), transaction.atomic():
             Author.objects.create(name="Ada")
