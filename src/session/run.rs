@@ -574,7 +574,9 @@ impl Session {
         let Phase::Leased(lease) = &mut self.phase else {
             return None;
         };
-        let settled = lease.connection().end.settled().is_some();
+        let end = &lease.connection().end;
+        // A stream ends nowhere in particular; who replicates comes back for the rest.
+        let settled = end.settled().is_some() || end.exchange().is_streaming();
         (drain && settled && self.client.is_flushed()).then_some(End::Drained)
     }
 
@@ -677,7 +679,9 @@ fn relaying<'a>(
 
 /// Notes what a session with a server connection does. `goes_on`: a query of several was answered.
 fn note(listed: &Listed, exchange: &Exchange, goes_on: bool) {
-    let activity = if exchange.is_settled() {
+    let activity = if exchange.is_streaming() {
+        Activity::Streaming
+    } else if exchange.is_settled() {
         Activity::Idle
     } else if exchange.is_in_transaction() {
         Activity::InTransaction
