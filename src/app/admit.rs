@@ -286,15 +286,25 @@ impl Reception<'_> {
             .database(&startup.database)
             .ok_or_else(|| Denied::NoDatabase(startup.database.clone()))?;
         let (service, who) = self.classify(startup, *peer, secured);
+        let replicates = startup.is_replication();
         let pool = self.pool(startup, database, credential);
-        if self.world.passes_through() {
+        if self.world.passes_through() && !replicates {
             self.vouch(packets, &pool, service).await?;
         }
         let seats = self.seats(seat, &who, database)?;
-        let asked = Parameters::of_startup(startup).map_err(Denied::Options)?;
+        if self.world.passes_through() && replicates {
+            self.vouch_alone(packets, &pool, service).await?;
+        }
+        // Postgres reads what a client that replicates asks for, and nobody else.
+        let asked = if replicates {
+            Parameters::default()
+        } else {
+            Parameters::of_startup(startup).map_err(Denied::Options)?
+        };
         let settings = pool.settings();
         let welcomed = async {
             match settings.mode {
+                Mode::Session if replicates => self.replicate(&pool, service).await,
                 Mode::Session => self.hold(&pool, service, asked).await,
                 Mode::Transaction | Mode::Statement => self.learn(&pool, service, asked).await,
             }
@@ -433,6 +443,14 @@ impl Reception<'_> {
 
     fn pool(&self, startup: &Startup, database: &Database, credential: &Credential) -> Arc<Pool> {
         let (user, proof) = self.world.server_login(database, &startup.user, credential);
+        if startup.is_replication() {
+            let settings = self
+                .world
+                .pool_settings(&startup.database, database, &user, proof);
+            let settings = settings.as_replication(startup);
+            let pools = &self.app.pools;
+            return pools.replication(&startup.database, &user, settings);
+        }
         let pool = self.app.pools.pool(&startup.database, &user, || {
             self.world
                 .pool_settings(&startup.database, database, &user, proof.clone())
@@ -525,6 +543,20 @@ impl Reception<'_> {
         })
     }
 
+    /// What a client is told that replicates, and the connection that was made for it and with its own startup message.
+    async fn replicate(&self, pool: &Arc<Pool>, service: ServiceId) -> Result<Welcomed, Denied> {
+        let mut lease = self.lease(pool, service).await.map_err(Denied::Refused)?;
+        let accepted = Accepted {
+            parameters: Arc::default(),
+            reported: Vec::new(),
+        };
+        Ok(Welcomed {
+            welcome: Arc::clone(&lease.connection().welcome),
+            accepted: Arc::new(accepted),
+            lease: Some(lease),
+        })
+    }
+
     /// What becomes of what the client asked for at startup: Postgres is asked once, and whatever it does not take is told to this
     /// client alone.
     async fn accept(
@@ -595,6 +627,28 @@ impl Reception<'_> {
         self.try_password(pool, service, &password).await?;
         pool.prove_with(ServerLogin::password(&password));
         *vouched = Some(Vouched::By(password));
+        Ok(())
+    }
+
+    /// The same for a client that gets a connection of its own: it is asked for its password, and Postgres tries it when that
+    /// connection is made.
+    async fn vouch_alone(
+        &self,
+        packets: &mut Packets<Stream>,
+        pool: &Arc<Pool>,
+        service: ServiceId,
+    ) -> Result<(), Denied> {
+        match self.lease(pool, service).await {
+            // It trusts; the connection is closed, and made once more for the client.
+            Ok(lease) => lease.discard(Discard::Replication),
+            Err(Refused::Login {
+                wants_proof: true, ..
+            }) => {
+                let password = self.in_time(ask_password(packets)).await?;
+                pool.prove_with(ServerLogin::password(&password));
+            }
+            Err(refused) => return Err(Denied::Refused(refused)),
+        }
         Ok(())
     }
 

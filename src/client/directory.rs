@@ -1,7 +1,7 @@
 //! Who is connected: sessions by id, reachable from any thread, and counts of clients against their caps.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 use std::time::Duration;
@@ -26,6 +26,8 @@ pub enum Ask {
     Leave = 4,
     /// See what is [`Entry::due`].
     Late = 8,
+    /// See whether your client is still there: you do not read from it.
+    Look = 16,
 }
 
 /// Whose a session is. Shared by all sessions that agree in it.
@@ -56,6 +58,8 @@ pub struct Entry {
     transaction: AtomicU64,
     /// What the janitor found to have lasted too long: one of the two words above, and a [`Due`].
     late: AtomicU64,
+    /// It waits and has read as much of its client as it keeps, so that it would not notice the client's leaving.
+    deaf: AtomicBool,
     /// Where it came from.
     pub peer: Peer,
     /// Whose it is.
@@ -89,11 +93,11 @@ impl Entry {
         self.asked.load(Ordering::Relaxed) != 0
     }
 
-    /// Whether this was asked; forgets a Cancel and a Late, which are for one moment only.
+    /// Whether this was asked; forgets a Cancel, a Late and a Look, which are for one moment only.
     pub fn asked(&self, ask: Ask) -> bool {
         let bit = ask as u8;
         let asked = match ask {
-            Ask::Cancel | Ask::Late => self.asked.fetch_and(!bit, Ordering::AcqRel),
+            Ask::Cancel | Ask::Late | Ask::Look => self.asked.fetch_and(!bit, Ordering::AcqRel),
             Ask::Drain | Ask::Leave => self.asked.load(Ordering::Acquire),
         };
         asked & bit != 0
@@ -195,6 +199,13 @@ impl Listed {
         self.store(Activity::WaitingTold, self.entry.doing().since);
     }
 
+    /// Notes whether the session reads from its client. Likewise.
+    pub fn is_deaf(&self, deaf: bool) {
+        if self.entry.deaf.load(Ordering::Relaxed) != deaf {
+            self.entry.deaf.store(deaf, Ordering::Relaxed);
+        }
+    }
+
     fn store(&self, activity: Activity, since: u64) {
         let word = Doing { activity, since }.to_word();
         self.entry.doing.store(word, Ordering::Relaxed);
@@ -262,6 +273,7 @@ impl Directory {
                 ),
                 transaction: AtomicU64::new(0),
                 late: AtomicU64::new(0),
+                deaf: AtomicBool::new(false),
                 peer,
                 who: Arc::clone(&who),
                 since: Instant::now(),
@@ -310,13 +322,16 @@ impl Directory {
         self.clock.store(time, Ordering::Relaxed);
     }
 
-    /// Finds the sessions that have done the same for too long, and has them do something about it. `least` is nobody's
+    /// Finds the sessions that have done the same for too long or may have lost their client, and has them do something about it. `least` is nobody's
     /// patience in particular: what it endures needs no look at whose a session is.
     pub fn hurry(&self, least: &Patience, of: impl Fn(&Who) -> Patience) {
         let now = self.now();
         let mut known = HashMap::new();
         for entry in &self.sessions {
             let (doing, transaction) = (entry.doing(), entry.transaction());
+            if entry.deaf.load(Ordering::Relaxed) {
+                entry.ask(Ask::Look);
+            }
             if least.exceeded(doing, transaction, now).is_none() {
                 continue;
             }

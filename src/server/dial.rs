@@ -240,14 +240,38 @@ async fn connect_and_log_in(
     }
     let mut limit = None;
     if ask_limit {
-        let answer = ask(&mut packets, LIMIT_QUERY)
-            .await
-            .map_err(DialError::Limit)?;
-        limit = answer.and_then(|text| text.parse().ok());
+        let answer = if target.identity.replicates() {
+            limit_by_show(&mut packets).await
+        } else {
+            let answer = ask(&mut packets, LIMIT_QUERY).await;
+            answer.map(|text| text.and_then(|text| text.parse().ok()))
+        };
+        limit = answer.map_err(DialError::Limit)?;
     }
     let (stream, _nothing) = packets.into_parts();
     let connection = Connection::new(stream, key, Arc::new(welcome), route);
     Ok((connection, limit))
+}
+
+/// The same for a connection that understands the replication protocol alone (manual, "Streaming Replication Protocol").
+async fn limit_by_show(packets: &mut Packets<Stream>) -> Result<Option<u32>, LoginError> {
+    let mut left = None;
+    for name in [
+        "max_connections",
+        "superuser_reserved_connections",
+        "reserved_connections",
+    ] {
+        let value = match ask(packets, &format!("SHOW {name}")).await {
+            // The last one is new.
+            Err(LoginError::Refused(_)) => continue,
+            answer => answer?.and_then(|text| text.parse::<u32>().ok()),
+        };
+        left = match (left, value) {
+            (None, value) => value,
+            (Some(left), value) => Some(left.saturating_sub(value.unwrap_or(0))),
+        };
+    }
+    Ok(left)
 }
 
 /// A connection that Postgres has let in.

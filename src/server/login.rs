@@ -108,6 +108,15 @@ pub struct Identity {
     pub minor: u16,
 }
 
+impl Identity {
+    /// Whether it speaks the replication protocol.
+    pub fn replicates(&self) -> bool {
+        self.parameters
+            .iter()
+            .any(|(name, _)| name == "replication")
+    }
+}
+
 /// What Postgres told at login.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Welcome {

@@ -103,6 +103,21 @@ impl Startup {
         self.minor.min(NEWEST_MINOR)
     }
 
+    /// Whether it wants to speak the replication protocol. A value that Postgres does not know counts: Postgres says so.
+    pub fn is_replication(&self) -> bool {
+        let is_no = |value: &str| {
+            let no = ["false", "off", "no", "0"];
+            // Postgres takes the beginning of a word for the word, as long as no other begins so.
+            no.iter().any(|word| word.eq_ignore_ascii_case(value))
+                || matches!(
+                    value.to_ascii_lowercase().as_str(),
+                    "f" | "fa" | "fal" | "fals" | "of" | "n"
+                )
+        };
+        self.parameter("replication")
+            .is_some_and(|value| !is_no(value))
+    }
+
     /// Answers a client that asked for more than there is; `None` if it did not.
     pub fn negotiate(&self) -> Option<Vec<u8>> {
         if self.minor <= NEWEST_MINOR && self.unknown_options.is_empty() {
@@ -256,6 +271,26 @@ mod tests {
 
     fn packet(minor: u16, tail: &[u8]) -> Vec<u8> {
         [&3u16.to_be_bytes(), &minor.to_be_bytes(), tail].concat()
+    }
+
+    #[test]
+    fn replication_is_asked_for_by_anything_but_no() {
+        let asks = |value: &str| {
+            let startup = Startup {
+                minor: 0,
+                user: "a".into(),
+                database: "a".into(),
+                parameters: vec![("replication".into(), value.into())],
+                unknown_options: vec![],
+            };
+            startup.is_replication()
+        };
+        for yes in ["true", "on", "yes", "1", "database", "t", "perhaps", ""] {
+            assert!(asks(yes), "{yes}");
+        }
+        for no in ["false", "off", "no", "0", "FALSE", "f", "of", "n"] {
+            assert!(!asks(no), "{no}");
+        }
     }
 
     #[test]

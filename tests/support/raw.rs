@@ -444,6 +444,15 @@ impl Raw {
         char::from(self.received[self.taken - 1])
     }
 
+    /// The same, or `None` at the end of the stream.
+    pub fn read_byte_if_any(&mut self) -> Option<char> {
+        if self.received.len() == self.taken && !matches!(self.fill(), Ok(1..)) {
+            return None;
+        }
+        self.taken += 1;
+        Some(char::from(self.received[self.taken - 1]))
+    }
+
     /// The next message; panics at the end of the stream.
     #[track_caller]
     pub fn read(&mut self) -> Message {

@@ -523,6 +523,21 @@ impl Client {
             .as_str()
     }
 
+    /// Closes the socket, and the janitor comes by.
+    pub(super) async fn leaves_and_is_looked_for(self) {
+        let Self {
+            packets,
+            directory,
+            session,
+            ..
+        } = self;
+        drop(packets);
+        directory.hurry(&Patience::default(), |_| Patience::default());
+        let end = tokio::time::timeout(PATIENCE, session).await;
+        let end = end.expect("it ends at once").expect("it does not panic");
+        assert_eq!(end.as_str(), "client_gone");
+    }
+
     /// Closes the socket without a word.
     pub(super) async fn vanish(self) -> &'static str {
         let Self {
