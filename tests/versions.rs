@@ -39,7 +39,6 @@ fn the_libpq_of_postgres_18_connects_and_cancels() {
 }
 
 #[test]
-#[ignore = "pgweir speaks protocol 3.0 alone yet"]
 fn protocol_3_2_is_spoken_with_long_cancel_keys() {
     with_version(18, |postgres, pooler| {
         run(psql_with_libpq_18(pooler)

@@ -853,6 +853,9 @@ impl Pool {
         let reconnect = !settings
             .target
             .leads_to_the_same(&self.settings.read().target);
+        let settings = Arc::new(settings);
+        // First of all: what is dialled from the reconnect on counts as new, and must have been dialled as new.
+        *self.settings.write() = Arc::clone(&settings);
         self.pools.update(|state, now| {
             let State { book, actions, .. } = state;
             let PoolPlace {
@@ -870,7 +873,6 @@ impl Pool {
                 book.reconnect(now, self.id, actions);
             }
         });
-        *self.settings.write() = Arc::new(settings);
     }
 
     /// Connects and logs in for the book.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::connection::Connection;
-use super::login::{Identity, LoginError, Welcome, ask, login};
+use super::login::{Identity, LoginError, Welcome, ask, ask_noting, login};
 use super::reach::{Place, Unreachable, reach};
 use super::secure::{Attempt, Route, SecureError, Security, binding};
 use crate::config::checked::{Host, Tcp};
@@ -92,6 +92,17 @@ impl DialError {
         }
     }
 
+    /// Whether the protocol's version may be what the server does not like.
+    fn may_depend_on_version(&self) -> bool {
+        match self {
+            Self::Login(LoginError::Refused(error)) => matches!(
+                error.code,
+                SqlState::PROTOCOL_VIOLATION | SqlState::NOT_SUPPORTED
+            ),
+            _ => false,
+        }
+    }
+
     /// Whether it may come from speaking TLS, or from not speaking it: Postgres' `pg_hba.conf` has no entry for such a
     /// connection, or TLS did not come about.
     fn depends_on_tls(&self) -> bool {
@@ -170,9 +181,24 @@ pub async fn dial(
     target: &Target,
     ask_limit: bool,
 ) -> Result<(Connection, Option<u32>), DialError> {
-    timeout(target.limit, connect_and_log_in(target, ask_limit))
+    timeout(target.limit, connect_in_some_version(target, ask_limit))
         .await
         .map_err(|_| DialError::Timeout(target.limit))?
+}
+
+/// Asks for the newest protocol version first. Postgres itself answers with what it has; what stands before it may refuse.
+async fn connect_in_some_version(
+    target: &Target,
+    ask_limit: bool,
+) -> Result<(Connection, Option<u32>), DialError> {
+    match connect_and_log_in(target, ask_limit).await {
+        Err(error) if target.identity.minor > 0 && error.may_depend_on_version() => {
+            let mut plain = target.clone();
+            plain.identity.minor = 0;
+            connect_and_log_in(&plain, ask_limit).await
+        }
+        outcome => outcome,
+    }
 }
 
 async fn connect_and_log_in(
@@ -204,11 +230,11 @@ async fn connect_and_log_in(
     let Entered {
         mut packets,
         route,
-        welcome,
+        mut welcome,
         key,
     } = entered.map_err(|failed| failed.error)?;
     if let Some(sql) = &target.connect_query {
-        ask(&mut packets, sql)
+        ask_noting(&mut packets, sql, &mut welcome)
             .await
             .map_err(DialError::ConnectQuery)?;
     }

@@ -154,6 +154,14 @@ impl<S> ServerEnd<S> {
         self.undone.clear();
     }
 
+    /// The client has gone: what its requests came to is for nobody, the next client the least.
+    pub(super) fn forget_client(&mut self) {
+        self.undone.clear();
+        self.exchange.unnamed_failed();
+        self.state.forgets();
+        drop((self.state.error(), self.state.answer()));
+    }
+
     /// Whether the last message that was sent is not whole yet.
     pub fn is_half_sent(&self) -> bool {
         self.half_sent
