@@ -532,6 +532,7 @@ impl Raw {
         match &self.stream {
             Stream::Tcp(stream) => stream.set_write_timeout(Some(time)),
             Stream::Unix(stream) => stream.set_write_timeout(Some(time)),
+            Stream::Tls(stream) => stream.sock.set_write_timeout(Some(time)),
         }
         .expect("an open socket");
     }
