@@ -15,6 +15,7 @@ fn replies_are_those_of_postgres_on_one_server_connection() {
         &[
             differences("transaction", 1, &Crossing::Never, ""),
             differences("transaction", 1, &Crossing::Never, "parameters"),
+            differences("transaction", 1, &Crossing::Never, "transaction"),
         ]
         .concat(),
     );
@@ -26,6 +27,7 @@ fn replies_are_those_of_postgres_when_every_transaction_meets_another_server_con
         &[
             differences("transaction", 8, &Crossing::Always, ""),
             differences("transaction", 8, &Crossing::Always, "parameters"),
+            differences("transaction", 8, &Crossing::Always, "transaction"),
         ]
         .concat(),
     );

@@ -33,14 +33,16 @@ pub struct State {
 }
 
 /// What a client may have done to the session that it was lent.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Touched {
     /// Parameters that it may have set, by name.
     pub names: Vec<Box<str>>,
+    /// Parameters that it may have reset.
+    pub reset: Vec<Box<str>>,
     /// It may have set any.
     pub any: bool,
     /// It has reset all.
-    pub resets: bool,
+    pub resets_all: bool,
     /// Whether it has is not known: something failed, or was rolled back.
     pub unsure: bool,
     /// Parameters that the server has reported since, with their values.
@@ -54,6 +56,17 @@ pub struct Answer {
     pub rows: Vec<(Box<str>, Option<Box<str>>)>,
     /// Parameters that were reported meanwhile.
     pub reported: Vec<(Box<str>, Box<str>)>,
+}
+
+impl Touched {
+    /// Whether this parameter may have been reset.
+    pub fn resets(&self, name: &str) -> bool {
+        self.resets_all
+            || self
+                .reset
+                .iter()
+                .any(|reset| reset.eq_ignore_ascii_case(name))
+    }
 }
 
 impl State {
@@ -90,10 +103,13 @@ impl State {
         self.touched.is_some() || self.pinned
     }
 
-    /// If the client resets its parameters, or has just done so: what was reported to it since it got the connection.
-    pub fn reset_after(&self) -> Option<Vec<(Box<str>, Box<str>)>> {
-        let touched = self.touched.as_ref().filter(|touched| touched.resets)?;
-        Some(touched.reported.clone())
+    /// If the client resets parameters, or has just done so: what it has done so far.
+    pub fn resetting(&self) -> Option<Touched> {
+        let resets = |touched: &&Box<Touched>| touched.resets_all || !touched.reset.is_empty();
+        self.touched
+            .as_ref()
+            .filter(resets)
+            .map(|touched| Touched::clone(touched))
     }
 
     /// Whether a change to these parameters is one of the role, which decides what its client may do.
@@ -106,7 +122,8 @@ impl State {
     /// Notes what a client's text does.
     pub fn note_effects(&mut self, effects: &Effects<'_>, status: Status) {
         self.pinned |= effects.pins;
-        if effects.sets.is_empty() && !effects.sets_unknown && !effects.resets {
+        let named = effects.sets.len() + effects.resets.len() > 0;
+        if !named && !effects.sets_unknown && !effects.resets_all {
             return;
         }
         let touched = self.touched.get_or_insert_default();
@@ -114,7 +131,9 @@ impl State {
             .names
             .extend(effects.sets.iter().map(|name| (**name).into()));
         touched.any |= effects.sets_unknown;
-        touched.resets |= effects.resets;
+        let reset = effects.resets.iter().map(|name| (**name).into());
+        touched.reset.extend(reset);
+        touched.resets_all |= effects.resets_all;
         touched.unsure |= status != Status::Idle;
     }
 
@@ -184,7 +203,7 @@ impl State {
                 self.forgets |= prepared.discarded();
                 self.pinned = false;
                 let touched = self.touched.get_or_insert_default();
-                touched.resets = true;
+                touched.resets_all = true;
             }
             b"DEALLOCATE ALL\0" => self.forgets |= prepared.discarded(),
             b"ROLLBACK\0" => {

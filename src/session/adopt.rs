@@ -33,15 +33,22 @@ impl Ground<'_> {
         let lasting = NOT_RESET
             .iter()
             .any(|name| self.given.value(name).is_some());
-        if touched.any || (touched.resets && (touched.unsure || lasting)) {
+        if touched.any || (touched.resets_all && (touched.unsure || lasting)) {
             let dotted = self.given.iter().map(|(name, _)| name);
             return Found::Ask(question_all(
-                dotted.chain(touched.names.iter().map(|name| &**name)),
+                dotted.chain(
+                    touched
+                        .names
+                        .iter()
+                        .chain(&touched.reset)
+                        .map(|name| &**name),
+                ),
             ));
         }
         let mut unknown = touched
             .names
             .iter()
+            .chain(&touched.reset)
             .map(|name| &**name)
             .filter(|name| !self.is_reported(name))
             .peekable();
@@ -53,13 +60,20 @@ impl Ground<'_> {
 
     /// What is known after Postgres has answered as well.
     pub fn answered(&self, touched: &Touched, answer: &Answer) -> Parameters {
-        let mut found = if touched.any || touched.resets {
+        let mut found = if touched.any || touched.resets_all {
             Parameters::default()
         } else {
             self.with_reported(touched)
         };
         for (name, value) in &answer.rows {
-            match value.as_deref() {
+            let value = value.as_deref();
+            // It has what a new connection has, unless the reset was taken back.
+            let is_reset = touched.resets(name) && !touched.names.contains(name);
+            if is_reset && !touched.any && value != self.given.value(name) {
+                found.unset(name);
+                continue;
+            }
+            match value {
                 Some(value) if !(&**name == "role" && value == "none") => {
                     self.put(&mut found, name, value);
                 }
@@ -70,13 +84,13 @@ impl Ground<'_> {
     }
 
     fn with_reported(&self, touched: &Touched) -> Parameters {
-        let mut found = if touched.resets {
+        let mut found = if touched.resets_all {
             Parameters::default()
         } else {
             self.given.clone()
         };
         for (name, value) in &touched.reported {
-            if touched.resets && self.base(name) == Some(&**value) {
+            if touched.resets(name) && self.base(name) == Some(&**value) {
                 found.unset(name);
             } else {
                 self.put(&mut found, name, value);
@@ -187,7 +201,7 @@ mod tests {
     #[test]
     fn reset_all_leaves_nothing_if_it_is_certain() {
         let resets = Touched {
-            resets: true,
+            resets_all: true,
             ..Touched::default()
         };
         let given = [("a.b", "1"), ("timezone", "CET")];

@@ -220,15 +220,15 @@ where
         out: &mut Vec<u8>,
     ) -> Result<Poll<()>, RelayError> {
         let (traffic, client) = (self.traffic, &mut *self.client);
-        let resetting = self.server.state().reset_after();
+        let resetting = self.server.state().resetting();
         let resetting = self.tracking.zip(resetting);
         let see = |seen: Seen<'_>| {
             match (seen.tag, client.statements()) {
                 (b'Z', _) => traffic.queries.add(1),
                 (b'E', Some(statements)) => return in_clients_words(statements, seen),
                 (b'S', _) => {
-                    let (how, reported) = resetting.as_ref()?;
-                    return reset_parameter(how, reported, seen);
+                    let (how, touched) = resetting.as_ref()?;
+                    return reset_parameter(how, touched, seen);
                 }
                 _ => {}
             }

@@ -395,7 +395,7 @@ impl Session {
         said: &[u8],
         front: &[u8],
     ) -> Result<Phase, End> {
-        let own = (&*self.parameters, self.asked.is_some());
+        let own = own(&self.parameters, self.asked.as_deref());
         let sent =
             relaying(&mut self.client, &mut lease, &self.terms, own).client_said(cx, said, front);
         // On an error the lease is dropped here, and what was sent is brought back to order.
@@ -429,7 +429,7 @@ impl Session {
         let Phase::Leased(lease) = &mut self.phase else {
             unreachable!("called in this phase only")
         };
-        let own = (&*self.parameters, self.asked.is_some());
+        let own = own(&self.parameters, self.asked.as_deref());
         let mut relay = relaying(&mut self.client, lease, &self.terms, own);
         let traffic = relay.traffic;
         let answered = traffic.queries.read();
@@ -458,7 +458,7 @@ impl Session {
         let ended = matches!(error, RelayError::ServerLost(_));
         // What the client did to the server's session is lost with it.
         let whole = self.asked.is_none() && !lease.connection().end.state().is_touched();
-        let own = (&*self.parameters, false);
+        let own = own(&self.parameters, None);
         if !(shared
             && ended
             && whole
@@ -654,19 +654,26 @@ impl Future for Session {
     }
 }
 
+/// A client's parameters, and what it heard since they were true.
+type Own<'a> = (&'a Parameters, &'a [(Box<str>, Box<str>)]);
+
+fn own<'a>(parameters: &'a Parameters, asked: Option<&'a Touched>) -> Own<'a> {
+    (parameters, asked.map_or(&[], |touched| &touched.reported))
+}
+
 /// Both ends of a lease.
 fn relaying<'a>(
     client: &'a mut ClientEnd<Stream>,
     lease: &'a mut Lease,
     terms: &'a Terms,
-    (parameters, learning): (&'a Parameters, bool),
+    (parameters, heard): Own<'a>,
 ) -> Relay<'a, Stream, Stream> {
     let tracking = terms.prepared.map(|most| Tracking {
         store: terms.pool.statements(),
         most,
         parameters,
         startup: &terms.startup,
-        learning,
+        heard,
     });
     Relay {
         client,

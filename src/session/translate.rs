@@ -7,7 +7,7 @@ use crate::client::end::{Behind, Take};
 use crate::client::statements::{LONGEST_UNNAMED, Statements};
 use crate::server::end::Books;
 use crate::server::prepared::{Store, prepare_gone};
-use crate::server::state::parameter;
+use crate::server::state::{Touched, parameter};
 use crate::wire::WireError;
 use crate::wire::edit::Edit;
 use crate::wire::exchange::{Answer, Own};
@@ -40,8 +40,8 @@ pub struct Tracking<'a> {
     pub parameters: &'a Parameters,
     /// What the client asked for at startup.
     pub startup: &'a Parameters,
-    /// Whether `parameters` may be behind: Postgres is being asked what the client has set.
-    pub learning: bool,
+    /// What the client heard since `parameters` was true: Postgres is being asked what else it has set.
+    pub heard: &'a [(Box<str>, Box<str>)],
 }
 
 /// Translates for one client and the server connection that it holds.
@@ -339,15 +339,15 @@ fn text_of(bytes: &[u8]) -> &[u8] {
 /// What the client hears when its parameters are reset: Postgres goes back to what the server connection began with, but for the
 /// client its session began with what it asked for.
 ///
-/// `reported`: what it heard since `how.parameters` was true.
-pub fn reset_parameter(
-    how: &Tracking<'_>,
-    reported: &[(Box<str>, Box<str>)],
-    seen: Seen<'_>,
-) -> Option<Vec<u8>> {
+/// `touched`: what it has done to its session so far.
+pub fn reset_parameter(how: &Tracking<'_>, touched: &Touched, seen: Seen<'_>) -> Option<Vec<u8>> {
     let (name, value) = parameter(seen.body).filter(|_| seen.is_whole())?;
+    if !touched.resets(&name) {
+        return None;
+    }
     let own = how.startup.value(&name).filter(|own| **own != *value)?;
-    let heard_other = how.learning || reported.iter().any(|(known, _)| *known == name);
+    let mut heard = how.heard.iter().chain(&touched.reported);
+    let heard_other = heard.any(|(known, _)| *known == name);
     if !heard_other && how.parameters.value(&name) == Some(own) {
         return Some(vec![]);
     }

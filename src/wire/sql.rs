@@ -13,12 +13,14 @@ use std::ops::Range;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "a text may do any of these")]
 pub struct Effects<'a> {
-    /// Parameters that it sets or resets for the session, in lower case unless they were quoted.
+    /// Parameters that it sets for the session, in lower case unless they were quoted.
     pub sets: Vec<Cow<'a, str>>,
+    /// Parameters that it resets.
+    pub resets: Vec<Cow<'a, str>>,
     /// It sets parameters whose names the words do not tell: `set_config` with an expression.
     pub sets_unknown: bool,
     /// It resets all parameters: `RESET ALL`, `DISCARD ALL`.
-    pub resets: bool,
+    pub resets_all: bool,
     /// It drops all prepared statements: `DEALLOCATE ALL`, `DISCARD ALL`.
     pub discards: bool,
     /// The names that `DEALLOCATE` drops: where each is written, with its quotes, and the name itself.
@@ -206,7 +208,7 @@ fn head<'a>(mut lexer: Lexer<'a>, effects: &mut Effects<'a>) {
         b"set" => set(lexer, effects),
         b"reset" => reset(lexer, effects),
         b"discard" if lexer.next_is(b"all") => {
-            effects.resets = true;
+            effects.resets_all = true;
             effects.discards = true;
         }
         b"deallocate" => deallocate(lexer, effects),
@@ -220,7 +222,12 @@ fn head<'a>(mut lexer: Lexer<'a>, effects: &mut Effects<'a>) {
 fn set<'a>(lexer: Lexer<'a>, effects: &mut Effects<'a>) {
     let mut lexer = after_session(lexer);
     if assigns(lexer) {
-        effects.sets(parameter(&mut lexer));
+        let name = parameter(&mut lexer);
+        lexer.next();
+        match name {
+            Some(name) if lexer.next_is(b"default") => effects.resets.push(name),
+            name => effects.sets(name),
+        }
         return;
     }
     let mut rest = lexer;
@@ -259,14 +266,16 @@ fn reset<'a>(mut lexer: Lexer<'a>, effects: &mut Effects<'a>) {
     let mut rest = lexer;
     let Some(first) = rest.next() else { return };
     match first.keyword(&mut [0; LONGEST_KEYWORD]) {
-        b"all" => effects.resets = true,
-        b"session" if rest.next_is(b"authorization") => effects.sets_known("session_authorization"),
-        b"time" if rest.next_is(b"zone") => effects.sets_known("timezone"),
-        b"transaction" => {}
-        _ => {
-            let name = parameter(&mut lexer);
-            effects.sets(name.filter(|_| lexer.ends_statement()));
+        b"all" => effects.resets_all = true,
+        b"session" if rest.next_is(b"authorization") => {
+            effects.resets.push(Cow::Borrowed("session_authorization"));
         }
+        b"time" if rest.next_is(b"zone") => effects.resets.push(Cow::Borrowed("timezone")),
+        b"transaction" => {}
+        _ => match parameter(&mut lexer).filter(|_| lexer.ends_statement()) {
+            Some(name) => effects.resets.push(name),
+            None => effects.sets_unknown = true,
+        },
     }
 }
 
@@ -711,8 +720,9 @@ mod tests {
     fn told(text: &[u8]) -> String {
         let effects = effects(text);
         let mut told: Vec<String> = effects.sets.iter().map(ToString::to_string).collect();
+        told.extend(effects.resets.iter().map(|name| format!("~{name}")));
         told.extend(effects.sets_unknown.then(|| "?".to_owned()));
-        told.extend(effects.resets.then(|| "*".to_owned()));
+        told.extend(effects.resets_all.then(|| "*".to_owned()));
         told.extend(effects.discards.then(|| "#".to_owned()));
         told.extend(
             effects
@@ -792,13 +802,13 @@ mod tests {
     #[test]
     fn reset_names_its_parameter() {
         check(&[
-            ("RESET search_path", "search_path"),
+            ("RESET search_path", "~search_path"),
             ("reset all", "*"),
-            ("RESET ROLE", "role"),
-            ("RESET SESSION AUTHORIZATION", "session_authorization"),
-            ("RESET TIME ZONE", "timezone"),
-            ("RESET app.x;", "app.x"),
-            ("RESET \"all\"", "all"),
+            ("RESET ROLE", "~role"),
+            ("RESET SESSION AUTHORIZATION", "~session_authorization"),
+            ("RESET TIME ZONE", "~timezone"),
+            ("RESET app.x;", "~app.x"),
+            ("RESET \"all\"", "~all"),
             ("RESET u&\"x\"", "?"),
             ("DISCARD ALL", "* #"),
             ("DISCARD TEMP; DISCARD PLANS", ""),
@@ -955,7 +965,7 @@ mod tests {
             ("DO LANGUAGE plpgsql 'begin set a = 1; end'", "a"),
             (
                 "do $$ begin if x then set a = 1; else reset b; end if; end $$",
-                "a b",
+                "a ~b",
             ),
             ("do $$ begin update t set a = 1; end $$", ""),
             ("do $$ begin execute 'set a = 1'; end $$", "a"),
