@@ -147,6 +147,14 @@ impl<S> ServerEnd<S> {
         &mut self.undone
     }
 
+    /// Its client is gone, and whatever it was still to hear is nobody's.
+    pub fn left(&mut self) {
+        self.undone.clear();
+        let _ = self.exchange.unnamed_failed();
+        let _ = self.state.forgets();
+        let _ = self.state.error();
+    }
+
     /// Its session was made as new.
     pub fn renewed(&mut self) {
         self.prepared = Prepared::default();
