@@ -20,6 +20,11 @@ with_one_and_two_threads!(
     what_lives_in_a_session_keeps_its_server,
     a_parameter_that_stops_working_ends_only_its_own_session,
     what_can_be_set_at_connection_start_alone_is_accepted,
+    a_setting_is_noticed_however_it_arrives,
+    a_setting_whose_client_leaves_at_once_stays_behind_for_nobody,
+    an_authorization_is_not_lost_among_unknown_settings,
+    settings_of_unknown_names_stay_behind_for_nobody,
+    values_do_not_depend_on_the_encoding_of_the_client_before,
 );
 
 fn serve(postgres: &Postgres, threads: usize, size: u32) -> Pooler {
@@ -393,4 +398,75 @@ fn what_can_be_set_at_connection_start_alone_is_accepted(threads: usize) {
         &[("options", "-c ignore_system_indexes=on -c work_mem=5MB")],
     );
     assert_eq!(show(&mut client, "work_mem"), "5MB");
+}
+
+fn a_setting_is_noticed_however_it_arrives(threads: usize) {
+    let postgres = Postgres::start();
+    let pooler = serve(&postgres, threads, 1);
+    let (mut client, mut other) = (login(&pooler, &[]), login(&pooler, &[]));
+    // Cut on its way.
+    let two = Batch::new().query("select 1").query("set work_mem = '9MB'");
+    let (front, rest) = two.bytes().split_at(two.bytes().len() - 18);
+    client.write(front).unwrap();
+    client.read_until('Z');
+    client.write(rest).unwrap();
+    client.read_until('Z');
+    assert_eq!(show(&mut other, "work_mem"), "4MB");
+    assert_eq!(show(&mut client, "work_mem"), "9MB");
+    // Parsed in one transaction, run in another.
+    client.send(&Batch::new().parse("", "set work_mem = '8MB'").sync());
+    client.read_until('Z');
+    client.send(&Batch::new().bind("", "", &[]).execute("").sync());
+    client.read_until('Z');
+    assert_eq!(show(&mut other, "work_mem"), "4MB");
+    assert_eq!(show(&mut client, "work_mem"), "8MB");
+}
+
+fn a_setting_whose_client_leaves_at_once_stays_behind_for_nobody(threads: usize) {
+    let postgres = Postgres::start();
+    let pooler = serve(&postgres, threads, 1);
+    let mut other = login(&pooler, &[]);
+    for _ in 0..10 {
+        let mut hasty = login(&pooler, &[]);
+        hasty.send(&Batch::new().query("set work_mem = '9MB'").terminate());
+        hasty.read_to_end();
+        assert_eq!(show(&mut other, "work_mem"), "4MB");
+    }
+}
+
+fn an_authorization_is_not_lost_among_unknown_settings(threads: usize) {
+    let postgres = Postgres::start();
+    let pooler = serve(&postgres, threads, 1);
+    postgres.sql("create role bob");
+    let (mut client, mut other) = (login(&pooler, &[]), login(&pooler, &[]));
+    client.query("set session authorization bob").unwrap();
+    client
+        .query("select set_config('app.' || 'x', '7', false)")
+        .unwrap();
+    assert_eq!(other.value("select current_user"), "postgres");
+    assert_eq!(client.value("select current_user"), "bob");
+    client.query("reset all").unwrap();
+    assert_eq!(other.value("select current_user"), "postgres");
+    assert_eq!(client.value("select current_user"), "bob");
+}
+
+fn settings_of_unknown_names_stay_behind_for_nobody(threads: usize) {
+    let postgres = Postgres::start();
+    let pooler = serve(&postgres, threads, 1);
+    let (mut client, mut other) = (login(&pooler, &[]), login(&pooler, &[]));
+    client
+        .query("select set_config('app.' || 'tenant', '7', false)")
+        .unwrap();
+    assert_eq!(show(&mut other, "app.tenant"), "");
+}
+
+fn values_do_not_depend_on_the_encoding_of_the_client_before(threads: usize) {
+    let postgres = Postgres::start();
+    let pooler = serve(&postgres, threads, 1);
+    let mut old = login(&pooler, &[("client_encoding", "SJIS")]);
+    let mut new = login(&pooler, &[("options", "-c app.name=Zo\u{eb}\u{101}\\\\")]);
+    for _ in 0..2 {
+        old.value("select 1");
+        assert_eq!(show(&mut new, "app.name"), "Zo\u{eb}\u{101}\\");
+    }
 }

@@ -23,6 +23,11 @@ with_one_and_two_threads!(
     a_statement_longer_than_any_buffer,
     too_many_statements_end_the_session_that_has_them,
     a_client_that_vanishes_in_mid_batch_spoils_nobodys_statements,
+    nobody_reaches_another_clients_unnamed_statement,
+    nothing_is_smuggled_behind_a_name,
+    a_long_portal_name_reaches_no_statement_of_others,
+    what_a_vanished_client_was_to_forget_or_have_is_nobodys,
+    a_statement_that_was_brought_behind_an_error_is_brought_again,
 );
 
 fn serve(postgres: &Postgres, threads: usize, size: u32) -> Pooler {
@@ -479,5 +484,114 @@ fn a_client_that_vanishes_in_mid_batch_spoils_nobodys_statements(threads: usize)
             execute(&mut witness, &format!("w{n}"), &[]),
             Ok(n.to_string())
         );
+    }
+}
+
+fn nobody_reaches_another_clients_unnamed_statement(threads: usize) {
+    let postgres = Postgres::start();
+    let pooler = serve(&postgres, threads, 1);
+    let (mut owner, mut other) = (client(&pooler), client(&pooler));
+    prepare(&mut owner, "", "select 'theirs'");
+    assert_eq!(execute(&mut other, "", &[]), Err("26000".into()));
+    prepare(&mut owner, "", "select 'theirs'");
+    // The Parse is skipped, and the next batch is sent before that is known.
+    let batch = Batch::new().parse("x", "nonsense");
+    let batch = batch.parse("", "select 'mine'").sync();
+    other.send(&batch.bind("", "", &[]).execute("").sync());
+    assert_eq!(short(&other.read_until('Z')), "EZ");
+    let heard = other.read_until('Z');
+    let row = heard.iter().find(|message| message.tag == 'D');
+    assert_ne!(row.map(Message::row), Some(vec![Some("theirs".into())]));
+    // One that failed is not forgotten for another that was sent behind it.
+    let batch = Batch::new().parse("", "nonsense").sync();
+    other.send(&batch.parse("", "select 'good'").sync());
+    assert_eq!(short(&other.read_until('Z')), "EZ");
+    assert_eq!(short(&other.read_until('Z')), "1Z");
+    prepare(&mut owner, "", "select 'theirs'");
+    assert_eq!(execute(&mut other, "", &[]), Ok("good".into()));
+}
+
+/// Has the client's next message cut in two on its way to Postgres: `front` is read with a query before it.
+fn send_cut(client: &mut Raw, front: &[u8], rest: &[u8]) {
+    let mut packet = Batch::new().query("select 1").bytes().to_vec();
+    packet.extend(front);
+    client.write(&packet).unwrap();
+    client.read_until('Z');
+    // It may have gone by now.
+    let _ = client.write(rest);
+}
+
+fn nothing_is_smuggled_behind_a_name(threads: usize) {
+    let postgres = Postgres::start();
+    let pooler = serve(&postgres, threads, 1);
+    let mut client = client(&pooler);
+    for tag in *b"DC" {
+        prepare(&mut client, "s1", "select 1");
+        client.query("begin").unwrap();
+        let hidden = Batch::new().query("select 'hidden'").bytes().to_vec();
+        let message = Batch::new().message(tag, &[b"Ss1\0", &hidden[..]].concat());
+        let (front, rest) = message.bytes().split_at(9);
+        let rest = [rest, Batch::new().sync().bytes()].concat();
+        send_cut(&mut client, front, &rest);
+        let heard = client.read_until('Z');
+        assert_eq!(short(&heard), "EZ");
+        assert_eq!(heard[0].error().code(), "08P01");
+        client.query("rollback").unwrap();
+        client.send(&Batch::new().close_statement("s1").sync());
+        client.read_until('Z');
+    }
+}
+
+fn a_long_portal_name_reaches_no_statement_of_others(threads: usize) {
+    let postgres = Postgres::start();
+    let pooler = serve(&postgres, threads, 1);
+    let (mut owner, mut thief) = (client(&pooler), client(&pooler));
+    prepare(&mut owner, "s1", "select 'theirs'");
+    let name = owner.value("select name from pg_prepared_statements where not from_sql");
+    thief.query("begin").unwrap();
+    let portal = "x".repeat(10_000);
+    let bind = Batch::new().bind(&portal, &name, &[]);
+    let bind = bind.bytes();
+    // That it goes on is refused before what it names is there.
+    thief.write(&bind[..9000]).unwrap();
+    let heard = thief.read_to_end();
+    assert_eq!(short(&heard), "E");
+    assert_eq!(heard[0].error().code(), "08P01");
+    assert_eq!(execute(&mut owner, "s1", &[]), Ok("theirs".into()));
+}
+
+fn what_a_vanished_client_was_to_forget_or_have_is_nobodys(threads: usize) {
+    let postgres = Postgres::start();
+    let pooler = serve(&postgres, threads, 1);
+    let (mut gone, mut other) = (client(&pooler), client(&pooler));
+    prepare(&mut gone, "closed", "select 'theirs'");
+    prepare(&mut other, "both", "select 'both'");
+    let batch = Batch::new()
+        .parse("x", "nonsense")
+        .close_statement("closed");
+    gone.send(&batch.parse("both", "select 'both'").flush());
+    assert_eq!(gone.read().tag, 'E');
+    gone.reset();
+    assert_eq!(other.value("select 1"), "1");
+    assert_eq!(execute(&mut other, "closed", &[]), Err("26000".into()));
+    assert_eq!(execute(&mut other, "both", &[]), Ok("both".into()));
+}
+
+fn a_statement_that_was_brought_behind_an_error_is_brought_again(threads: usize) {
+    let postgres = Postgres::start();
+    let config = format!(
+        "[runtime]\nthreads = {threads}\n\n[pool]\nsize = 1\nmax_prepared_statements = 1\n"
+    );
+    let pooler = Pooler::serve(&postgres, &config);
+    let mut client = client(&pooler);
+    for name in ["a", "b"] {
+        prepare(&mut client, name, &format!("select '{name}'"));
+    }
+    for _ in 0..3 {
+        let batch = Batch::new().parse("", "nonsense").bind("", "a", &[]).sync();
+        let batch = batch.bind("", "a", &[]).execute("").sync();
+        client.send(&batch.bind("", "b", &[]).execute("").sync());
+        let heard: Vec<_> = (0..3).map(|_| short(&client.read_until('Z'))).collect();
+        assert_eq!(heard, ["EZ", "2DCZ", "2DCZ"]);
     }
 }

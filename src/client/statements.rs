@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::wire::statement::{Note, Statement};
+use crate::wire::statement::{Note, Statement, UnnamedId};
 
 /// Names that one client may have at a time. Drivers keep hundreds; who has more has lost count.
 pub const MOST_NAMES: usize = 16 * 1024;
@@ -22,10 +22,12 @@ pub struct Statements {
     /// Unlike that of any other client.
     id: u64,
     named: HashMap<Box<[u8]>, Arc<Statement>>,
-    /// Bytes of all texts.
+    /// Bytes of all names and texts.
     bytes: usize,
-    /// The Parse message of the unnamed statement; empty = there is none.
+    /// The Parse message of the unnamed statement; empty = there is none, or it was too long.
     unnamed: Vec<u8>,
+    /// The unnamed statement's text may change the state of the session that runs it.
+    unnamed_has_effects: bool,
     /// Counts unnamed statements.
     serial: u32,
 }
@@ -44,6 +46,7 @@ impl Default for Statements {
             named: HashMap::new(),
             bytes: 0,
             unnamed: Vec::new(),
+            unnamed_has_effects: false,
             serial: 0,
         }
     }
@@ -66,12 +69,12 @@ impl Statements {
 
     /// Gives a name to a statement.
     pub fn name(&mut self, name: &[u8], statement: &Arc<Statement>) -> Result<(), TooMany> {
-        let bytes = self.bytes + statement.body.len();
+        let bytes = self.bytes + name.len() + statement.body.len();
         if self.named.len() >= MOST_NAMES || bytes > MOST_BYTES {
             return Err(TooMany);
         }
         self.forget(name);
-        self.bytes += statement.body.len();
+        self.bytes += name.len() + statement.body.len();
         self.named.insert(name.into(), Arc::clone(statement));
         Ok(())
     }
@@ -79,7 +82,7 @@ impl Statements {
     /// Forgets a name, and says what it stood for.
     pub fn forget(&mut self, name: &[u8]) -> Option<Arc<Statement>> {
         let statement = self.named.remove(name)?;
-        self.bytes -= statement.body.len();
+        self.bytes -= name.len() + statement.body.len();
         Some(statement)
     }
 
@@ -87,7 +90,6 @@ impl Statements {
     pub fn forget_all(&mut self) {
         self.named.clear();
         self.bytes = 0;
-        self.forget_unnamed();
     }
 
     /// Takes back what a message was to do that came to nothing.
@@ -111,26 +113,42 @@ impl Statements {
         }
     }
 
-    /// Remembers the Parse message of the unnamed statement, and says which it is.
-    pub fn remember_unnamed(&mut self, message: &[u8]) -> (u64, u32) {
+    /// Remembers the Parse message of the unnamed statement, unless it is too long, and says which it is.
+    pub fn remember_unnamed(&mut self, message: Option<&[u8]>, has_effects: bool) -> UnnamedId {
+        let message = message.unwrap_or_default();
         if self.unnamed != message {
             self.unnamed.clear();
             self.unnamed.extend_from_slice(message);
         }
+        self.unnamed_has_effects = has_effects;
         self.serial = self.serial.wrapping_add(1);
         (self.id, self.serial)
     }
 
-    /// The client has no unnamed statement any more, or one that cannot be had elsewhere.
+    /// The client has no unnamed statement any more.
     pub fn forget_unnamed(&mut self) {
         if !self.unnamed.is_empty() {
             self.unnamed = Vec::new();
         }
+        self.unnamed_has_effects = false;
+        self.serial = self.serial.wrapping_add(1);
     }
 
-    /// The Parse message of the unnamed statement, and which it is.
-    pub fn unnamed(&self) -> Option<(&[u8], (u64, u32))> {
-        (!self.unnamed.is_empty()).then_some((&self.unnamed, (self.id, self.serial)))
+    /// The Parse of this unnamed statement came to nothing.
+    pub fn unnamed_failed(&mut self, serial: u32) {
+        if self.serial == serial {
+            self.forget_unnamed();
+        }
+    }
+
+    /// Which the unnamed statement is, and its Parse message: empty = a server that does not have it cannot be given it.
+    pub fn unnamed(&self) -> (UnnamedId, &[u8]) {
+        ((self.id, self.serial), &self.unnamed)
+    }
+
+    /// Whether running the unnamed statement may change the state of the session.
+    pub fn unnamed_has_effects(&self) -> bool {
+        self.unnamed_has_effects
     }
 }
 
@@ -150,7 +168,7 @@ mod tests {
         assert_eq!(statements.named(b"a").unwrap().id, 2);
         assert_eq!(statements.name_of(2), Some(&b"a"[..]));
         assert_eq!(statements.name_of(1), None);
-        assert_eq!(statements.bytes, 11);
+        assert_eq!(statements.bytes, 12);
         statements.forget_all();
         assert_eq!(statements.bytes, 0);
     }

@@ -119,7 +119,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> End<S> {
         }
         let kept = self.flow.resume(scratch);
         match self.read(cx, &mut scratch[kept..]) {
-            Poll::Ready(Ok(read)) => Poll::Ready(Ok(Input::Scratch(&scratch[..kept + read]))),
+            Poll::Ready(Ok(read)) => {
+                // What was kept is handed out, and nobody waits for more of it until it is kept again.
+                self.wanted = 0;
+                Poll::Ready(Ok(Input::Scratch(&scratch[..kept + read])))
+            }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Pending => {
                 self.flow.keep(&scratch[..kept]);

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use crate::wire::exchange::{Exchange, Own};
 use crate::wire::reply::Message;
-use crate::wire::statement::{Note, Statement};
+use crate::wire::statement::{Note, Statement, UnnamedId};
 
 /// Statements by what they are, so that the same text is one statement, whoever prepares it.
 #[derive(Debug, Default)]
@@ -62,17 +62,18 @@ impl Known {
     }
 }
 
-/// Names one client's unnamed statement among all that ever were.
-pub type UnnamedId = (u64, u32);
-
 /// The statements that one server connection has.
 #[derive(Debug, Default)]
 pub struct Prepared {
     named: HashMap<u64, Held>,
     /// Grows with each use.
     clock: u64,
-    /// Whose unnamed statement it has, if that is known.
-    unnamed: Option<UnnamedId>,
+    /// Whose unnamed statement it has, if that is known, and the batch in which it was sent.
+    unnamed: Option<(UnnamedId, u64)>,
+    /// The batch that is being sent: how many Syncs were sent.
+    batch: u64,
+    /// The batches before this one are answered.
+    answered: u64,
     /// `DISCARD ALL` and the like on their way to it.
     discards: u32,
 }
@@ -83,6 +84,8 @@ struct Held {
     /// See [`Statement::edition`]; `None`: it may be gone.
     edition: Option<u32>,
     used: u64,
+    /// The batch for which pgweir sent it, of whose fate the client knows nothing.
+    brought: Option<u64>,
 }
 
 impl Prepared {
@@ -102,15 +105,21 @@ impl Prepared {
         self.make_room(statement, most, exchange, out);
         statement.parse_into(out);
         exchange.pgweir_notes(Note::Prepared(Arc::clone(statement)));
-        self.hold(statement);
+        self.put(statement, Some(self.batch));
     }
 
     /// Whether `statement` is there, and as it should be. If so it counts as used now.
     pub fn use_again(&mut self, statement: &Statement) -> bool {
         self.clock += 1;
-        let held = self.named.get_mut(&statement.id);
-        let fit = held.filter(|held| held.edition == Some(statement.edition()));
-        fit.map(|held| held.used = self.clock).is_some()
+        let Some(held) = self.named.get(&statement.id) else {
+            return false;
+        };
+        let fit = held.edition == Some(statement.edition())
+            && held.brought.is_none_or(|batch| self.is_certain(batch));
+        if fit && let Some(held) = self.named.get_mut(&statement.id) {
+            held.used = self.clock;
+        }
+        fit
     }
 
     /// Sends what must be closed before `statement` can be prepared.
@@ -121,13 +130,31 @@ impl Prepared {
         exchange: &mut Exchange,
         out: &mut Vec<u8>,
     ) {
-        // An outdated one of the same name, or one that is perhaps gone: closing what is not there is no error.
-        let same = self.named.remove(&statement.id);
-        let oldest = (self.named.len() >= most.max(1)).then(|| self.oldest());
-        for held in same.into_iter().chain(oldest.flatten()) {
-            held.statement.close_into(out);
-            exchange.pgweir_notes(Note::Evicted(held.statement));
+        let mut close = |statement: Arc<Statement>| {
+            statement.close_into(out);
+            exchange.pgweir_notes(Note::Evicted(statement));
+        };
+        // An outdated one of the same name, or one that is perhaps there, because what closed it may be skipped with a batch that is
+        // not answered yet: closing what is not there is no error.
+        let same = self.named.remove(&statement.id).is_some();
+        if same || self.answered < self.batch {
+            close(Arc::clone(statement));
         }
+        while self.named.len() >= most.max(1)
+            && let Some(oldest) = self.oldest()
+        {
+            close(oldest.statement);
+        }
+    }
+
+    /// Whether what was sent in this batch is there for whoever is sent next: with it, or after it and nothing took it back.
+    fn is_certain(&self, batch: u64) -> bool {
+        batch == self.batch || batch < self.answered
+    }
+
+    /// A Sync was sent.
+    pub fn batch_ends(&mut self) {
+        self.batch += 1;
     }
 
     fn oldest(&mut self) -> Option<Held> {
@@ -138,11 +165,16 @@ impl Prepared {
 
     /// Notes that `statement` was sent to be prepared.
     pub fn hold(&mut self, statement: &Arc<Statement>) {
+        self.put(statement, None);
+    }
+
+    fn put(&mut self, statement: &Arc<Statement>, brought: Option<u64>) {
         self.clock += 1;
         let held = Held {
             statement: Arc::clone(statement),
             edition: Some(statement.edition()),
             used: self.clock,
+            brought,
         };
         self.named.insert(statement.id, held);
     }
@@ -155,13 +187,19 @@ impl Prepared {
                 sent: true,
                 ..
             }
-            | Note::Prepared(statement) => drop(self.named.remove(&statement.id)),
+            | Note::Prepared(statement) => {
+                // What was sent since may have prepared it after all.
+                if let Some(held) = self.named.get_mut(&statement.id) {
+                    (held.edition, held.used) = (None, 0);
+                }
+            }
             // It is still there. Its edition may be out of date, which its next use finds out by closing it.
             Note::Evicted(statement) => {
                 let held = Held {
                     statement: Arc::clone(statement),
                     edition: None,
                     used: 0,
+                    brought: None,
                 };
                 self.named.insert(statement.id, held);
             }
@@ -200,16 +238,18 @@ impl Prepared {
     /// Nothing is on its way any more.
     pub fn settled(&mut self) {
         self.discards = 0;
+        self.answered = self.batch;
     }
 
-    /// Whose unnamed statement the server has.
+    /// Whose unnamed statement the server has, for what is sent next.
     pub fn unnamed(&self) -> Option<UnnamedId> {
-        self.unnamed
+        let (id, batch) = self.unnamed?;
+        self.is_certain(batch).then_some(id)
     }
 
     /// Says whose unnamed statement the server has; `None` = nobody's, or nobody knows.
     pub fn set_unnamed(&mut self, unnamed: Option<UnnamedId>) {
-        self.unnamed = unnamed;
+        self.unnamed = unnamed.map(|id| (id, self.batch));
     }
 
     /// How many it has.
@@ -308,7 +348,25 @@ mod tests {
             prepared.undo(&note);
         }
         assert!(!prepared.use_again(&c) && prepared.use_again(&b));
-        assert_eq!(tags(&ensure(&mut prepared, &a)), "CP", "it may be there");
+        assert_eq!(tags(&ensure(&mut prepared, &a)), "CCP", "both may be there");
+        assert_eq!(prepared.len(), 2);
+    }
+
+    #[test]
+    fn what_was_sent_in_a_batch_that_is_not_answered_is_not_taken_to_be_there() {
+        let (store, mut prepared) = (Store::default(), Prepared::default());
+        let [a, b] = ["a", "b"].map(|text| store.statement(text.as_bytes(), ""));
+        prepared.set_unnamed(Some((1, 1)));
+        ensure(&mut prepared, &a);
+        assert_eq!(prepared.unnamed(), Some((1, 1)), "or neither is reached");
+        prepared.batch_ends();
+        assert_eq!(prepared.unnamed(), None, "it may have been skipped");
+        assert_eq!(tags(&ensure(&mut prepared, &a)), "CP");
+        assert_eq!(tags(&ensure(&mut prepared, &b)), "CP");
+        prepared.batch_ends();
+        prepared.settled();
+        assert_eq!(prepared.unnamed(), Some((1, 1)));
+        assert_eq!(tags(&ensure(&mut prepared, &a)), "");
     }
 
     #[test]

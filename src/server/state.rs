@@ -1,6 +1,7 @@
 //! What the session behind a server connection is like: its parameters, as far as they differ from those it began with, and what
 //! the client that holds it has done to it.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::wire::exchange::{Exchange, Receiver, Status};
@@ -11,8 +12,15 @@ use crate::wire::statement::mentioned;
 
 use super::prepared::Prepared;
 
+/// Names of parameters that are kept apart, of those that one transaction sets.
+const MOST_NAMES: usize = 256;
+
 /// What a session is like.
 #[derive(Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "they are independent of each other"
+)]
 pub struct State {
     /// What differs from what it began with.
     parameters: Arc<Parameters>,
@@ -22,6 +30,8 @@ pub struct State {
     touched: Option<Box<Touched>>,
     /// Something lives in it that cannot be moved.
     pinned: bool,
+    /// Parameters may be set in it that Postgres does not list and whose names nobody knows: those with a dot.
+    unlisted: bool,
     /// The last thing the server said was that it ends.
     fatal: bool,
     /// All names of statements were dropped without a message that said so before.
@@ -47,6 +57,16 @@ pub struct Touched {
     pub unsure: bool,
     /// Parameters that the server has reported since, with their values.
     pub reported: Vec<(Box<str>, Box<str>)>,
+}
+
+impl Touched {
+    /// Each parameter is kept once: a session that is never given back may set them for ever.
+    fn report(&mut self, (name, value): (Box<str>, Box<str>)) {
+        match self.reported.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, known)) => *known = value,
+            None => self.reported.push((name, value)),
+        }
+    }
 }
 
 /// What a query of pgweir's own was answered.
@@ -98,18 +118,20 @@ impl State {
         self.pinned
     }
 
-    /// Whether it is not as a new client may expect it, and no book tells how.
+    /// Whether it may have parameters that no other client may see, and whose names nobody knows.
+    pub fn is_unlisted(&self) -> bool {
+        self.unlisted
+    }
+
+    /// Whether it is not as a new client may expect it, and no book tells how: not yet, if that is being asked.
     pub fn is_touched(&self) -> bool {
-        self.touched.is_some() || self.pinned
+        self.touched.is_some() || self.pinned || self.unlisted || self.answer.is_some()
     }
 
     /// If the client resets parameters, or has just done so: what it has done so far.
     pub fn resetting(&self) -> Option<Touched> {
-        let resets = |touched: &&Box<Touched>| touched.resets_all || !touched.reset.is_empty();
-        self.touched
-            .as_ref()
-            .filter(resets)
-            .map(|touched| Touched::clone(touched))
+        let touched = self.touched.as_deref()?;
+        (touched.resets_all || !touched.reset.is_empty()).then(|| touched.clone())
     }
 
     /// Whether a change to these parameters is one of the role, which decides what its client may do.
@@ -127,12 +149,11 @@ impl State {
             return;
         }
         let touched = self.touched.get_or_insert_default();
-        touched
-            .names
-            .extend(effects.sets.iter().map(|name| (**name).into()));
-        touched.any |= effects.sets_unknown;
-        let reset = effects.resets.iter().map(|name| (**name).into());
-        touched.reset.extend(reset);
+        let all = keep_each(&mut touched.names, &effects.sets)
+            & keep_each(&mut touched.reset, &effects.resets);
+        let unlisted = effects.sets_unknown || !all;
+        self.unlisted |= unlisted;
+        touched.any |= unlisted;
         touched.resets_all |= effects.resets_all;
         touched.unsure |= status != Status::Idle;
     }
@@ -173,7 +194,14 @@ impl State {
         seen: Seen<'_>,
     ) -> Receiver {
         let batch = !exchange.in_simple_query();
+        if seen.tag == b'Z' && exchange.is_skipping() {
+            // What pgweir sent of it behind the error was skipped too.
+            prepared.set_unnamed(None);
+        }
         let receiver = exchange.server_sent(seen.tag, seen.body);
+        if seen.tag == b'Z' && exchange.is_answered() {
+            prepared.settled();
+        }
         // Rows are most of what comes, and mean nothing here.
         if seen.tag == b'D' && receiver == Receiver::Client {
             return receiver;
@@ -183,10 +211,7 @@ impl State {
             (b'C', Receiver::Client) => self.completed(prepared, seen.body),
             (b'S', Receiver::Client) => {
                 if let Some(parameter) = parameter(seen.body) {
-                    self.touched
-                        .get_or_insert_default()
-                        .reported
-                        .push(parameter);
+                    self.touched.get_or_insert_default().report(parameter);
                 }
             }
             (b'E', Receiver::Client) => self.failed(prepared, seen.body, batch),
@@ -201,7 +226,7 @@ impl State {
         match tag {
             b"DISCARD ALL\0" => {
                 self.forgets |= prepared.discarded();
-                self.pinned = false;
+                (self.pinned, self.unlisted) = (false, false);
                 let touched = self.touched.get_or_insert_default();
                 touched.resets_all = true;
             }
@@ -251,6 +276,20 @@ impl State {
             _ => {}
         }
     }
+}
+
+/// Adds the names that are not there yet. `false`: there are too many to be kept apart.
+fn keep_each(names: &mut Vec<Box<str>>, more: &[Cow<'_, str>]) -> bool {
+    for name in more {
+        if names.iter().any(|known| **known == **name) {
+            continue;
+        }
+        if names.len() >= MOST_NAMES {
+            return false;
+        }
+        names.push((**name).into());
+    }
+    true
 }
 
 /// Name and value of a ParameterStatus.

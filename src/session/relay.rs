@@ -266,8 +266,8 @@ where
         for note in undone.drain(..) {
             statements.undo(&note);
         }
-        if unnamed_failed {
-            statements.forget_unnamed();
+        if let Some(serial) = unnamed_failed {
+            statements.unnamed_failed(serial);
         }
         if forgets {
             statements.forget_all();

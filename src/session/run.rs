@@ -483,8 +483,13 @@ impl Session {
         if shared && self.learn(cx, &mut lease) {
             return Ok(Phase::Leased(lease));
         }
-        if shared && !lease.connection().end.state().is_pinned() {
-            lease.release(proof);
+        let state = lease.connection().end.state();
+        if shared && !state.is_pinned() {
+            if state.is_unlisted() {
+                lease.reset(proof);
+            } else {
+                lease.release(proof);
+            }
             return Ok(Phase::Idle);
         }
         let drain = self.entry().asked(Ask::Drain);

@@ -23,8 +23,11 @@ use crate::wire::statement::{
 /// The longest text under a name, in bytes: it must be there as a whole.
 const LONGEST_NAMED: usize = 16 * 1024 * 1024;
 
-/// The longest names of portal and statement that are looked for, in bytes. Postgres shortens names in SQL to 63.
+/// The longest names of portal and statement together, in bytes. Postgres looks at the first 63 of each.
 const LONGEST_HEAD: usize = 4096;
+
+/// The longest text that is read as a whole, to see what it does to the session, in bytes.
+const LONGEST_TEXT: usize = 1024 * 1024;
 
 /// Statements that are prepared to be deallocated by one message.
 const MOST_DEALLOCATED: usize = 16;
@@ -55,7 +58,8 @@ pub struct Translator<'a, 'b> {
     pub how: Tracking<'a>,
 }
 
-type Unnamed = (u64, u32);
+/// Close of the unnamed statement.
+const CLOSE_UNNAMED: [u8; 7] = [b'C', 0, 0, 0, 6, b'S', 0];
 
 impl Translator<'_, '_> {
     /// Notes a message, and edits it.
@@ -65,6 +69,11 @@ impl Translator<'_, '_> {
             b'P' => self.parse(seen, edit),
             b'B' => self.bind(seen, edit),
             b'D' | b'C' => self.describe_or_close(seen, edit),
+            b'S' => {
+                self.books.prepared.batch_ends();
+                self.books.exchange.client_sent(b'S');
+                Take::Done
+            }
             tag => {
                 self.books.exchange.client_sent(tag);
                 Take::Done
@@ -73,12 +82,17 @@ impl Translator<'_, '_> {
     }
 
     fn query(&mut self, seen: Seen<'_>, edit: &mut Edit<'_>) -> Take {
+        if !seen.is_whole() && seen.length() <= LONGEST_TEXT {
+            return Take::Wait(seen.length());
+        }
         self.books.prepared.set_unnamed(None);
         if let Some(statements) = self.statements {
             statements.forget_unnamed();
         }
+        if !seen.is_whole() {
+            self.note_unseen();
+        }
         if may_have_effects(seen.body) {
-            // What a very long text does far behind its front is not seen.
             let text = seen.body.strip_suffix(b"\0").unwrap_or(seen.body);
             let effects = effects(text);
             self.note(&effects);
@@ -89,6 +103,14 @@ impl Translator<'_, '_> {
         }
         self.books.exchange.client_sent(b'Q');
         Take::Done
+    }
+
+    /// Notes that what a text does far behind its front is not seen.
+    fn note_unseen(&mut self) {
+        self.note(&Effects {
+            sets_unknown: true,
+            ..Effects::default()
+        });
     }
 
     /// Notes what a text does to the session.
@@ -117,11 +139,12 @@ impl Translator<'_, '_> {
             return None;
         }
         let (mut edited, mut from) = (vec![], 0);
-        for (range, name) in effects.deallocates.iter().take(MOST_DEALLOCATED) {
+        let deallocates = effects.deallocates.iter().take(MOST_DEALLOCATED);
+        for (n, (range, name)) in deallocates.enumerate() {
             if statements.forget(name.as_bytes()).is_none() {
                 continue;
             }
-            let gone = format!("{GONE}_{}", range.start);
+            let gone = format!("{GONE}_{n}");
             prepare_gone(&gone, self.books.exchange, edit.insert(seen.at));
             edited.extend_from_slice(&text[from..range.start]);
             edited.extend(gone.into_bytes());
@@ -133,7 +156,8 @@ impl Translator<'_, '_> {
 
     fn parse(&mut self, seen: Seen<'_>, edit: &mut Edit<'_>) -> Take {
         match of_parse(seen.body, seen.is_whole()) {
-            Head::Cut => more(seen),
+            Head::Cut => more_of_head(seen),
+            Head::Named(name, _) if name.len() > LONGEST_HEAD => Take::Refuse(too_long(seen)),
             Head::Unnamed => self.parse_unnamed(seen, edit),
             Head::Named(name, end) if seen.is_whole() => self.parse_named(name, end, seen, edit),
             Head::Named(..) if seen.length() <= LONGEST_NAMED => Take::Wait(seen.length()),
@@ -150,29 +174,30 @@ impl Translator<'_, '_> {
     }
 
     fn parse_unnamed(&mut self, seen: Seen<'_>, edit: &mut Edit<'_>) -> Take {
-        let statements = self.statements.get_or_insert_default();
-        if seen.length() > LONGEST_UNNAMED {
-            statements.forget_unnamed();
-            self.books.prepared.set_unnamed(None);
-        } else if !seen.is_whole() {
+        let short = seen.length() <= LONGEST_UNNAMED;
+        if short && !seen.is_whole() {
             return Take::Wait(seen.length());
-        } else {
-            let message = edit.input(seen.at, seen.at + seen.length());
-            let unnamed = statements.remember_unnamed(message);
-            let text = text_of(&seen.body[1..]);
-            if may_have_effects(text) {
-                let effects = effects(text);
-                self.note(&effects);
-                if let Some(text) = self.deallocated(&effects, text, seen, edit) {
-                    let rest = &seen.body[1 + text_of(&seen.body[1..]).len()..];
-                    let parse = Message::new(b'P').u8(0).bytes(&text).bytes(rest);
-                    edit.replace(seen.at, seen.at + seen.length())
-                        .extend(parse.done());
-                }
-            }
-            self.books.prepared.set_unnamed(Some(unnamed));
         }
-        self.books.exchange.client_sent(b'P');
+        let text = text_of(&seen.body[1..]);
+        let has_effects = !short || may_have_effects(text);
+        let message = short.then(|| edit.input(seen.at, seen.at + seen.length()));
+        let statements = self.statements.get_or_insert_default();
+        let unnamed = statements.remember_unnamed(message, has_effects);
+        if !short {
+            self.note_unseen();
+        }
+        if has_effects {
+            let effects = effects(text);
+            self.note(&effects);
+            if let Some(edited) = self.deallocated(&effects, text, seen, edit) {
+                let rest = &seen.body[1 + text.len()..];
+                let parse = Message::new(b'P').u8(0).bytes(&edited).bytes(rest);
+                edit.replace(seen.at, seen.at + seen.length())
+                    .extend(parse.done());
+            }
+        }
+        self.books.prepared.set_unnamed(Some(unnamed));
+        self.books.exchange.client_prepares_unnamed(unnamed.1);
         Take::Done
     }
 
@@ -222,8 +247,11 @@ impl Translator<'_, '_> {
 
     fn bind(&mut self, seen: Seen<'_>, edit: &mut Edit<'_>) -> Take {
         match of_bind(seen.body, seen.is_whole()) {
-            (_, Head::Cut) if seen.body.len() < LONGEST_HEAD => return more(seen),
-            (_, Head::Unnamed) => self.bring_unnamed(seen, edit),
+            (_, Head::Cut) => return more_of_head(seen),
+            (_, Head::Unnamed) => {
+                self.bring_unnamed(seen, edit);
+                self.note_unnamed();
+            }
             (portal, Head::Named(name, end)) => {
                 if let Some(name) = self.bring(name, seen, edit) {
                     let rest = seen.body_len as usize - end;
@@ -239,8 +267,11 @@ impl Translator<'_, '_> {
 
     fn describe_or_close(&mut self, seen: Seen<'_>, edit: &mut Edit<'_>) -> Take {
         let next = seen.at + seen.length();
-        match of_describe_or_close(seen.body, seen.is_whole()) {
-            Head::Cut if seen.body.len() < LONGEST_HEAD => return more(seen),
+        // All of it is replaced: what is not there yet would go on as a message of its own.
+        if !seen.is_whole() {
+            return more_of_head(seen);
+        }
+        match of_describe_or_close(seen.body, true) {
             Head::Unnamed if seen.tag == b'D' => self.bring_unnamed(seen, edit),
             Head::Unnamed => {
                 self.books.prepared.set_unnamed(None);
@@ -281,24 +312,42 @@ impl Translator<'_, '_> {
         Take::Done
     }
 
-    /// Has the client's unnamed statement on this server.
+    /// Has the client's unnamed statement on this server, or none: never another client's.
     fn bring_unnamed(&mut self, seen: Seen<'_>, edit: &mut Edit<'_>) {
         let Books {
             exchange, prepared, ..
         } = &mut *self.books;
-        let unnamed = self
+        let known = self
             .statements
             .as_ref()
-            .and_then(|statements| statements.unnamed());
-        let Some((message, id)) = unnamed else {
+            .map(|statements| statements.unnamed());
+        match known {
+            Some((id, _)) if prepared.unnamed() == Some(id) => return,
+            Some((id, message)) if !message.is_empty() => {
+                edit.insert(seen.at).extend_from_slice(message);
+                prepared.set_unnamed(Some(id));
+            }
+            _ => {
+                edit.insert(seen.at).extend_from_slice(&CLOSE_UNNAMED);
+                prepared.set_unnamed(None);
+            }
+        }
+        exchange.pgweir_sent(Own::Part);
+    }
+
+    /// Notes what the unnamed statement does, which may have been parsed long ago, on another server.
+    fn note_unnamed(&mut self) {
+        let Some(statements) = &self.statements else {
             return;
         };
-        if prepared.unnamed() == Some::<Unnamed>(id) {
+        if !statements.unnamed_has_effects() {
             return;
         }
-        edit.insert(seen.at).extend_from_slice(message);
-        exchange.pgweir_sent(Own::Part);
-        prepared.set_unnamed(Some(id));
+        let (_, message) = statements.unnamed();
+        match message.get(HEADER + 1..).map(<[u8]>::to_vec) {
+            Some(body) => self.note(&effects(text_of(&body))),
+            None => self.note_unseen(),
+        }
     }
 
     /// Has the statement of this name on the server, and gives its name there. `None`: the client has none of this name, and the
@@ -328,6 +377,24 @@ impl Translator<'_, '_> {
 fn more(seen: Seen<'_>) -> Take {
     let body = (2 * seen.body.len()).max(64).min(seen.body_len as usize);
     Take::Wait(HEADER + body)
+}
+
+/// The same for a message whose names have not ended yet. They may not be endless: what cannot be read cannot be translated, and must
+/// not go as it is, because it may name what another client has prepared.
+fn more_of_head(seen: Seen<'_>) -> Take {
+    if seen.body.len() < LONGEST_HEAD {
+        more(seen)
+    } else {
+        Take::Refuse(too_long(seen))
+    }
+}
+
+fn too_long(seen: Seen<'_>) -> Behind {
+    Behind::Violation(WireError::TooLong {
+        tag: seen.tag as char,
+        length: seen.body_len,
+        limit: u32::try_from(LONGEST_HEAD).unwrap_or(u32::MAX),
+    })
 }
 
 /// The text at the front of `bytes`, up to its zero byte.

@@ -37,6 +37,8 @@ enum Sent {
     Parse {
         noted: bool,
     },
+    /// Parse of the unnamed statement, which has this number with its client.
+    ParseUnnamed(u32),
     Bind,
     Describe,
     Close,
@@ -111,10 +113,6 @@ const USUAL_DEPTH: usize = 64;
 
 /// State of the conversation over one server connection. Begins settled.
 #[derive(Debug, Clone)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "they are independent of each other"
-)]
 pub struct Exchange {
     /// What was sent and not dealt with, oldest first. Bounded by what the sockets hold: the relay does not read on while a
     /// side does not take what it gets.
@@ -131,8 +129,8 @@ pub struct Exchange {
     copy: Copy,
     /// As of the last ReadyForQuery.
     status: Status,
-    /// A Parse of the unnamed statement failed.
-    unnamed_failed: bool,
+    /// The last Parse of the unnamed statement that came to nothing.
+    unnamed_failed: Option<u32>,
     /// The directions raced so that the count may be off: never settled again.
     lost_count: bool,
 }
@@ -147,7 +145,7 @@ impl Default for Exchange {
             skipping: false,
             copy: Copy::No,
             status: Status::Idle,
-            unnamed_failed: false,
+            unnamed_failed: None,
             lost_count: false,
         }
     }
@@ -221,6 +219,11 @@ impl Exchange {
         self.part(Sent::Parse { noted: true });
     }
 
+    /// Notes a Parse of the client's unnamed statement.
+    pub fn client_prepares_unnamed(&mut self, serial: u32) {
+        self.part(Sent::ParseUnnamed(serial));
+    }
+
     /// Notes a message that is not sent, but answered by pgweir in its turn.
     pub fn answer(&mut self, answer: Answer, note: Note) {
         self.notes.push_back(note);
@@ -260,9 +263,14 @@ impl Exchange {
         &mut self.undone
     }
 
-    /// Whether a Parse of the unnamed statement has failed since this was last asked: there is none, then.
-    pub fn unnamed_failed(&mut self) -> bool {
-        std::mem::take(&mut self.unnamed_failed)
+    /// The last Parse of the unnamed statement that failed or was skipped since this was last asked.
+    pub fn unnamed_failed(&mut self) -> Option<u32> {
+        self.unnamed_failed.take()
+    }
+
+    /// Whether the server skips to the next Sync.
+    pub fn is_skipping(&self) -> bool {
+        self.skipping
     }
 
     /// Whether what the server says now answers a query of pgweir's own.
@@ -375,7 +383,7 @@ impl Exchange {
     /// ParseComplete, BindComplete or CloseComplete has come.
     fn part_done(&mut self, tag: u8) {
         let fits = match self.sent.front() {
-            Some(Sent::Parse { .. }) => tag == b'1',
+            Some(Sent::Parse { .. } | Sent::ParseUnnamed(_)) => tag == b'1',
             Some(Sent::Bind) => tag == b'2',
             Some(Sent::Close) => tag == b'3',
             Some(Sent::Own(Own::Noted | Own::Part)) => tag != b'2',
@@ -397,8 +405,10 @@ impl Exchange {
 
     /// The message at the front was passed over.
     fn skipped(&mut self) {
-        if self.sent.pop_front().is_some_and(has_note) {
-            self.undone.extend(self.notes.pop_front());
+        match self.sent.pop_front() {
+            Some(Sent::ParseUnnamed(serial)) => self.unnamed_failed = Some(serial),
+            Some(sent) if has_note(sent) => self.undone.extend(self.notes.pop_front()),
+            _ => {}
         }
     }
 
@@ -422,7 +432,6 @@ impl Exchange {
             return Receiver::Client;
         }
         // An error outside of any request (57P01 while idle) is the last thing that a server says.
-        self.unnamed_failed |= self.sent.front() == Some(&Sent::Parse { noted: false });
         self.skipping = match self.sent.front() {
             Some(Sent::Own(Own::Query)) => return Receiver::Pgweir,
             Some(Sent::Query) => false,

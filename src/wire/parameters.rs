@@ -140,14 +140,23 @@ fn set_config(sql: &mut String, (name, value): (&str, Option<&str>)) {
     .expect("strings take everything");
 }
 
-/// A string constant that means the same whatever `standard_conforming_strings` says.
+/// A string constant that means the same whatever `standard_conforming_strings` and `client_encoding` say: those of the client that
+/// had the session before hold until the query is done.
 fn literal(text: &str) -> String {
     let quoted = text.replace('\'', "''");
-    if text.contains('\\') {
-        format!("E'{}'", quoted.replace('\\', "\\\\"))
-    } else {
-        format!("'{quoted}'")
+    if text.is_ascii() && !text.contains('\\') {
+        return format!("'{quoted}'");
     }
+    let mut escaped = "E'".to_owned();
+    for byte in quoted.bytes() {
+        match byte {
+            b'\\' => escaped.push_str("\\\\"),
+            0x80.. => write!(escaped, "\\x{byte:02x}").expect("strings take everything"),
+            _ => escaped.push(char::from(byte)),
+        }
+    }
+    escaped.push('\'');
+    escaped
 }
 
 /// The query for the values of these parameters, a row of name and value for each; no value where there is no such parameter.
@@ -167,7 +176,8 @@ pub fn question<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
 pub fn question_all<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     let mut sql = "SELECT name, setting FROM pg_catalog.pg_settings WHERE source = 'session' \
         UNION ALL SELECT 'role', pg_catalog.current_setting('role') \
-        WHERE pg_catalog.current_setting('role') <> 'none'"
+        WHERE pg_catalog.current_setting('role') <> 'none' \
+        UNION ALL SELECT 'session_authorization', pg_catalog.current_setting('session_authorization')"
         .to_owned();
     for name in names.into_iter().filter(|name| name.contains('.')) {
         let name = literal(name);
@@ -271,6 +281,12 @@ mod tests {
                 .unwrap(),
             "SELECT NULL, NULL, pg_catalog.set_config('role', NULL, false), pg_catalog.set_config('a', NULL, false)"
         );
+    }
+
+    #[test]
+    fn text_is_sent_in_ascii_because_the_encoding_may_be_the_last_clients() {
+        assert_eq!(literal("it's"), "'it''s'");
+        assert_eq!(literal("ë\\'"), "E'\\xc3\\xab\\\\'''");
     }
 
     #[test]

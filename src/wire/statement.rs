@@ -15,6 +15,9 @@ pub const PREFIX: &[u8] = b"pgweir_";
 /// The name of what no client has. Under names that begin so, statements are prepared only to be deallocated.
 pub const GONE: &str = "pgweir_gone";
 
+/// Names one client's unnamed statement among all that ever were.
+pub type UnnamedId = (u64, u32);
+
 /// A statement that was prepared under a name, by any number of clients.
 #[derive(Debug)]
 pub struct Statement {
@@ -166,7 +169,11 @@ pub fn of_bind(body: &[u8], whole: bool) -> (usize, Head<'_>) {
 /// What a Describe or a Close names.
 pub fn of_describe_or_close(body: &[u8], whole: bool) -> Head<'_> {
     match body.first() {
-        Some(b'S') => name_at(body, 1, whole),
+        // Postgres refuses what stands behind the name, and is to see it.
+        Some(b'S') => match name_at(body, 1, whole) {
+            Head::Named(_, end) if end < body.len() => Head::Malformed,
+            head => head,
+        },
         Some(b'P') => Head::Portal,
         Some(_) => Head::Malformed,
         None if whole => Head::Malformed,
@@ -270,6 +277,7 @@ mod tests {
         assert_eq!(of_describe_or_close(b"Sx\0", true), Head::Named(b"x", 3));
         assert_eq!(of_describe_or_close(b"S\0", true), Head::Unnamed);
         assert_eq!(of_describe_or_close(b"Px\0", true), Head::Portal);
+        assert_eq!(of_describe_or_close(b"Sx\0Q", true), Head::Malformed);
         assert_eq!(of_describe_or_close(b"", true), Head::Malformed);
         assert_eq!(of_describe_or_close(b"", false), Head::Cut);
     }

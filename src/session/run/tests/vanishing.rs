@@ -98,7 +98,9 @@ fn after_a_half_sent_message_the_slot_is_free_only_when_postgres_has_closed_its_
     with_pool(Mode::Transaction, 1, async |house, thread| {
         let (mut one, mut other) = (thread.client(), thread.client());
         house.closes(false);
-        one.send(&query(&"x".repeat(1000))[..500]).await;
+        // A query is read as a whole before it is sent.
+        let call = Message::new(b'F').bytes(&[b'x'; 1000]).done();
+        one.send(&call[..500]).await;
         until("it is sent", || thread.view().tally.leased == 1).await;
         let first = house.server();
         other.query("rows 1 1").await;
