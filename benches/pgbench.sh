@@ -159,11 +159,15 @@ connections = false
 disconnections = false
 [runtime]
 threads = $threads
-${tls:+[tls.client]
+TOML
+      if [ -n "$tls" ]; then
+        cat >>"$dir/pooler.toml" <<TOML
+[tls.client]
 mode = "require"
 certificate = "$dir/certificate.pem"
-key = "$dir/key.pem"}
+key = "$dir/key.pem"
 TOML
+      fi
       "${drop[@]}" "$pgweir" serve "$dir/pooler.toml" >"$dir/pooler.log" 2>&1 &
       ;;
     direct)

@@ -24,7 +24,6 @@ const LIMIT: &str = "240";
 
 with_one_and_two_threads!(
     psycopg_works_in_transaction_mode,
-    #[ignore = "after RESET ALL a parameter has pgweir's value, not that of the client's startup"]
     asyncpg_works_in_transaction_mode,
     sqlalchemy_works_in_transaction_mode,
     django_works_in_transaction_mode,

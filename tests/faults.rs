@@ -15,6 +15,7 @@ with_one_and_two_threads!(
     a_cut_reply_reaches_nobody_else,
     a_lost_server_is_told_to_its_client_alone,
     clients_cut_at_any_byte_leave_clean_servers,
+    what_a_lost_client_did_not_read_is_for_nobody_else,
     a_copy_that_begins_after_its_client_went_away_is_ended_at_once,
     a_postgres_that_refuses_is_waited_for,
     a_postgres_that_says_nothing_is_given_up,
@@ -24,6 +25,8 @@ with_one_and_two_threads!(
     a_first_client_waits_for_a_postgres_that_is_down,
     a_full_postgres_is_waited_for,
     the_next_host_is_taken_when_one_is_down_and_a_cancel_goes_there,
+    a_storm_of_cancels_hits_only_what_it_is_meant_for,
+    a_cancel_of_nobodys_query_is_answered_by_silence,
     a_server_that_ends_while_idle_is_seen_by_nobody,
     a_server_that_ends_in_use_fails_its_request_and_no_more,
 );
@@ -174,6 +177,42 @@ fn clients_cut_at_any_byte_leave_clean_servers(threads: usize) {
     }
     postgres.await_all_idle();
     assert_eq!(postgres.value("select count(*) from numbers"), "0");
+}
+
+fn what_a_lost_client_did_not_read_is_for_nobody_else(threads: usize) {
+    let postgres = Postgres::start();
+    postgres.sql("create text search configuration fleeting (copy = simple)");
+    let proxy = Proxy::to(postgres.port());
+    let pooler = Pooler::serve_port(proxy.port(), &config(threads, "[pool]\nsize = 1\n"));
+    let login = || Raw::login(pooler.port(), "postgres", "postgres");
+    let run = |client: &mut Raw| {
+        client.send(&Batch::new().bind("", "s", &[]).execute("").sync());
+        client.rows()
+    };
+    let (mut lost, mut other) = (login(), login());
+    lost.query("set default_text_search_config = fleeting")
+        .expect("it is there");
+    other.send(&Batch::new().parse("s", "select 'other'").sync());
+    other.rows().expect("it is prepared");
+    postgres.sql("drop text search configuration fleeting");
+
+    // Its parameters are refused, and it is not there to hear so.
+    proxy.set(Fault::Delay(Duration::from_millis(50)));
+    lost.send(&Batch::new().query("select 1"));
+    lost.reset();
+    let expected = [[Some("other".to_owned())]];
+    assert_eq!(run(&mut other).expect("the other goes on"), expected);
+
+    // It closes its own statement of the same name, but in a batch that fails: it would have it back.
+    let mut lost = login();
+    lost.send(&Batch::new().parse("s", "select 'lost'").sync());
+    lost.rows().expect("it is prepared");
+    let failing = Batch::new().parse("", "select 1/0").bind("", "", &[]);
+    lost.send(&failing.execute("").message(b'C', b"Ss\0").sync());
+    lost.reset();
+    for _ in 0..2 {
+        assert_eq!(run(&mut other).expect("the other goes on"), expected);
+    }
 }
 
 fn a_copy_that_begins_after_its_client_went_away_is_ended_at_once(threads: usize) {
@@ -563,4 +602,113 @@ fn a_server_that_ends_in_use_fails_its_request_and_no_more(threads: usize) {
     let failure = client.error("select 1");
     assert_eq!((failure.severity(), failure.code()), ("FATAL", "57P01"));
     assert!(client.read_to_end().is_empty());
+}
+
+/// Sends a cancel request and waits until it was taken.
+fn cancel(port: u16, process: i32, secret: &[u8]) {
+    let mut raw = Raw::connect(port);
+    raw.write(&cancel_request(process, secret))
+        .expect("it is open");
+    assert!(raw.read_to_end().is_empty());
+}
+
+/// 40 workers start and cancel 10,000 times, in two tests. What a cancel came too late for is not harmed, and neither are
+/// those who cancel nothing.
+fn a_storm_of_cancels_hits_only_what_it_is_meant_for(threads: usize) {
+    const WORKERS: usize = 40;
+    const ROUNDS: usize = 125;
+    let postgres = Postgres::start();
+    let pooler = Pooler::serve(&postgres, &config(threads, "[pool]\nsize = 5\n"));
+    let port = pooler.port();
+    let (over, stopped) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let watch = Watch::start(&postgres);
+    thread::scope(|scope| {
+        let (over, stopped) = (&over, &stopped);
+        for _ in 0..5 {
+            scope.spawn(move || {
+                let mut bystander = Raw::login(port, "postgres", "postgres");
+                let mut n = 0;
+                while !over.load(Ordering::Relaxed) {
+                    n += 1;
+                    ask(&mut bystander, &format!("bystander/{n}"), n).expect("nobody cancels it");
+                }
+            });
+        }
+        let end = EndOnDrop(over);
+        let workers: Vec<_> = (0..WORKERS)
+            .map(|name| {
+                scope.spawn(move || {
+                    let mut client = Raw::login(port, "postgres", "postgres");
+                    let (process, secret) = client.key.clone().expect("BackendKeyData");
+                    for n in 0..ROUNDS {
+                        let word = format!("{name}/{n}");
+                        let sql = format!("select '{word}' from pg_sleep(0.003)");
+                        client.send(&Batch::new().query(&sql));
+                        cancel(port, process, &secret);
+                        match client.rows() {
+                            Ok(rows) => assert_eq!(rows[0][0].as_deref(), Some(&*word)),
+                            Err(error) => {
+                                assert_eq!(error.code(), "57014", "{error}");
+                                stopped.fetch_add(1, Ordering::Relaxed);
+                            }
+                        }
+                        if n % 8 == 0 {
+                            // No cancel is under way for this one.
+                            assert_eq!(client.value(&format!("select '{word}'")), word);
+                        }
+                    }
+                })
+            })
+            .collect();
+        for worker in workers {
+            worker.join().expect("every answer is its own");
+        }
+        drop(end);
+    });
+    assert!(stopped.load(Ordering::Relaxed) > WORKERS * ROUNDS / 10);
+    eventually("everybody has left", || {
+        pooler
+            .http("/metrics")
+            .1
+            .lines()
+            .all(|line| !line.starts_with("pgweir_clients{") || line.ends_with(" 0"))
+    });
+    postgres.await_all_idle();
+    let seen = watch.finish();
+    assert!(seen.total <= 5, "{seen:?}");
+}
+
+fn a_cancel_of_nobodys_query_is_answered_by_silence(threads: usize) {
+    let postgres = Postgres::start();
+    let pooler = Pooler::serve(&postgres, &config(threads, "[pool]\nsize = 1\n"));
+    let login = || Raw::login(pooler.port(), "postgres", "postgres");
+    let (mut client, mut other) = (login(), login());
+    let (process, secret) = client.key.clone().expect("BackendKeyData");
+    let quiet = |client: &mut Raw| assert!(!client.hears_within(Duration::from_millis(50)));
+
+    // It is idle, outside a transaction and inside one.
+    cancel(pooler.port(), process, &secret);
+    quiet(&mut client);
+    client.query("begin").expect("a transaction");
+    cancel(pooler.port(), process, &secret);
+    quiet(&mut client);
+    assert_eq!(client.value("select 1"), "1");
+
+    // A wrong key, and nobody's.
+    client.send(&Batch::new().query("select pg_sleep(0.3)"));
+    let wrong: Vec<u8> = secret.iter().map(|byte| !byte).collect();
+    cancel(pooler.port(), process, &wrong);
+    cancel(pooler.port(), process + 1000, &secret);
+    client.rows().expect("it was not cancelled");
+
+    // One that waits in the queue, which the holder's cancel does not concern.
+    let (waiting_process, waiting_secret) = other.key.clone().expect("BackendKeyData");
+    other.send(&Batch::new().query("select 'never'"));
+    eventually("it waits", || waiting(&pooler) == 1);
+    cancel(pooler.port(), process, &secret);
+    quiet(&mut other);
+    cancel(pooler.port(), waiting_process, &waiting_secret);
+    assert_eq!(other.rows().expect_err("it is cancelled").code(), "57014");
+    client.query("commit").expect("its end");
+    assert_eq!(other.value("select 2"), "2");
 }

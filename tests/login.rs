@@ -6,7 +6,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use support::process::run;
-use support::raw::{special_request, startup_packet, tags};
+use support::raw::{cancel_request, special_request, startup_packet, tags};
 use support::{Batch, Method, Pooler, Postgres, Raw, ServerError, eventually};
 
 with_one_and_two_threads!(
@@ -20,7 +20,7 @@ with_one_and_two_threads!(
     a_startup_packet_may_come_byte_by_byte,
     what_is_no_startup_packet_is_refused,
     encryption_is_declined_and_the_login_goes_on,
-    a_newer_protocol_is_negotiated_down,
+    protocol_3_2_is_spoken_and_what_is_newer_negotiated_down,
     clients_come_through_a_unix_socket,
     a_client_that_never_logs_in_is_closed,
     a_login_by_scram_costs_no_derivation_of_keys,
@@ -432,37 +432,55 @@ fn encryption_is_declined_and_the_login_goes_on(threads: usize) {
     assert!(!required.status.success());
 }
 
-fn a_newer_protocol_is_negotiated_down(threads: usize) {
+fn protocol_3_2_is_spoken_and_what_is_newer_negotiated_down(threads: usize) {
     let postgres = Postgres::start();
     let pooler = Pooler::serve(&postgres, &config(threads));
-    for (version, parameters) in [
-        (196_610, vec![]),
-        (196_617, vec![("_pq_.weather", "fine")]),
-        (
-            196_608,
-            vec![("_pq_.weather", "fine"), ("_pq_.tide", "high")],
-        ),
+    let weather = [("_pq_.weather", "fine"), ("_pq_.tide", "high")];
+    // Asked for, with so many unknown options; spoken, and the length of the cancel key.
+    for (asked, options, spoken, key_length) in [
+        (0, 0, None, 4),
+        (1, 0, None, 4),
+        (2, 0, None, 32),
+        (9, 1, Some(2), 32),
+        (0, 2, Some(0), 4),
+        (2, 1, Some(2), 32),
     ] {
         let mut raw = Raw::connect(pooler.port());
         let mut all = vec![("user", "postgres"), ("database", "postgres")];
-        all.extend(&parameters);
-        raw.write(&startup_packet(version, &all))
+        all.extend(&weather[..options]);
+        raw.write(&startup_packet(196_608 + asked, &all))
             .expect("it listens");
         let messages = raw.read_until('Z');
-        let answer = messages
-            .iter()
-            .find(|message| message.tag == 'v')
-            .unwrap_or_else(|| panic!("version {version}: {}", tags(&messages)));
-        let (head, names) = answer.body.split_at(8);
-        assert_eq!(head[2..4], [0, 0], "minor version 0 is what it speaks");
-        assert_eq!(usize::from(head[7]), parameters.len());
-        let expected = parameters
-            .iter()
-            .fold(String::new(), |text, (name, _)| text + name + "\0");
-        assert_eq!(String::from_utf8_lossy(names), expected);
-        let (_, key) = raw.key.clone().expect("a cancel key");
-        assert_eq!(key.len(), 4, "the key of protocol 3.0");
+        let answer = messages.iter().find(|message| message.tag == 'v');
+        let said = answer.map(|answer| {
+            let names: Vec<_> = weather[..options].iter().map(|(name, _)| *name).collect();
+            let expected = names
+                .iter()
+                .fold(String::new(), |text, name| text + name + "\0");
+            let (head, told) = answer.body.split_at(8);
+            assert_eq!(String::from_utf8_lossy(told), expected);
+            assert_eq!(usize::from(head[7]), options);
+            u16::from_be_bytes([head[2], head[3]])
+        });
+        assert_eq!(said, spoken, "version 3.{asked}");
+        let (process, key) = raw.key.clone().expect("a cancel key");
+        assert_eq!(key.len(), key_length, "version 3.{asked}");
         assert_eq!(raw.value("select 1"), "1");
+
+        // The key works, whole and only whole.
+        raw.send(&Batch::new().query("select pg_sleep(60)"));
+        eventually("it runs", || postgres.busy() == 1);
+        for secret in [&key[..key.len() - 1], &key[..]] {
+            let mut other = Raw::connect(pooler.port());
+            other
+                .write(&cancel_request(process, secret))
+                .expect("it is open");
+            assert!(other.read_to_end().is_empty());
+            if secret.len() < key.len() {
+                assert!(!raw.hears_within(Duration::from_millis(50)));
+            }
+        }
+        assert_eq!(raw.rows().expect_err("it is cancelled").code(), "57014");
     }
 }
 

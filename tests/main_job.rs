@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use support::postgres::program;
 use support::process::run;
-use support::raw::tags;
+use support::raw::{startup_packet, tags};
 use support::{Batch, Pooler, Postgres, Raw, Watch, eventually};
 
 with_one_and_two_threads!(
@@ -495,13 +495,19 @@ fn session_mode_keeps_the_server(threads: usize) {
     first
         .query("create temp table mine as select 1 as n; set search_path to pg_temp")
         .expect("session state");
-    let mut second = Raw::login(pooler.port(), "postgres", "postgres");
-    second.send(&Batch::new().query("select pg_backend_pid(), current_setting('search_path')"));
+    // The login of the next one waits for it, and so does what is sent behind.
+    let mut second = Raw::connect(pooler.port());
+    let startup = startup_packet(196_608, &[("user", "postgres")]);
+    let query = Batch::new().query("select pg_backend_pid(), current_setting('search_path')");
+    second
+        .write(&[&startup, query.bytes()].concat())
+        .expect("it listens");
     assert!(!second.hears_within(Duration::from_millis(300)));
     assert_eq!(first.value("select n from mine"), "1");
     assert_eq!(first.backend(), server);
     first.goodbye();
     // The next session gets the same server, clean.
+    second.read_until('Z');
     let rows = second.rows().expect("its turn");
     assert_eq!(rows, [[Some(server), Some("\"$user\", public".to_owned())]]);
     assert_eq!(second.error("select n from mine").code(), "42P01");

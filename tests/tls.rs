@@ -8,15 +8,16 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::{Command, Output};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustls::{HandshakeKind, ServerConfig, ServerConnection, StreamOwned};
+use rustls::{ClientConfig, HandshakeKind, ServerConfig, ServerConnection, StreamOwned};
 use support::certs::HERE;
 use support::pooler::pgweir;
 use support::postgres::program;
 use support::raw::{cancel_request, special_request, startup_packet};
-use support::{Authority, Batch, Method, Pooler, Postgres, Raw, eventually};
+use support::{Authority, Batch, Fault, Method, Pooler, Postgres, Proxy, Raw, Side, eventually};
 
 with_one_and_two_threads!(
     clients_come_in_every_mode,
@@ -25,6 +26,7 @@ with_one_and_two_threads!(
     many_small_queries_pass_under_tls,
     a_query_is_cancelled_under_tls,
     a_client_that_vanishes_under_tls_leaves_a_clean_server,
+    records_cut_by_the_network_reach_nobody_else,
 );
 
 const SSL_REQUEST: u32 = 80_877_103;
@@ -680,6 +682,60 @@ fn one_pgweir_speaks_direct_tls_with_another_and_resumes() {
     inner.await_log("a resumed session", |line| line.contains("resumed=true"));
 }
 
+#[test]
+fn postgres_is_spoken_to_by_direct_tls() {
+    let authority = Authority::new();
+    authority.issue("here", "here", &HERE);
+    for version in [17, 18] {
+        let postgres = Postgres::setup()
+            .version(version)
+            .tls(&authority, "here")
+            .method(Method::Scram)
+            .start();
+        postgres.create_role("ann", "secret");
+        let toml = database("sslmode=verify-full&sslnegotiation=direct")
+            + "[tls.server]\n"
+            + &ca(&authority)
+            + "[pool]\nsize = 1\n";
+        let pooler = Pooler::serve_with_users(&postgres, &toml, "\"ann\" \"secret\"\n");
+        let mut ann = Raw::login(pooler.port(), "ann", "postgres");
+        assert_eq!(ann.value(IS_SECURED), "t", "{version}");
+        // Its cancel goes the same way.
+        ann.send(&Batch::new().query("select pg_sleep(60)"));
+        eventually("it runs", || postgres.busy() == 1);
+        let (pid, secret) = ann.key.clone().expect("it was told");
+        let mut cancel = Raw::connect(pooler.port());
+        cancel
+            .write(&cancel_request(pid, &secret))
+            .expect("connected");
+        assert_eq!(ann.rows().expect_err("cancelled").code(), "57014");
+    }
+}
+
+#[test]
+fn another_mode_towards_postgres_counts_from_a_reload_on() {
+    let authority = Authority::new();
+    authority.issue("here", "here", &HERE);
+    let postgres = Postgres::setup().tls(&authority, "here").start();
+    let toml = |mode: &str| format!("[tls.server]\nmode = \"{mode}\"\n[pool]\nsize = 1\n");
+    let pooler = Pooler::serve(&postgres, &toml("disable"));
+    let mut client = Raw::login(pooler.port(), "postgres", "postgres");
+    assert_eq!(client.value(IS_SECURED), "f");
+    pooler.rewrite(&toml("require"));
+    pooler.reload();
+    eventually("its server connection is another one", || {
+        client.value(IS_SECURED) == "t"
+    });
+    // The same again changes nothing.
+    let backend = client.backend();
+    let log = pooler.log().matches("reloaded").count();
+    pooler.reload();
+    eventually("it has reloaded", || {
+        pooler.log().matches("reloaded").count() > log
+    });
+    assert_eq!(client.backend(), backend);
+}
+
 /// A Postgres that speaks TLS alone, a pgweir that does so both ways, and their authority.
 fn secured(count: usize, rest: &str) -> (Postgres, Pooler, Authority) {
     let authority = Authority::new();
@@ -795,6 +851,91 @@ fn a_client_that_vanishes_under_tls_leaves_a_clean_server(count: usize) {
     drop(client);
     postgres.await_all_idle();
     assert_eq!(log_in(&pooler, &authority).backend(), backend);
+}
+
+/// Asks for words of its own until told to stop, and logs in again when it is thrown out.
+fn go_on_asking(
+    port: u16,
+    config: &Arc<ClientConfig>,
+    (over, answers): (&AtomicBool, &AtomicUsize),
+) {
+    while !over.load(Ordering::Relaxed) {
+        let mut raw = Raw::connect(port);
+        let asked = raw.write(&special_request(SSL_REQUEST)).is_ok();
+        if !(asked && raw.read_byte_if_any() == Some('S')) {
+            continue;
+        }
+        let Ok(mut raw) = raw.secure(Arc::clone(config)) else {
+            continue;
+        };
+        if raw.log_in(&[("user", "postgres")], None).is_err() {
+            continue;
+        }
+        while !over.load(Ordering::Relaxed) {
+            let word = format!(
+                "{:?}/{}",
+                thread::current().id(),
+                answers.load(Ordering::Relaxed)
+            );
+            match raw.query(&format!("select '{word}', repeat('x', 30000)")) {
+                Ok(rows) => assert_eq!(rows[0][0].as_deref(), Some(&*word), "another's answer"),
+                Err(_) => break,
+            }
+            answers.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+struct EndOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for EndOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+fn records_cut_by_the_network_reach_nobody_else(count: usize) {
+    let authority = Authority::new();
+    authority.issue("here", "here", &HERE);
+    let postgres = Postgres::setup().tls(&authority, "here").start();
+    let behind = Proxy::to(postgres.port());
+    let toml = threads(count)
+        + &towards_clients(&authority, "require")
+        + "[tls.server]\nmode = \"require\"\n[pool]\nsize = 3\n\
+           [timeouts]\nserver_login_retry = \"50ms\"\n";
+    let pooler = Pooler::serve_port(behind.port(), &toml);
+    let front = Proxy::to(pooler.port());
+    let config = authority.client(None, &[]);
+    let (over, answers) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| go_on_asking(front.port(), &config, (&over, &answers)));
+        }
+        let end = EndOnDrop(&over);
+        // In handshakes, in headers, in the middle of records.
+        for limit in [1, 7, 700, 1500, 2000, 4000, 20_001, 70_003, 200_011] {
+            for proxy in [&behind, &front] {
+                for fault in [
+                    Fault::CloseAfter(Side::Client, limit),
+                    Fault::ResetAfter(Side::Client, limit),
+                    Fault::ResetAfter(Side::Server, limit),
+                ] {
+                    proxy.set(fault);
+                    let before = proxy.accepted();
+                    proxy.reset_all();
+                    eventually("the fault was met", || proxy.accepted() > before);
+                    proxy.set(Fault::None);
+                    let before = answers.load(Ordering::Relaxed);
+                    eventually("they are served again", || {
+                        answers.load(Ordering::Relaxed) > before + 8
+                    });
+                }
+            }
+        }
+        drop(end);
+    });
+    assert_eq!(log_in(&pooler, &authority).value("select 1"), "1");
+    postgres.await_all_idle();
 }
 
 #[test]

@@ -2,6 +2,10 @@
 
 mod support;
 
+use std::process::{Command, Stdio};
+
+use support::postgres::version_directory;
+use support::process::{run, send_signal};
 use support::raw::cancel_request;
 use support::{Batch, Method, Pooler, Postgres, Raw, eventually};
 
@@ -28,6 +32,21 @@ on_each_version!(
         errors_and_transactions_are_those_of_postgres,
     )
 );
+
+#[test]
+fn the_libpq_of_postgres_18_connects_and_cancels() {
+    with_version(18, libpq_connects_and_cancels);
+}
+
+#[test]
+fn protocol_3_2_is_spoken_with_long_cancel_keys() {
+    with_version(18, |postgres, pooler| {
+        run(psql_with_libpq_18(pooler)
+            .env("PGMINPROTOCOLVERSION", "3.2")
+            .args(["-c", "select 1"]));
+        libpq_connects_and_cancels(postgres, pooler);
+    });
+}
 
 /// SCRAM on both sides; two server connections.
 fn with_version(version: u32, test: fn(&Postgres, &Pooler)) {
@@ -182,4 +201,33 @@ fn errors_and_transactions_are_those_of_postgres(_: &Postgres, pooler: &Pooler) 
     );
     assert_eq!(client.tags_until_ready(), "E Z(I)");
     assert_eq!(client.value("select 'alive'"), "alive");
+}
+
+/// Asks for protocol 3.2, and takes what it is offered.
+fn libpq_connects_and_cancels(postgres: &Postgres, pooler: &Pooler) {
+    let who = run(psql_with_libpq_18(pooler).args(["-c", "select current_user"]));
+    assert_eq!(who, "alice\n");
+    let sleeping = psql_with_libpq_18(pooler)
+        .args(["-c", "select pg_sleep(60)"])
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("psql is installed");
+    eventually("the query runs", || postgres.busy() == 1);
+    // psql sends a cancel request with the key that it was given at login.
+    send_signal(sleeping.id(), "INT");
+    let output = sleeping.wait_with_output().expect("it is our child");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(errors.contains("57014"), "{errors}");
+}
+
+/// Debian's psql with the client library of version 18.
+fn psql_with_libpq_18(pooler: &Pooler) -> Command {
+    let mut command = pooler.psql("alice", "land");
+    command
+        .env("LD_LIBRARY_PATH", version_directory(18).join("lib"))
+        .env("PGMAXPROTOCOLVERSION", "3.2")
+        .env("PGPASSWORD", "wonder land")
+        .env("PGSSLMODE", "disable");
+    command
 }

@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use pgweir::wire::WireError;
-use pgweir::wire::scan::{Flow, LONGEST_TAIL, Next};
+use pgweir::wire::scan::{Flow, HEADER, Next};
 
 /// Some lengths are within it, some are not.
 const LIMIT: u32 = 1 << 20;
@@ -13,7 +13,7 @@ type Seen = (Vec<(u8, u32)>, Vec<u8>, Result<(), WireError>);
 /// Reads `stream` as a relay does, in pieces of at most `piece` bytes.
 fn read(mut stream: &[u8], piece: usize) -> Seen {
     let (mut flow, mut events, mut forwarded) = (Flow::default(), vec![], vec![]);
-    let mut buffer = vec![0; LONGEST_TAIL + piece];
+    let mut buffer = vec![0; HEADER + piece];
     loop {
         let kept = flow.resume(&mut buffer);
         let (now, later) = stream.split_at(piece.min(stream.len()));

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pgweir::wire::scram::{ClientAuth, ClientExchange, ClientKeys, ScramKeys};
+use pgweir::wire::scram::{ClientAuth, ClientBinding, ClientExchange, ClientKeys, ScramKeys};
 
 fuzz_target!(|lines: &[u8]| {
     let mut lines = lines.splitn(2, |byte| *byte == b'\n');
@@ -17,7 +17,8 @@ fuzz_target!(|lines: &[u8]| {
         salt: b"salt".to_vec(),
         iterations: 4096,
     });
-    let (exchange, _) = ClientExchange::begin("ours".to_owned(), auth);
+    let (exchange, _) =
+        ClientExchange::begin("ours".to_owned(), auth, ClientBinding::EndPoint(b"hash"));
     if let Ok((answered, _)) = exchange.answer(server_first) {
         let _ = answered.verify(server_final);
     }

@@ -22,9 +22,11 @@ fuzz_target!(|said: &[u8]| {
             iterations: 4096,
         }),
         application_name: String::new(),
+        parameters: vec![],
+        minor: 2,
     };
     let mut packets = Packets::new(tokio::io::join(said, tokio::io::sink()));
-    let mut dialogue = pin!(login(&mut packets, &identity));
+    let mut dialogue = pin!(login(&mut packets, &identity, Some(b"hash")));
     let ended = dialogue
         .as_mut()
         .poll(&mut Context::from_waker(Waker::noop()));

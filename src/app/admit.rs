@@ -31,11 +31,11 @@ use crate::server::login::{ServerLogin, Welcome};
 use crate::session::run::{Session, Terms};
 use crate::wire::parameters::{OptionsError, Parameters};
 use crate::wire::reply::{
-    Report, ServerError, Severity, SqlState, authentication, backend_key_data, parameter_status,
-    ready_for_query,
+    Message, Report, ServerError, Severity, SqlState, authentication, backend_key_data,
+    parameter_status, ready_for_query,
 };
 use crate::wire::scan::LARGEST_MESSAGE;
-use crate::wire::startup::Startup;
+use crate::wire::startup::{Startup, secret_length};
 
 /// How long a client that is refused may take to read why.
 const LAST_WORDS_LIMIT: Duration = Duration::from_secs(5);
@@ -199,7 +199,7 @@ async fn admit(app: &Arc<App>, thread: ThreadId, arrival: Arrival) -> Option<Ses
         }
     };
     match reception.receive(&mut greeted, seat).await {
-        Ok(terms) => Some(session(greeted.packets, terms, &reception.world)),
+        Ok((terms, lease)) => Some(session(greeted.packets, terms, lease, &reception.world)),
         Err(denied) => {
             app.metrics.login_failed(denied.as_str());
             let Startup { user, database, .. } = &greeted.startup;
@@ -213,7 +213,7 @@ async fn admit(app: &Arc<App>, thread: ThreadId, arrival: Arrival) -> Option<Ses
     }
 }
 
-fn session(packets: Packets<Stream>, terms: Terms, world: &World) -> Session {
+fn session(packets: Packets<Stream>, terms: Terms, lease: Option<Lease>, world: &World) -> Session {
     let limit = u32::try_from(world.config.limits.max_message_size).unwrap_or(LARGEST_MESSAGE);
     let limit = if limit == 0 {
         LARGEST_MESSAGE
@@ -221,7 +221,15 @@ fn session(packets: Packets<Stream>, terms: Terms, world: &World) -> Session {
         limit.min(LARGEST_MESSAGE)
     };
     let (stream, early) = packets.into_parts();
-    Session::new(ClientEnd::new(stream, limit), terms, &early)
+    Session::new(ClientEnd::new(stream, limit), terms, lease, &early)
+}
+
+/// What Postgres has to say to whom it lets in.
+struct Welcomed {
+    welcome: Arc<Welcome>,
+    accepted: Arc<Accepted>,
+    /// The server connection of a client that keeps one.
+    lease: Option<Lease>,
 }
 
 /// What it takes to let one client in.
@@ -246,8 +254,13 @@ impl Reception<'_> {
         }
     }
 
-    /// Lets the client in: on return it has been told ReadyForQuery.
-    async fn receive(&self, greeted: &mut Greeted, seat: Option<Seat>) -> Result<Terms, Denied> {
+    /// Lets the client in: on return it has been told ReadyForQuery. With the server connection that it keeps for its life, if it
+    /// does.
+    async fn receive(
+        &self,
+        greeted: &mut Greeted,
+        seat: Option<Seat>,
+    ) -> Result<(Terms, Option<Lease>), Denied> {
         let Greeted {
             packets,
             peer,
@@ -273,22 +286,45 @@ impl Reception<'_> {
             .database(&startup.database)
             .ok_or_else(|| Denied::NoDatabase(startup.database.clone()))?;
         let (service, who) = self.classify(startup, *peer, secured);
+        let replicates = startup.is_replication();
         let pool = self.pool(startup, database, credential);
-        if self.world.passes_through() {
+        if self.world.passes_through() && !replicates {
             self.vouch(packets, &pool, service).await?;
         }
         let seats = self.seats(seat, &who, database)?;
-        let asked = Parameters::of_startup(startup).map_err(Denied::Options)?;
-        let welcome = async {
-            let welcome = self.welcome(&pool, service).await?;
-            let accepted = self.accept(&pool, service, asked).await?;
-            Ok::<_, Denied>((welcome, accepted))
+        if self.world.passes_through() && replicates {
+            self.vouch_alone(packets, &pool, service).await?;
+        }
+        // Postgres reads what a client that replicates asks for, and nobody else.
+        let asked = if replicates {
+            Parameters::default()
+        } else {
+            Parameters::of_startup(startup).map_err(Denied::Options)?
         };
-        let (welcome, accepted) = tokio::select! {
-            welcome = welcome => welcome?,
+        let settings = pool.settings();
+        let welcomed = async {
+            match settings.mode {
+                Mode::Session if replicates => self.replicate(&pool, service).await,
+                Mode::Session => self.hold(&pool, service, asked).await,
+                Mode::Transaction | Mode::Statement => self.learn(&pool, service, asked).await,
+            }
+        };
+        let Welcomed {
+            welcome,
+            accepted,
+            mut lease,
+        } = tokio::select! {
+            welcomed = welcomed => welcomed?,
             () = poll_fn(|cx| packets.stream().poll_hung_up(cx)) => return Err(gone().into()),
         };
-        let listed = self.app.directory.list(*peer, who);
+        // Whoever keeps a server connection may be known to others by its process id: in pg_stat_activity, in notifications.
+        let server = lease.as_mut().map(|lease| lease.connection().key.pid);
+        let server = server.filter(|pid| *pid != 0);
+        let secret_length = secret_length(startup.spoken());
+        let listed = self
+            .app
+            .directory
+            .list_as(*peer, who, server, secret_length);
         if self.app.is_draining() {
             return Err(Denied::Draining);
         }
@@ -303,9 +339,8 @@ impl Reception<'_> {
                 tls = secured.map(|secured| secured.version), resumed = secured.map(|secured| secured.resumed), "login"
             );
         }
-        let settings = pool.settings();
         let most = settings.max_prepared_statements as usize;
-        Ok(Terms {
+        let terms = Terms {
             pool,
             service,
             thread: self.thread,
@@ -315,7 +350,8 @@ impl Reception<'_> {
             startup: Arc::clone(&accepted.parameters),
             // In session mode the server connection is the client's own, and so are the names on it.
             prepared: (settings.mode != Mode::Session && most > 0).then_some(most),
-        })
+        };
+        Ok((terms, lease))
     }
 
     fn refuse_early(&self, startup: &Startup) -> Result<(), Denied> {
@@ -407,6 +443,14 @@ impl Reception<'_> {
 
     fn pool(&self, startup: &Startup, database: &Database, credential: &Credential) -> Arc<Pool> {
         let (user, proof) = self.world.server_login(database, &startup.user, credential);
+        if startup.is_replication() {
+            let settings = self
+                .world
+                .pool_settings(&startup.database, database, &user, proof);
+            let settings = settings.as_replication(startup);
+            let pools = &self.app.pools;
+            return pools.replication(&startup.database, &user, settings);
+        }
         let pool = self.app.pools.pool(&startup.database, &user, || {
             self.world
                 .pool_settings(&startup.database, database, &user, proof.clone())
@@ -469,33 +513,66 @@ impl Reception<'_> {
         Ok(welcome)
     }
 
+    /// What a client is told that gets server connections when it needs them.
+    async fn learn(
+        &self,
+        pool: &Arc<Pool>,
+        service: ServiceId,
+        asked: Parameters,
+    ) -> Result<Welcomed, Denied> {
+        Ok(Welcomed {
+            welcome: self.welcome(pool, service).await?,
+            accepted: self.accept(pool, service, asked).await?,
+            lease: None,
+        })
+    }
+
+    /// What a client is told that keeps a server connection from now on, and that connection.
+    async fn hold(
+        &self,
+        pool: &Arc<Pool>,
+        service: ServiceId,
+        asked: Parameters,
+    ) -> Result<Welcomed, Denied> {
+        let mut lease = self.lease(pool, service).await.map_err(Denied::Refused)?;
+        let accepted = give(&mut lease, with_application_name(asked)).await?;
+        Ok(Welcomed {
+            welcome: Arc::clone(&lease.connection().welcome),
+            accepted: Arc::new(accepted),
+            lease: Some(lease),
+        })
+    }
+
+    /// What a client is told that replicates, and the connection that was made for it and with its own startup message.
+    async fn replicate(&self, pool: &Arc<Pool>, service: ServiceId) -> Result<Welcomed, Denied> {
+        let mut lease = self.lease(pool, service).await.map_err(Denied::Refused)?;
+        let accepted = Accepted {
+            parameters: Arc::default(),
+            reported: Vec::new(),
+        };
+        Ok(Welcomed {
+            welcome: Arc::clone(&lease.connection().welcome),
+            accepted: Arc::new(accepted),
+            lease: Some(lease),
+        })
+    }
+
     /// What becomes of what the client asked for at startup: Postgres is asked once, and whatever it does not take is told to this
     /// client alone.
     async fn accept(
         &self,
         pool: &Arc<Pool>,
         service: ServiceId,
-        mut asked: Parameters,
+        asked: Parameters,
     ) -> Result<Arc<Accepted>, Denied> {
-        // Who gives none has none, and not what pgweir calls itself.
-        if asked.value("application_name").is_none() {
-            asked.set("application_name", "");
-        }
+        let asked = with_application_name(asked);
         if let Some(accepted) = pool.accepted(&asked) {
             return Ok(accepted);
         }
-        let mut wanted = asked.clone();
-        loop {
-            let lease = self.lease(pool, service).await.map_err(Denied::Refused)?;
-            let tried = timeout(TAKE_ON_LIMIT, take_on(lease, &wanted)).await;
-            match tried.map_err(|_| Denied::TooSlow)?? {
-                Taken::All(accepted) => return Ok(pool.accept(asked, accepted)),
-                Taken::AllBut(parameter) => {
-                    tracing::info!(parameter, "can be set at connection start only: no effect");
-                    wanted.unset(&parameter);
-                }
-            }
-        }
+        let mut lease = self.lease(pool, service).await.map_err(Denied::Refused)?;
+        let accepted = give(&mut lease, asked.clone()).await;
+        give_back(lease);
+        Ok(pool.accept(asked, accepted?))
     }
 
     pub(super) async fn lease(
@@ -553,6 +630,28 @@ impl Reception<'_> {
         Ok(())
     }
 
+    /// The same for a client that gets a connection of its own: it is asked for its password, and Postgres tries it when that
+    /// connection is made.
+    async fn vouch_alone(
+        &self,
+        packets: &mut Packets<Stream>,
+        pool: &Arc<Pool>,
+        service: ServiceId,
+    ) -> Result<(), Denied> {
+        match self.lease(pool, service).await {
+            // It trusts; the connection is closed, and made once more for the client.
+            Ok(lease) => lease.discard(Discard::Replication),
+            Err(Refused::Login {
+                wants_proof: true, ..
+            }) => {
+                let password = self.in_time(ask_password(packets)).await?;
+                pool.prove_with(ServerLogin::password(&password));
+            }
+            Err(refused) => return Err(Denied::Refused(refused)),
+        }
+        Ok(())
+    }
+
     /// Logs in to Postgres with a password that nobody has vouched for yet, within the budget like everything else.
     async fn try_password(
         &self,
@@ -582,6 +681,28 @@ pub(super) fn give_back(mut lease: Lease) {
     }
 }
 
+/// Who gives no application_name has none, and not what pgweir calls itself.
+fn with_application_name(mut asked: Parameters) -> Parameters {
+    if asked.value("application_name").is_none() {
+        asked.set("application_name", "");
+    }
+    asked
+}
+
+/// Gives the session of a lease what Postgres takes of these parameters.
+async fn give(lease: &mut Lease, mut wanted: Parameters) -> Result<Accepted, Denied> {
+    loop {
+        let tried = timeout(TAKE_ON_LIMIT, take_on(lease, &wanted)).await;
+        match tried.map_err(|_| Denied::TooSlow)?? {
+            Taken::All(accepted) => return Ok(accepted),
+            Taken::AllBut(parameter) => {
+                tracing::info!(parameter, "can be set at connection start only: no effect");
+                wanted.unset(&parameter);
+            }
+        }
+    }
+}
+
 /// What Postgres takes of a client's parameters.
 enum Taken {
     All(Accepted),
@@ -590,11 +711,11 @@ enum Taken {
 }
 
 /// Gives the session of a lease these parameters, and finds out what becomes of them.
-async fn take_on(mut lease: Lease, wanted: &Parameters) -> Result<Taken, Denied> {
+async fn take_on(lease: &mut Lease, wanted: &Parameters) -> Result<Taken, Denied> {
     // Whatever the end is, it is not this client's: it may try again.
-    let lost = |error: EndError| Denied::Login(LoginError::Io(std::io::Error::other(error)));
+    let lost = |error: EndError| Denied::Login(LoginError::Io(io::Error::other(error)));
     let connection = lease.connection();
-    let taken = match connection
+    match connection
         .take_on(&Arc::new(wanted.clone()))
         .await
         .map_err(lost)?
@@ -625,13 +746,11 @@ async fn take_on(mut lease: Lease, wanted: &Parameters) -> Result<Taken, Denied>
             }
             _ => Err(Denied::Parameters(refused)),
         },
-    };
-    give_back(lease);
-    taken
+    }
 }
 
 /// Everything from AuthenticationOk to ReadyForQuery.
-fn hello(welcome: &Welcome, accepted: &Accepted, (id, secret): (u32, [u8; 4])) -> Vec<u8> {
+fn hello(welcome: &Welcome, accepted: &Accepted, (id, secret): (u32, &[u8])) -> Vec<u8> {
     let mut bytes = authentication::request(authentication::OK, &[]);
     for (name, value) in &welcome.parameters {
         let reported = accepted.reported.iter().rev();
@@ -643,7 +762,10 @@ fn hello(welcome: &Welcome, accepted: &Accepted, (id, secret): (u32, [u8; 4])) -
             .unwrap_or(value);
         bytes.extend(parameter_status(name, value));
     }
-    bytes.extend(backend_key_data(id, &secret));
+    bytes.extend(backend_key_data(id, secret));
+    for notice in &welcome.notices {
+        bytes.extend(Message::new(b'N').bytes(notice).done());
+    }
     bytes.extend(ready_for_query());
     bytes
 }

@@ -188,8 +188,8 @@ impl App {
 fn reload_pool(world: &World, pool: &Pool) {
     match pool.purpose {
         Purpose::Clients => {}
-        // It is over before the new settings could matter.
-        Purpose::LoginCheck(_) => return,
+        // It serves once, and there is no more to settle.
+        Purpose::LoginCheck(_) | Purpose::Replication(_) => return,
         Purpose::LookUp => {
             if let Some(how) = world.look_up(&pool.database)
                 && how.settings.target.identity.user == pool.settings().target.identity.user

@@ -21,6 +21,7 @@ use crate::pool::pools::PoolSettings;
 use crate::server::dial::Target;
 use crate::server::login::{Identity, ServerLogin};
 use crate::server::secure::Security;
+use crate::wire::startup::NEWEST_MINOR;
 
 /// How long a connection may take to be brought back to order after its client has gone, before it is closed instead.
 const RECOVER_LIMIT: Duration = Duration::from_secs(10);
@@ -317,6 +318,7 @@ impl World {
                     database: database.dbname.clone().unwrap_or_else(|| name.to_owned()),
                     proof,
                     application_name: APPLICATION_NAME.to_owned(),
+                    minor: NEWEST_MINOR,
                     parameters: Vec::new(),
                 },
                 connect_query: database.connect_query.clone(),

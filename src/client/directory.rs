@@ -1,7 +1,7 @@
 //! Who is connected: sessions by id, reachable from any thread, and counts of clients against their caps.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 use std::time::Duration;
@@ -26,6 +26,8 @@ pub enum Ask {
     Leave = 4,
     /// See what is [`Entry::due`].
     Late = 8,
+    /// See whether your client is still there: you do not read from it.
+    Look = 16,
 }
 
 /// Whose a session is. Shared by all sessions that agree in it.
@@ -42,9 +44,12 @@ pub struct Who {
 /// One session, as others see it.
 #[derive(Debug)]
 pub struct Entry {
-    /// The process id that its client was told.
+    /// Its number, which no other session has.
     id: u32,
-    secret: [u8; 4],
+    /// The process id that its client was told.
+    pid: u32,
+    /// As long as its client's protocol allows.
+    secret: Box<[u8]>,
     asked: AtomicU8,
     waker: OnceLock<Waker>,
     /// A [`Doing`], which its own task writes.
@@ -53,6 +58,8 @@ pub struct Entry {
     transaction: AtomicU64,
     /// What the janitor found to have lasted too long: one of the two words above, and a [`Due`].
     late: AtomicU64,
+    /// It waits and has read as much of its client as it keeps, so that it would not notice the client's leaving.
+    deaf: AtomicBool,
     /// Where it came from.
     pub peer: Peer,
     /// Whose it is.
@@ -63,13 +70,17 @@ pub struct Entry {
 
 impl Entry {
     /// The key with which its client may cancel.
-    pub fn key(&self) -> (u32, [u8; 4]) {
-        (self.id, self.secret)
+    pub fn key(&self) -> (u32, &[u8]) {
+        (self.pid, &self.secret)
     }
 
     /// Its number.
     pub fn id(&self) -> u32 {
         self.id
+    }
+
+    fn has_pid_of_server(&self) -> bool {
+        self.secret[0] & OF_SERVER != 0
     }
 
     /// Says which task to wake. Once, from that task.
@@ -82,11 +93,11 @@ impl Entry {
         self.asked.load(Ordering::Relaxed) != 0
     }
 
-    /// Whether this was asked; forgets a Cancel and a Late, which are for one moment only.
+    /// Whether this was asked; forgets a Cancel, a Late and a Look, which are for one moment only.
     pub fn asked(&self, ask: Ask) -> bool {
         let bit = ask as u8;
         let asked = match ask {
-            Ask::Cancel | Ask::Late => self.asked.fetch_and(!bit, Ordering::AcqRel),
+            Ask::Cancel | Ask::Late | Ask::Look => self.asked.fetch_and(!bit, Ordering::AcqRel),
             Ask::Drain | Ask::Leave => self.asked.load(Ordering::Acquire),
         };
         asked & bit != 0
@@ -134,12 +145,17 @@ impl Entry {
     }
 }
 
+/// Set in the first byte of the secrets of those who were told a server's process id.
+const OF_SERVER: u8 = 0x80;
+
 /// All sessions of the process.
 #[derive(Debug, Default)]
 pub struct Directory {
     /// Milliseconds, moved on by the janitor: reading it costs no system call.
     clock: AtomicU64,
     sessions: DashMap<u32, Arc<Entry>>,
+    /// Those whose clients were told a server's process id, by that: several servers may have the same.
+    of_servers: DashMap<u32, Vec<Arc<Entry>>>,
     next: AtomicU32,
     whos: DashMap<Arc<Who>, ()>,
 }
@@ -183,6 +199,13 @@ impl Listed {
         self.store(Activity::WaitingTold, self.entry.doing().since);
     }
 
+    /// Notes whether the session reads from its client. Likewise.
+    pub fn is_deaf(&self, deaf: bool) {
+        if self.entry.deaf.load(Ordering::Relaxed) != deaf {
+            self.entry.deaf.store(deaf, Ordering::Relaxed);
+        }
+    }
+
     fn store(&self, activity: Activity, since: u64) {
         let word = Doing { activity, since }.to_word();
         self.entry.doing.store(word, Ordering::Relaxed);
@@ -191,13 +214,32 @@ impl Listed {
 
 impl Drop for Listed {
     fn drop(&mut self) {
-        self.directory.sessions.remove(&self.entry.id);
+        let Entry { id, pid, .. } = *self.entry;
+        self.directory.sessions.remove(&id);
+        if self.entry.has_pid_of_server() {
+            let of_servers = &self.directory.of_servers;
+            if let Some(mut others) = of_servers.get_mut(&pid) {
+                others.retain(|entry| entry.id != id);
+            }
+            of_servers.remove_if(&pid, |_, others| others.is_empty());
+        }
     }
 }
 
 impl Directory {
-    /// Lists a session under a number that no other has.
-    pub fn list(self: &Arc<Self>, peer: Peer, who: Who) -> Listed {
+    /// Lists a session under a number that no other has, which its client is told as process id, with a secret of so many bytes.
+    pub fn list(self: &Arc<Self>, peer: Peer, who: Who, secret_length: usize) -> Listed {
+        self.list_as(peer, who, None, secret_length)
+    }
+
+    /// Lists a session. `server`: the process id of the server connection that it keeps for its life, which its client is told.
+    pub fn list_as(
+        self: &Arc<Self>,
+        peer: Peer,
+        who: Who,
+        server: Option<u32>,
+        secret_length: usize,
+    ) -> Listed {
         let who = self.intern(who);
         loop {
             // Process ids are positive int4 to most drivers.
@@ -208,9 +250,18 @@ impl Directory {
             if id == 0 {
                 continue;
             }
+            let mut of_server = server.map(|pid| self.of_servers.entry(pid).or_default());
+            let mut secret = new_secret(server.is_some(), secret_length);
+            while of_server
+                .iter()
+                .any(|others| others.iter().any(|other| other.secret == secret))
+            {
+                secret = new_secret(true, secret_length);
+            }
             let entry = Arc::new(Entry {
                 id,
-                secret: rand::random(),
+                pid: server.unwrap_or(id),
+                secret,
                 asked: AtomicU8::new(0),
                 waker: OnceLock::new(),
                 doing: AtomicU64::new(
@@ -222,11 +273,15 @@ impl Directory {
                 ),
                 transaction: AtomicU64::new(0),
                 late: AtomicU64::new(0),
+                deaf: AtomicBool::new(false),
                 peer,
                 who: Arc::clone(&who),
                 since: Instant::now(),
             });
             place.insert(Arc::clone(&entry));
+            if let Some(others) = &mut of_server {
+                others.push(Arc::clone(&entry));
+            }
             return Listed {
                 entry,
                 directory: Arc::clone(self),
@@ -246,8 +301,14 @@ impl Directory {
 
     /// The session that a cancel request names, if its secret is right.
     pub fn by_key(&self, key: &CancelKey) -> Option<Arc<Entry>> {
-        let entry = self.sessions.get(&key.pid)?;
-        bool::from(entry.secret.ct_eq(&key.secret)).then(|| Arc::clone(&entry))
+        let is_right = |entry: &&Arc<Entry>| bool::from(entry.secret.ct_eq(&key.secret));
+        if let Some(entry) = self.sessions.get(&key.pid)
+            && is_right(&entry.value())
+        {
+            return Some(Arc::clone(&entry));
+        }
+        let others = self.of_servers.get(&key.pid)?;
+        others.iter().find(is_right).map(Arc::clone)
     }
 
     /// The time by which sessions note since when they do what.
@@ -261,13 +322,16 @@ impl Directory {
         self.clock.store(time, Ordering::Relaxed);
     }
 
-    /// Finds the sessions that have done the same for too long, and has them do something about it. `least` is nobody's
+    /// Finds the sessions that have done the same for too long or may have lost their client, and has them do something about it. `least` is nobody's
     /// patience in particular: what it endures needs no look at whose a session is.
     pub fn hurry(&self, least: &Patience, of: impl Fn(&Who) -> Patience) {
         let now = self.now();
         let mut known = HashMap::new();
         for entry in &self.sessions {
             let (doing, transaction) = (entry.doing(), entry.transaction());
+            if entry.deaf.load(Ordering::Relaxed) {
+                entry.ask(Ask::Look);
+            }
             if least.exceeded(doing, transaction, now).is_none() {
                 continue;
             }
@@ -303,6 +367,13 @@ impl Directory {
     pub fn is_empty(&self) -> bool {
         self.sessions.is_empty()
     }
+}
+
+/// A new secret. Where a session's number and another's server agree, this bit tells their keys apart.
+fn new_secret(of_server: bool, length: usize) -> Box<[u8]> {
+    let mut secret: Box<[u8]> = (0..length).map(|_| rand::random()).collect();
+    secret[0] = secret[0] & !OF_SERVER | if of_server { OF_SERVER } else { 0 };
+    secret
 }
 
 /// Counts clients against one cap.
@@ -349,28 +420,79 @@ mod tests {
 
     #[test]
     fn a_cancel_key_with_another_secret_names_nobody() {
+        for length in [4, 32] {
+            let directory = Arc::new(Directory::default());
+            let listed = directory.list(Peer::Unix(None), who(), length);
+            let (pid, secret) = listed.entry().key();
+            assert_eq!(secret.len(), length);
+            let named = |secret: &[u8]| {
+                let key = CancelKey {
+                    pid,
+                    secret: secret.into(),
+                };
+                directory.by_key(&key).map(|entry| entry.id())
+            };
+            let other: Vec<_> = secret.iter().map(|byte| !byte).collect();
+            let longer = [secret, &[0]].concat();
+            for wrong in [
+                &other[..],
+                &secret[..3],
+                &secret[..length - 1],
+                &longer,
+                &[],
+            ] {
+                assert_eq!(named(wrong), None, "{wrong:?}");
+            }
+            assert_eq!(named(secret), Some(pid));
+            let secret = secret.to_vec();
+            drop(listed);
+            assert_eq!(
+                directory
+                    .by_key(&CancelKey {
+                        pid,
+                        secret: secret.into()
+                    })
+                    .map(|entry| entry.id()),
+                None
+            );
+            assert!(directory.is_empty());
+        }
+    }
+
+    #[test]
+    fn sessions_that_were_told_the_same_process_id_are_told_apart() {
         let directory = Arc::new(Directory::default());
-        let listed = directory.list(Peer::Unix(None), who());
-        let (pid, secret) = listed.entry().key();
-        let key = |secret: &[u8]| CancelKey {
-            pid,
-            secret: secret.into(),
+        let list = |server| directory.list_as(Peer::Unix(None), who(), server, 4);
+        let own = list(None);
+        let pid = own.entry().id();
+        let sessions = [own, list(Some(pid)), list(Some(pid)), list(Some(pid + 1))];
+        let find = |listed: &Listed| {
+            let (pid, secret) = listed.entry().key();
+            let secret = secret.into();
+            directory.by_key(&CancelKey { pid, secret })
         };
+        for listed in &sessions {
+            let found = find(listed).expect("its key is right");
+            assert_eq!(found.id(), listed.entry().id());
+        }
+        let [own, one, two, other] = sessions;
         assert_eq!(
-            directory.by_key(&key(&secret)).map(|entry| entry.id()),
-            Some(pid)
+            [&own, &one, &two, &other].map(|listed| listed.entry().key().0),
+            [pid, pid, pid, pid + 1]
         );
-        assert!(directory.by_key(&key(&secret.map(|byte| !byte))).is_none());
-        assert!(directory.by_key(&key(&secret[..3])).is_none());
-        drop(listed);
-        assert!(directory.by_key(&key(&secret)).is_none());
-        assert!(directory.is_empty());
+        let (pid, secret) = one.entry().key();
+        let secret = secret.into();
+        drop(one);
+        assert!(directory.by_key(&CancelKey { pid, secret }).is_none());
+        assert!(find(&own).is_some() && find(&two).is_some() && find(&other).is_some());
+        drop((own, two, other));
+        assert!(directory.is_empty() && directory.of_servers.is_empty());
     }
 
     #[test]
     fn a_cancel_is_for_one_moment_a_drain_for_good() {
         let directory = Arc::new(Directory::default());
-        let listed = directory.list(Peer::Unix(None), who());
+        let listed = directory.list(Peer::Unix(None), who(), 4);
         directory.ask_all(Ask::Drain);
         listed.entry().ask(Ask::Cancel);
         let entry = listed.entry();
@@ -389,7 +511,7 @@ mod tests {
     #[test]
     fn who_has_done_something_else_meanwhile_is_left_alone() {
         let directory = Arc::new(Directory::default());
-        let listed = directory.list(Peer::Unix(None), who());
+        let listed = directory.list(Peer::Unix(None), who(), 4);
         let entry = listed.entry();
         let second = Some(Duration::from_secs(1));
         let patience = Patience {
@@ -420,7 +542,7 @@ mod tests {
     fn a_patience_is_looked_up_once_for_all_sessions_of_a_kind() {
         let directory = Arc::new(Directory::default());
         let listed: Vec<_> = (0..5)
-            .map(|_| directory.list(Peer::Unix(None), who()))
+            .map(|_| directory.list(Peer::Unix(None), who(), 4))
             .collect();
         let patience = Patience {
             client_idle: Some(Duration::from_secs(1)),

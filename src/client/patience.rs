@@ -21,6 +21,8 @@ pub enum Activity {
     Active,
     /// Nothing, inside a transaction.
     InTransaction,
+    /// It replicates, which may take for ever.
+    Streaming,
 }
 
 /// What a session does, since when.
@@ -44,7 +46,8 @@ impl Doing {
             1 => Activity::Waiting,
             2 => Activity::WaitingTold,
             3 => Activity::Active,
-            _ => Activity::InTransaction,
+            4 => Activity::InTransaction,
+            _ => Activity::Streaming,
         };
         Self {
             activity,
@@ -118,7 +121,7 @@ impl Patience {
         let (limit, due) = match doing.activity {
             Activity::Idle => (self.client_idle, Due::End(Overdue::ClientIdle)),
             Activity::Waiting => (self.notice, Due::Notice),
-            Activity::WaitingTold => (None, Due::Notice),
+            Activity::WaitingTold | Activity::Streaming => (None, Due::Notice),
             Activity::Active => (self.query, Due::End(Overdue::Query)),
             Activity::InTransaction => (self.idle_transaction, Due::End(Overdue::IdleTransaction)),
         };
@@ -155,12 +158,13 @@ fn is_over(since: u64, limit: Option<Duration>, now: u64) -> bool {
 mod tests {
     use super::*;
 
-    const ALL: [Activity; 5] = [
+    const ALL: [Activity; 6] = [
         Activity::Idle,
         Activity::Waiting,
         Activity::WaitingTold,
         Activity::Active,
         Activity::InTransaction,
+        Activity::Streaming,
     ];
 
     #[test]

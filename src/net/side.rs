@@ -105,3 +105,66 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Side<S> {
         Poll::Ready(Ok(()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    /// A stream that takes everything at once, and sends it when it may.
+    #[derive(Default)]
+    struct Sealing {
+        taken: usize,
+        may_send: bool,
+    }
+
+    impl AsyncRead for Sealing {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _cx: &mut Context<'_>,
+            _buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    impl AsyncWrite for Sealing {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _cx: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            self.taken += bytes.len();
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            if self.may_send {
+                Poll::Ready(Ok(()))
+            } else {
+                Poll::Pending
+            }
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[test]
+    fn what_a_stream_has_taken_and_not_sent_is_owed() {
+        let mut side = Side::new(Sealing::default());
+        let mut cx = Context::from_waker(Waker::noop());
+        side.send(&mut cx, b"taken").unwrap();
+        assert!(!side.is_flushed());
+        assert!(side.poll_flush(&mut cx).is_pending());
+        // What comes meanwhile goes behind it.
+        side.send(&mut cx, b", kept").unwrap();
+        assert_eq!(side.stream().taken, 5);
+        side.stream.may_send = true;
+        assert!(side.poll_flush(&mut cx).is_ready());
+        assert!(side.is_flushed());
+        assert_eq!(side.stream().taken, 11);
+    }
+}

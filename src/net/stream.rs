@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
@@ -97,6 +98,17 @@ impl Stream {
     pub fn is_readable(&self) -> bool {
         self.poll_readable(&mut Context::from_waker(Waker::noop()))
             .is_ready()
+    }
+
+    /// Whether the peer has closed its side, also behind what was not read yet. Costs a system call.
+    pub fn is_abandoned(&self) -> bool {
+        let flags = PollFlags::RDHUP;
+        let mut asked = [match self {
+            Self::Tcp(socket) => PollFd::new(socket, flags),
+            Self::Unix(socket) => PollFd::new(socket, flags),
+            Self::Tls(stream) => PollFd::new(stream.socket(), flags),
+        }];
+        matches!(poll(&mut asked, Some(&Timespec::default())), Ok(1..))
     }
 
     /// Ready when the peer has gone although it had nothing more to say. One that has said something more is not found out.

@@ -46,6 +46,8 @@ pub enum Discard {
     Abandoned,
     /// It was made to try a password.
     Probe,
+    /// Its client, for whose replication alone it was made, has left.
+    Replication,
     /// `server_reset_query` failed.
     ResetFailed,
     /// It could not be moved to another thread's reactor.
@@ -65,6 +67,7 @@ impl Discard {
             Self::Died => "died",
             Self::Abandoned => "abandoned",
             Self::Probe => "probe",
+            Self::Replication => "replication",
             Self::ResetFailed => "reset_failed",
             Self::MoveFailed => "move_failed",
         }

@@ -79,7 +79,7 @@ impl Lease {
 
     /// Gives the connection back for the next client.
     pub fn release(mut self, _proof: Settled) {
-        if self.connection().is_being_canceled() {
+        if self.pool.is_for_one() || self.connection().is_being_canceled() {
             return;
         }
         if let Some(connection) = self.connection.take() {
@@ -90,7 +90,7 @@ impl Lease {
     /// Gives the connection back after `server_reset_query` made it as new.
     pub fn reset(mut self, _proof: Settled) {
         // Dropped, it is made as new once the cancel is over: that must not hit the reset, nor the next client's query.
-        if self.connection().is_being_canceled() {
+        if self.pool.is_for_one() || self.connection().is_being_canceled() {
             return;
         }
         self.hand_over(Task::Reset);
@@ -104,6 +104,10 @@ impl Lease {
 
     /// Closes the connection.
     pub fn discard(mut self, reason: Discard) {
+        self.close(reason);
+    }
+
+    fn close(&mut self, reason: Discard) {
         if let Some(connection) = self.connection.take() {
             self.pool
                 .discard(self.server, connection, self.thread, reason);
@@ -125,6 +129,9 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        if self.pool.is_for_one() {
+            self.close(Discard::Replication);
+        }
         self.hand_over(Task::Recover);
     }
 }

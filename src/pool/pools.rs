@@ -29,6 +29,7 @@ use crate::server::login::{ServerLogin, Welcome};
 use crate::server::prepared::Store;
 use crate::wire::parameters::Parameters;
 use crate::wire::reply::{Report, Severity, SqlState};
+use crate::wire::startup::Startup;
 
 /// All pools of the process.
 #[derive(Debug)]
@@ -81,6 +82,8 @@ pub enum Purpose {
     LoginCheck(u64),
     /// Looking up users.
     LookUp,
+    /// One client's replication, the so-many-th.
+    Replication(u64),
 }
 
 /// Database, role and purpose of a pool.
@@ -247,7 +250,7 @@ pub struct PoolSettings {
     pub budget: Option<u32>,
     /// See `budget`.
     pub headroom: u32,
-    /// It is there to try one password, and is forgotten after that.
+    /// It serves once, to try one password or one client's replication, and is forgotten after that.
     pub is_probe: bool,
     /// Caps on its database and user.
     pub database_cap: u32,
@@ -259,8 +262,32 @@ impl PoolSettings {
     /// The same with room for one connection, made with another proof.
     #[must_use]
     pub fn as_probe(&self, proof: ServerLogin) -> Self {
-        let mut probe = self.clone();
+        let mut probe = self.as_single();
         probe.target.identity.proof = proof;
+        probe
+    }
+
+    /// The same with room for one connection that replicates, with everything that its client asked for at startup.
+    #[must_use]
+    pub fn as_replication(&self, startup: &Startup) -> Self {
+        let mut single = self.as_single();
+        single.mode = Mode::Session;
+        // It may understand no SQL.
+        single.target.connect_query = None;
+        single.server_lifetime = None;
+        let identity = &mut single.target.identity;
+        let name = startup.parameter("application_name").unwrap_or_default();
+        name.clone_into(&mut identity.application_name);
+        identity.parameters.clone_from(&startup.parameters);
+        identity
+            .parameters
+            .retain(|(name, _)| name != "application_name");
+        single
+    }
+
+    /// The same with room for one connection, which serves once.
+    fn as_single(&self) -> Self {
+        let mut probe = self.clone();
         probe.is_probe = true;
         // What is left of a try that took too long serves nobody, and is closed at once.
         let server_idle = Some(Duration::ZERO);
@@ -366,12 +393,28 @@ impl Pools {
         })
     }
 
+    /// A pool for the one server connection of a client that replicates: it serves nobody before and nobody after.
+    pub fn replication(
+        self: &Arc<Self>,
+        database: &str,
+        user: &str,
+        settings: PoolSettings,
+    ) -> Arc<Pool> {
+        self.update(|state, _| {
+            state.probes += 1;
+            let purpose = Purpose::Replication(state.probes);
+            let key = (database.to_owned(), user.to_owned(), purpose);
+            self.add(state, key, settings)
+        })
+    }
+
     fn add(self: &Arc<Self>, state: &mut State, key: Key, settings: PoolSettings) -> Arc<Pool> {
         let (database, user, purpose) = key.clone();
         let user = match purpose {
             Purpose::Clients => user,
             Purpose::LoginCheck(nth) => format!("{user} (login check {nth})"),
             Purpose::LookUp => format!("{user} (auth_query)"),
+            Purpose::Replication(nth) => format!("{user} (replication {nth})"),
         };
         let place = state.place(&database, &settings);
         let id = state.book.add_pool(place, settings.limits);
@@ -853,6 +896,9 @@ impl Pool {
         let reconnect = !settings
             .target
             .leads_to_the_same(&self.settings.read().target);
+        let settings = Arc::new(settings);
+        // First of all: what is dialled from the reconnect on counts as new, and must have been dialled as new.
+        *self.settings.write() = Arc::clone(&settings);
         self.pools.update(|state, now| {
             let State { book, actions, .. } = state;
             let PoolPlace {
@@ -870,7 +916,11 @@ impl Pool {
                 book.reconnect(now, self.id, actions);
             }
         });
-        *self.settings.write() = Arc::new(settings);
+    }
+
+    /// Whether its connections are not lent a second time.
+    pub(super) fn is_for_one(&self) -> bool {
+        matches!(self.purpose, Purpose::Replication(_))
     }
 
     /// Connects and logs in for the book.

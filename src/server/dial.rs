@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::connection::Connection;
-use super::login::{Identity, LoginError, Welcome, ask, login};
+use super::login::{Identity, LoginError, Welcome, ask, ask_noting, login};
 use super::reach::{Place, Unreachable, reach};
 use super::secure::{Attempt, Route, SecureError, Security, binding};
 use crate::config::checked::{Host, Tcp};
@@ -92,6 +92,17 @@ impl DialError {
         }
     }
 
+    /// Whether the protocol's version may be what the server does not like.
+    fn may_depend_on_version(&self) -> bool {
+        match self {
+            Self::Login(LoginError::Refused(error)) => matches!(
+                error.code,
+                SqlState::PROTOCOL_VIOLATION | SqlState::NOT_SUPPORTED
+            ),
+            _ => false,
+        }
+    }
+
     /// Whether it may come from speaking TLS, or from not speaking it: Postgres' `pg_hba.conf` has no entry for such a
     /// connection, or TLS did not come about.
     fn depends_on_tls(&self) -> bool {
@@ -170,9 +181,24 @@ pub async fn dial(
     target: &Target,
     ask_limit: bool,
 ) -> Result<(Connection, Option<u32>), DialError> {
-    timeout(target.limit, connect_and_log_in(target, ask_limit))
+    timeout(target.limit, connect_in_some_version(target, ask_limit))
         .await
         .map_err(|_| DialError::Timeout(target.limit))?
+}
+
+/// Asks for the newest protocol version first. Postgres itself answers with what it has; what stands before it may refuse.
+async fn connect_in_some_version(
+    target: &Target,
+    ask_limit: bool,
+) -> Result<(Connection, Option<u32>), DialError> {
+    match connect_and_log_in(target, ask_limit).await {
+        Err(error) if target.identity.minor > 0 && error.may_depend_on_version() => {
+            let mut plain = target.clone();
+            plain.identity.minor = 0;
+            connect_and_log_in(&plain, ask_limit).await
+        }
+        outcome => outcome,
+    }
 }
 
 async fn connect_and_log_in(
@@ -204,24 +230,48 @@ async fn connect_and_log_in(
     let Entered {
         mut packets,
         route,
-        welcome,
+        mut welcome,
         key,
     } = entered.map_err(|failed| failed.error)?;
     if let Some(sql) = &target.connect_query {
-        ask(&mut packets, sql)
+        ask_noting(&mut packets, sql, &mut welcome)
             .await
             .map_err(DialError::ConnectQuery)?;
     }
     let mut limit = None;
     if ask_limit {
-        let answer = ask(&mut packets, LIMIT_QUERY)
-            .await
-            .map_err(DialError::Limit)?;
-        limit = answer.and_then(|text| text.parse().ok());
+        let answer = if target.identity.replicates() {
+            limit_by_show(&mut packets).await
+        } else {
+            let answer = ask(&mut packets, LIMIT_QUERY).await;
+            answer.map(|text| text.and_then(|text| text.parse().ok()))
+        };
+        limit = answer.map_err(DialError::Limit)?;
     }
     let (stream, _nothing) = packets.into_parts();
     let connection = Connection::new(stream, key, Arc::new(welcome), route);
     Ok((connection, limit))
+}
+
+/// The same for a connection that understands the replication protocol alone (manual, "Streaming Replication Protocol").
+async fn limit_by_show(packets: &mut Packets<Stream>) -> Result<Option<u32>, LoginError> {
+    let mut left = None;
+    for name in [
+        "max_connections",
+        "superuser_reserved_connections",
+        "reserved_connections",
+    ] {
+        let value = match ask(packets, &format!("SHOW {name}")).await {
+            // The last one is new.
+            Err(LoginError::Refused(_)) => continue,
+            answer => answer?.and_then(|text| text.parse::<u32>().ok()),
+        };
+        left = match (left, value) {
+            (None, value) => value,
+            (Some(left), value) => Some(left.saturating_sub(value.unwrap_or(0))),
+        };
+    }
+    Ok(left)
 }
 
 /// A connection that Postgres has let in.

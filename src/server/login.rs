@@ -14,7 +14,7 @@ use crate::wire::reply::{Message, ServerError, authentication, query};
 use crate::wire::scram::{
     self, ClientAuth, ClientBinding, ClientExchange, KeyCache, ScramError, ScramKeys,
 };
-use crate::wire::startup::{CancelKey, startup_message};
+use crate::wire::startup::{CancelKey, LONGEST_KEY, startup_message};
 
 /// The longest message that is read before the login is over. A server's error may be long; 64 kB is plenty.
 const LONGEST_LOGIN_MESSAGE: usize = 256 * 1024;
@@ -104,6 +104,17 @@ pub struct Identity {
     pub application_name: String,
     /// What else its startup message says.
     pub parameters: Vec<(String, String)>,
+    /// The minor protocol version to ask for. A server that has only older ones says so, or refuses.
+    pub minor: u16,
+}
+
+impl Identity {
+    /// Whether it speaks the replication protocol.
+    pub fn replicates(&self) -> bool {
+        self.parameters
+            .iter()
+            .any(|(name, _)| name == "replication")
+    }
 }
 
 /// What Postgres told at login.
@@ -111,6 +122,19 @@ pub struct Identity {
 pub struct Welcome {
     /// ParameterStatus messages, in order.
     pub parameters: Vec<(Box<str>, Box<str>)>,
+    /// Bodies of the NoticeResponse messages that came with them.
+    pub notices: Vec<Box<[u8]>>,
+}
+
+impl Welcome {
+    /// Keeps a notice for the clients, unless there are too many.
+    fn notice(&mut self, body: &[u8]) {
+        const MOST: usize = 64 * 1024;
+        let kept: usize = self.notices.iter().map(|notice| notice.len()).sum();
+        if kept + body.len() <= MOST {
+            self.notices.push(body.into());
+        }
+    }
 }
 
 /// A row of an answer to pgweir's own query; `None` is NULL.
@@ -158,13 +182,16 @@ where
     let more = identity.parameters.iter();
     let more = more.map(|(name, value)| (name.as_str(), value.as_str()));
     packets
-        .write(&startup_message(own.into_iter().chain(more)))
+        .write(&startup_message(
+            identity.minor,
+            own.into_iter().chain(more),
+        ))
         .await?;
     authenticate(packets, identity, end_point).await?;
     welcome(packets).await
 }
 
-/// The next message that is no notice; an error ends the login.
+/// The next message; an error ends the login.
 async fn next<S>(packets: &mut Packets<S>) -> Result<Packet, LoginError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -173,7 +200,8 @@ where
         let packet = packets.read(LONGEST_LOGIN_MESSAGE).await?;
         match packet.tag {
             b'E' => return Err(LoginError::Refused(ServerError::parse(&packet.body))),
-            b'N' => {}
+            // NegotiateProtocolVersion: it speaks an older version, and nothing else differs but the length of its keys.
+            b'v' => {}
             _ => return Ok(packet),
         }
     }
@@ -184,12 +212,12 @@ async fn request<S>(packets: &mut Packets<S>) -> Result<(u32, Bytes), LoginError
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let Packet {
-        tag: b'R',
-        mut body,
-    } = next(packets).await?
-    else {
-        return Err(LoginError::Unexpected("message"));
+    let mut body = loop {
+        match next(packets).await? {
+            Packet { tag: b'R', body } => break body,
+            Packet { tag: b'N', .. } => {}
+            _ => return Err(LoginError::Unexpected("message")),
+        }
     };
     let code = body
         .try_get_u32()
@@ -308,14 +336,20 @@ where
                     .body
                     .try_get_u32()
                     .map_err(|_| LoginError::Unexpected("BackendKeyData"))?;
+                if packet.body.len() > LONGEST_KEY {
+                    return Err(LoginError::Unexpected("length of a cancel key"));
+                }
                 key.secret = packet.body[..].into();
             }
+            b'N' => welcome.notice(&packet.body),
             b'Z' => break,
             _ => return Err(LoginError::Unexpected("message")),
         }
     }
     while packets.has_more() {
-        next(packets).await?;
+        if let Packet { tag: b'N', body } = next(packets).await? {
+            welcome.notice(&body);
+        }
     }
     Ok((welcome, key))
 }
@@ -325,12 +359,25 @@ pub async fn ask<S>(packets: &mut Packets<S>, sql: &str) -> Result<Option<String
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    ask_noting(packets, sql, &mut Welcome::default()).await
+}
+
+/// The same for a query that belongs to the login: its notices are kept with those of the login.
+pub async fn ask_noting<S>(
+    packets: &mut Packets<S>,
+    sql: &str,
+    welcome: &mut Welcome,
+) -> Result<Option<String>, LoginError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     packets.write(&query(sql)).await?;
     let (mut value, mut failed) = (None, None);
     loop {
         let packet = packets.read(LONGEST_LOGIN_MESSAGE).await?;
         match packet.tag {
             b'D' if value.is_none() => value = first_column(packet.body),
+            b'N' => welcome.notice(&packet.body),
             b'E' => failed = Some(ServerError::parse(&packet.body)),
             b'Z' => break,
             _ => {}
@@ -394,4 +441,92 @@ fn row(mut body: Bytes) -> Option<Row> {
         Some(String::from_utf8(value).ok())
     };
     (0..columns).map(|_| column()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::duplex;
+
+    use super::*;
+    use crate::wire::reply::{
+        Report, Severity, SqlState, backend_key_data, parameter_status, ready_for_query,
+    };
+    use crate::wire::startup::{Initial, NEWEST_MINOR, body_len, cancel_request, parse};
+
+    fn identity() -> Identity {
+        Identity {
+            user: "ann".into(),
+            database: "site".into(),
+            proof: ServerLogin::Nothing,
+            application_name: "test".into(),
+            parameters: Vec::new(),
+            minor: NEWEST_MINOR,
+        }
+    }
+
+    /// Logs in to a server that says this; the minor version that it was asked for.
+    async fn log_in_to(says: &[Vec<u8>]) -> (u16, Result<(Welcome, CancelKey), LoginError>) {
+        let (near, far) = duplex(64 * 1024);
+        let mut server = Packets::new(far);
+        server.write(&says.concat()).await.expect("there is room");
+        let outcome = login(&mut Packets::new(near), &identity(), None).await;
+        let length = server.array().await.expect("a startup message");
+        let length = body_len(length).expect("a startup message");
+        let body = server.bytes(length).await.expect("a startup message");
+        let Ok(Initial::Startup(startup)) = parse(&body) else {
+            panic!("{body:?}")
+        };
+        (startup.minor, outcome)
+    }
+
+    fn ok() -> Vec<u8> {
+        authentication::request(authentication::OK, &[])
+    }
+
+    #[tokio::test]
+    async fn keys_of_any_length_are_kept_whole_and_longer_ones_refused() {
+        for length in [4, 32, 255, 256] {
+            let secret: Vec<u8> = (0..length)
+                .map(|n| u8::try_from(n % 251).unwrap())
+                .collect();
+            let says = [
+                ok(),
+                parameter_status("server_version", "18.0"),
+                backend_key_data(77, &secret),
+                ready_for_query(),
+            ];
+            let (minor, outcome) = log_in_to(&says).await;
+            assert_eq!(minor, 2);
+            let (_, key) = outcome.expect("it is let in");
+            assert_eq!((key.pid, &*key.secret), (77, &secret[..]));
+            assert_eq!(parse(&cancel_request(&key)[4..]), Ok(Initial::Cancel(key)));
+        }
+        let says = [ok(), backend_key_data(77, &[0; 257]), ready_for_query()];
+        let (_, outcome) = log_in_to(&says).await;
+        assert!(
+            matches!(outcome, Err(LoginError::Unexpected(_))),
+            "{outcome:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_server_that_has_only_3_0_is_logged_in_to_as_well() {
+        let negotiated = Message::new(b'v').u32(3 << 16).u32(0).done();
+        let says = [
+            negotiated,
+            ok(),
+            backend_key_data(77, b"abcd"),
+            ready_for_query(),
+        ];
+        let (_, key) = log_in_to(&says).await.1.expect("it is let in");
+        assert_eq!(&*key.secret, b"abcd");
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_told_in_the_servers_words() {
+        let refusal = Report::new(SqlState::NOT_SUPPORTED, "unsupported frontend protocol 3.2");
+        let (_, outcome) = log_in_to(&[refusal.error(Severity::Fatal)]).await;
+        let error = outcome.expect_err("it is refused").to_string();
+        assert_eq!(error, "unsupported frontend protocol 3.2 (0A000)");
+    }
 }

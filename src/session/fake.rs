@@ -113,6 +113,18 @@ impl Fake {
         (said, bytes)
     }
 
+    /// Completes what it runs.
+    pub(super) fn finish(&mut self) -> Vec<u8> {
+        let Some(running) = self.running.take() else {
+            return vec![];
+        };
+        let mut said = complete("waited");
+        if running == Protocol::Simple {
+            said.extend(self.ready());
+        }
+        said
+    }
+
     /// Stops what it runs, if it runs anything.
     pub(super) fn cancel(&mut self) -> Vec<u8> {
         let Some(running) = self.running.take() else {
@@ -177,7 +189,7 @@ impl Fake {
                 });
                 return Message::new(b'G').u8(0).u16(0).done();
             }
-            ["wait"] => {
+            ["wait", ..] => {
                 self.running = Some(by);
                 return vec![];
             }

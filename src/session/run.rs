@@ -233,6 +233,8 @@ enum Phase {
     Idle,
     /// It spoke before it was told ReadyForQuery.
     Early(Box<[u8]>),
+    /// The same, and it has held a server connection since its login.
+    EarlyLeased(Lease, Box<[u8]>),
     /// In the pool's queue, with what it has said so far.
     Waiting(Ticket, Box<[u8]>),
     /// Holding a server connection whose session gets the client's role; with what the client has said so far.
@@ -244,12 +246,19 @@ enum Phase {
 impl Session {
     /// A session of a client that has been told ReadyForQuery.
     ///
-    /// `early`: what was read of it beyond its last login message.
-    pub fn new(client: ClientEnd<Stream>, terms: Terms, early: &[u8]) -> Self {
-        let phase = if early.is_empty() {
-            Phase::Idle
-        } else {
-            Phase::Early(early.into())
+    /// `lease`: the server connection that it keeps for its life. `early`: what was read of it beyond its last login message.
+    pub fn new(
+        client: ClientEnd<Stream>,
+        terms: Terms,
+        lease: Option<Lease>,
+        early: &[u8],
+    ) -> Self {
+        let early = Some(early).filter(|early| !early.is_empty());
+        let phase = match (lease, early) {
+            (None, None) => Phase::Idle,
+            (None, Some(early)) => Phase::Early(early.into()),
+            (Some(lease), None) => Phase::Leased(lease),
+            (Some(lease), Some(early)) => Phase::EarlyLeased(lease, early.into()),
         };
         Self {
             client,
@@ -274,7 +283,7 @@ impl Session {
         loop {
             let next = match &self.phase {
                 Phase::Idle => ready!(self.listen(cx, scratch)),
-                Phase::Early(_) => self.catch_up(cx),
+                Phase::Early(_) | Phase::EarlyLeased(..) => self.catch_up(cx),
                 Phase::Waiting(..) => ready!(self.wait(cx, scratch)),
                 Phase::Becoming(..) => ready!(self.become_own(cx, scratch)),
                 Phase::Leased(_) => ready!(self.relay(cx, scratch)),
@@ -300,11 +309,14 @@ impl Session {
     }
 
     fn catch_up(&mut self, cx: &mut Context<'_>) -> Result<Phase, End> {
-        let Phase::Early(said) = mem::replace(&mut self.phase, Phase::Idle) else {
-            unreachable!("called in this phase only")
-        };
-        let look = self.client.look(&said).map_err(End::Violation)?;
-        self.heard(cx, look, &said)
+        match mem::replace(&mut self.phase, Phase::Idle) {
+            Phase::Early(said) => {
+                let look = self.client.look(&said).map_err(End::Violation)?;
+                self.heard(cx, look, &said)
+            }
+            Phase::EarlyLeased(lease, said) => self.begin(cx, lease, &said),
+            _ => unreachable!("called in these phases only"),
+        }
     }
 
     /// Does what the bytes of an idle client call for.
@@ -343,6 +355,7 @@ impl Session {
     /// Sends on what was said before the lease, behind what makes the server's session one of this client's.
     fn begin(&mut self, cx: &mut Context<'_>, mut lease: Lease, said: &[u8]) -> Result<Phase, End> {
         self.terms.listed.does(Activity::Active);
+        self.terms.listed.is_deaf(false);
         let end = &mut lease.connection().end;
         let changes_role = end.state().changes_role(&self.parameters);
         let front = end.change_to(&self.parameters).unwrap_or_default();
@@ -401,6 +414,7 @@ impl Session {
         };
         let Poll::Ready(called) = ticket.poll() else {
             overhear(&mut self.client, cx, said, scratch).map_err(End::client)?;
+            self.terms.listed.is_deaf(said.len() >= REQUEST);
             return Poll::Pending;
         };
         let said = mem::take(said);
@@ -552,6 +566,12 @@ impl Session {
             Some(Due::Notice) => self.tell_that_it_waits(cx),
             None => {}
         }
+        if self.entry().asked(Ask::Look)
+            && matches!(self.phase, Phase::Waiting(..))
+            && self.client.stream().is_abandoned()
+        {
+            return Some(End::ClientGone(EndError::Closed));
+        }
         if self.entry().asked(Ask::Cancel) {
             self.cancel(cx);
         }
@@ -559,7 +579,9 @@ impl Session {
         let Phase::Leased(lease) = &mut self.phase else {
             return None;
         };
-        let settled = lease.connection().end.settled().is_some();
+        let end = &lease.connection().end;
+        // A stream ends nowhere in particular; who replicates comes back for the rest.
+        let settled = end.settled().is_some() || end.exchange().is_streaming();
         (drain && settled && self.client.is_flushed()).then_some(End::Drained)
     }
 
@@ -576,10 +598,10 @@ impl Session {
     fn cancel(&mut self, cx: &mut Context<'_>) {
         match &mut self.phase {
             // Postgres ignores the cancel of an idle session too.
-            Phase::Idle | Phase::Early(_) | Phase::Becoming(..) => {}
+            Phase::Idle | Phase::Early(_) | Phase::EarlyLeased(..) | Phase::Becoming(..) => {}
             Phase::Leased(lease) => lease.cancel(),
             Phase::Waiting(_, said) => {
-                let Some(rest) = after_query(said) else {
+                let Some(rest) = after_request(said) else {
                     return;
                 };
                 let stopped = Report::new(
@@ -587,11 +609,16 @@ impl Session {
                     "canceling statement due to user request",
                 );
                 let words = [stopped.error(Severity::Error), ready_for_query()].concat();
-                if !rest.is_empty() || self.client.send(cx, &words).is_err() {
+                if self.client.send(cx, &words).is_err() {
                     return;
                 }
-                self.phase = Phase::Idle;
-                self.terms.listed.does(Activity::Idle);
+                if rest.is_empty() {
+                    self.phase = Phase::Idle;
+                    self.terms.listed.does(Activity::Idle);
+                    self.terms.listed.is_deaf(false);
+                } else {
+                    *said = rest.into();
+                }
             }
         }
     }
@@ -657,7 +684,9 @@ fn relaying<'a>(
 
 /// Notes what a session with a server connection does. `goes_on`: a query of several was answered.
 fn note(listed: &Listed, exchange: &Exchange, goes_on: bool) {
-    let activity = if exchange.is_settled() {
+    let activity = if exchange.is_streaming() {
+        Activity::Streaming
+    } else if exchange.is_settled() {
         Activity::Idle
     } else if exchange.is_in_transaction() {
         Activity::InTransaction
@@ -688,12 +717,21 @@ fn overhear(
     Ok(())
 }
 
-/// What stands behind a simple query that is wholly there; `None` if that is not what stands at the front.
-fn after_query(said: &[u8]) -> Option<&[u8]> {
-    let (&[tag, a, b, c, d], _) = said.split_first_chunk()?;
-    (tag == b'Q')
-        .then(|| said.get(1 + u32::from_be_bytes([a, b, c, d]) as usize..))
-        .flatten()
+/// What stands behind the first request, if that is wholly there: a simple query, a function call, or an extended batch up to
+/// its Sync.
+fn after_request(said: &[u8]) -> Option<&[u8]> {
+    let (mut rest, mut parts) = (said, 0);
+    loop {
+        let (&[tag, a, b, c, d], _) = rest.split_first_chunk()?;
+        let length = u32::from_be_bytes([a, b, c, d]) as usize;
+        rest = rest.get(1 + length..)?;
+        match tag {
+            b'Q' | b'F' if parts == 0 => return Some(rest),
+            b'S' if parts > 0 => return Some(rest),
+            b'P' | b'B' | b'D' | b'E' | b'C' | b'H' if length >= 4 => parts += 1,
+            _ => return None,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -167,6 +167,11 @@ impl Exchange {
         self.is_answered() && self.status != Status::Idle
     }
 
+    /// Whether the server streams for good (replication).
+    pub fn is_streaming(&self) -> bool {
+        self.copy == Copy::Both
+    }
+
     /// Whether it can no longer be known what the server owes.
     pub fn is_lost(&self) -> bool {
         self.lost_count

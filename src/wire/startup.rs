@@ -7,12 +7,20 @@ use super::reply::Message;
 pub const LONGEST_STARTUP: usize = 16 * 1024;
 
 /// The longest cancel key of protocol 3.2 in bytes (Postgres manual, "BackendKeyData").
-const LONGEST_KEY: usize = 256;
+pub const LONGEST_KEY: usize = 256;
 
 const SSL_REQUEST: u32 = 80_877_103;
 const GSSENC_REQUEST: u32 = 80_877_104;
 const CANCEL_REQUEST: u32 = 80_877_102;
 const MAJOR: u32 = 3;
+
+/// The newest minor protocol version that is spoken: with 3.2 cancel keys may be long (Postgres manual, "Protocol Versions").
+pub const NEWEST_MINOR: u16 = 2;
+
+/// The length of a secret that is given to a client, by the minor version that it speaks.
+pub const fn secret_length(minor: u16) -> usize {
+    if minor >= 2 { 32 } else { 4 }
+}
 
 /// Why a startup packet was refused. The text goes to the client.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -21,7 +29,7 @@ pub enum StartupError {
     #[error("invalid length of startup packet")]
     Length,
     /// Another major version.
-    #[error("unsupported frontend protocol {0}.{1}: server supports 3.0 to 3.0")]
+    #[error("unsupported frontend protocol {0}.{1}: server supports 3.0 to 3.{NEWEST_MINOR}")]
     Version(u16, u16),
     /// The list of parameters does not end with an empty name.
     #[error("invalid startup packet layout: expected terminator as last byte")]
@@ -90,12 +98,32 @@ impl Startup {
             .map(|(_, value)| value.as_str())
     }
 
-    /// Answers a client that asked for more than protocol 3.0; `None` if it did not.
+    /// The minor protocol version that is spoken.
+    pub fn spoken(&self) -> u16 {
+        self.minor.min(NEWEST_MINOR)
+    }
+
+    /// Whether it wants to speak the replication protocol. A value that Postgres does not know counts: Postgres says so.
+    pub fn is_replication(&self) -> bool {
+        let is_no = |value: &str| {
+            let no = ["false", "off", "no", "0"];
+            // Postgres takes the beginning of a word for the word, as long as no other begins so.
+            no.iter().any(|word| word.eq_ignore_ascii_case(value))
+                || matches!(
+                    value.to_ascii_lowercase().as_str(),
+                    "f" | "fa" | "fal" | "fals" | "of" | "n"
+                )
+        };
+        self.parameter("replication")
+            .is_some_and(|value| !is_no(value))
+    }
+
+    /// Answers a client that asked for more than there is; `None` if it did not.
     pub fn negotiate(&self) -> Option<Vec<u8>> {
-        if self.minor == 0 && self.unknown_options.is_empty() {
+        if self.minor <= NEWEST_MINOR && self.unknown_options.is_empty() {
             return None;
         }
-        let mut message = Message::new(b'v').u32(MAJOR << 16);
+        let mut message = Message::new(b'v').u32(MAJOR << 16 | u32::from(self.spoken()));
         message = message.u32(u32::try_from(self.unknown_options.len()).unwrap_or(u32::MAX));
         Some(
             self.unknown_options
@@ -145,10 +173,13 @@ pub fn cancel_request(key: &CancelKey) -> Vec<u8> {
     .concat()
 }
 
-/// The bytes of a StartupMessage for protocol 3.0.
-pub fn startup_message<'a>(parameters: impl IntoIterator<Item = (&'a str, &'a str)>) -> Vec<u8> {
+/// The bytes of a StartupMessage for this minor version.
+pub fn startup_message<'a>(
+    minor: u16,
+    parameters: impl IntoIterator<Item = (&'a str, &'a str)>,
+) -> Vec<u8> {
     let mut packet = vec![0; 4];
-    packet.extend((MAJOR << 16).to_be_bytes());
+    packet.extend((MAJOR << 16 | u32::from(minor)).to_be_bytes());
     for (name, value) in parameters {
         for text in [name, value] {
             packet.extend(text.bytes().filter(|byte| *byte != 0));
@@ -243,6 +274,26 @@ mod tests {
     }
 
     #[test]
+    fn replication_is_asked_for_by_anything_but_no() {
+        let asks = |value: &str| {
+            let startup = Startup {
+                minor: 0,
+                user: "a".into(),
+                database: "a".into(),
+                parameters: vec![("replication".into(), value.into())],
+                unknown_options: vec![],
+            };
+            startup.is_replication()
+        };
+        for yes in ["true", "on", "yes", "1", "database", "t", "perhaps", ""] {
+            assert!(asks(yes), "{yes}");
+        }
+        for no in ["false", "off", "no", "0", "FALSE", "f", "of", "n"] {
+            assert!(!asks(no), "{no}");
+        }
+    }
+
+    #[test]
     fn the_database_defaults_to_the_user() {
         let Ok(Initial::Startup(startup)) = parse(&packet(0, b"user\0ann\0DateStyle\0ISO\0\0"))
         else {
@@ -292,24 +343,44 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_minor_version_is_negotiated_down() {
-        let Ok(Initial::Startup(startup)) = parse(&packet(2, b"user\0a\0_pq_.x\0y\0\0")) else {
-            panic!()
-        };
-        assert_eq!(
-            startup.negotiate().unwrap(),
-            b"v\0\0\0\x13\0\x03\0\0\0\0\0\x01_pq_.x\0"
-        );
+    fn what_is_newer_than_3_2_is_negotiated_down_and_unknown_options_are_named() {
+        type Case = (u16, &'static [u8], Option<&'static [u8]>, usize);
+        let cases: [Case; 6] = [
+            (0, b"", None, 4),
+            (2, b"", None, 32),
+            (9, b"", Some(b"v\0\0\0\x0c\0\x03\0\x02\0\0\0\0"), 32),
+            (
+                0,
+                b"_pq_.x\0y\0",
+                Some(b"v\0\0\0\x13\0\x03\0\0\0\0\0\x01_pq_.x\0"),
+                4,
+            ),
+            (
+                2,
+                b"_pq_.x\0y\0",
+                Some(b"v\0\0\0\x13\0\x03\0\x02\0\0\0\x01_pq_.x\0"),
+                32,
+            ),
+            (u16::MAX, b"", Some(b"v\0\0\0\x0c\0\x03\0\x02\0\0\0\0"), 32),
+        ];
+        for (minor, options, answer, secret) in cases {
+            let body = packet(minor, &[b"user\0a\0", options, b"\0"].concat());
+            let Ok(Initial::Startup(startup)) = parse(&body) else {
+                panic!("{minor}")
+            };
+            assert_eq!(startup.negotiate().as_deref(), answer, "{minor}");
+            assert_eq!(secret_length(startup.spoken()), secret, "{minor}");
+        }
     }
 
     proptest! {
         #[test]
         fn what_is_written_is_read(user in "[a-z]{1,9}", database in "[a-z]{1,9}", value in "[^\0]{0,40}") {
-            let bytes = startup_message([("user", user.as_str()), ("database", &database), ("options", &value)]);
+            let bytes = startup_message(2, [("user", user.as_str()), ("database", &database), ("options", &value)]);
             let length = body_len(*bytes.first_chunk().unwrap()).unwrap();
             prop_assert_eq!(length, bytes.len() - 4);
             let Ok(Initial::Startup(startup)) = parse(&bytes[4..]) else { panic!() };
-            prop_assert_eq!((&startup.user, &startup.database), (&user, &database));
+            prop_assert_eq!((&startup.user, &startup.database, startup.minor), (&user, &database, 2));
             prop_assert_eq!(startup.parameter("options"), Some(value.as_str()));
         }
 

@@ -1,4 +1,5 @@
-//! A bad network on demand: a TCP proxy that delays, cuts, resets, refuses or swallows.
+//! A bad network on demand: a TCP proxy that delays, cuts, resets, refuses or swallows, all connections alike or each in
+//! its own way.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
@@ -33,6 +34,8 @@ pub enum Fault {
     ResetAfter(Side, usize),
     /// After so many bytes towards `Side`, that direction alone is closed.
     HalfCloseAfter(Side, usize),
+    /// After so many bytes towards `Side`, nothing arrives any more, either way.
+    SwallowAfter(Side, usize),
     /// Nobody listens: "connection refused".
     Refuse,
     /// Connections are accepted and what is sent vanishes, on open ones too.
@@ -45,14 +48,19 @@ impl Fault {
         match self {
             Self::CloseAfter(side, limit)
             | Self::ResetAfter(side, limit)
-            | Self::HalfCloseAfter(side, limit) => (side == towards).then_some(limit),
+            | Self::HalfCloseAfter(side, limit)
+            | Self::SwallowAfter(side, limit) => (side == towards).then_some(limit),
             _ => None,
         }
     }
 }
 
+/// Chooses what goes wrong with the next connection.
+type Plan = Box<dyn FnMut() -> Fault + Send>;
+
 struct State {
     fault: Fault,
+    plan: Option<Plan>,
     listener: Option<TcpListener>,
     open: Vec<Weak<Link>>,
     accepted: usize,
@@ -63,7 +71,11 @@ struct State {
 struct Link {
     client: TcpStream,
     server: TcpStream,
+    /// What goes wrong with this one, whatever the others meet.
+    own: Option<Fault>,
     doomed: AtomicBool,
+    /// Nothing passes any more.
+    silent: AtomicBool,
 }
 
 impl Link {
@@ -106,6 +118,7 @@ impl Proxy {
         });
         let state = Arc::new(Mutex::new(State {
             fault: Fault::None,
+            plan: None,
             listener: Some(listener),
             open: Vec::new(),
             accepted: 0,
@@ -124,11 +137,18 @@ impl Proxy {
         self.port
     }
 
+    /// From now on, `plan` says of each new connection what goes wrong with it, until [`Self::set`] says something for all.
+    /// Those that are open keep theirs.
+    pub fn each(&self, plan: impl FnMut() -> Fault + Send + 'static) {
+        self.state.lock().plan = Some(Box::new(plan));
+    }
+
     /// From now on, this goes wrong. Bytes are counted anew for each connection.
     #[track_caller]
     pub fn set(&self, fault: Fault) {
         let mut state = self.state.lock();
         state.fault = fault;
+        state.plan = None;
         if fault == Fault::Refuse {
             state.listener = None;
         } else if state.listener.is_none() {
@@ -204,6 +224,10 @@ fn accept(state: &Arc<Mutex<State>>, target: u16) {
 
 /// Connects on to the target and moves bytes both ways. A target that refuses is passed on as a close.
 fn connect(state: &Arc<Mutex<State>>, client: TcpStream, target: u16) {
+    let own = state.lock().plan.as_mut().map(|plan| plan());
+    if own == Some(Fault::Refuse) {
+        return;
+    }
     let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, target)) else {
         return;
     };
@@ -215,7 +239,9 @@ fn connect(state: &Arc<Mutex<State>>, client: TcpStream, target: u16) {
     let link = Arc::new(Link {
         client,
         server,
+        own,
         doomed: AtomicBool::new(false),
+        silent: AtomicBool::new(false),
     });
     {
         let mut state = state.lock();
@@ -243,9 +269,10 @@ fn pump(state: &Mutex<State>, towards: Side, link: &Link) {
             Ok(0) | Err(_) => break,
             Ok(count) => count,
         };
-        let fault = state.lock().fault;
+        let fault = link.own.unwrap_or_else(|| state.lock().fault);
         match fault {
             Fault::Swallow => continue,
+            _ if link.silent.load(Ordering::Relaxed) => continue,
             Fault::Delay(delay) => thread::sleep(delay),
             _ => {}
         }
@@ -260,6 +287,7 @@ fn pump(state: &Mutex<State>, towards: Side, link: &Link) {
             match fault {
                 Fault::ResetAfter(..) => link.reset(),
                 Fault::CloseAfter(..) => link.close(),
+                Fault::SwallowAfter(..) => link.silent.store(true, Ordering::Relaxed),
                 _ => break,
             }
         }

@@ -91,6 +91,11 @@ impl ServerError {
         self.fields.get(&'S').map_or("", String::as_str)
     }
 
+    /// The client itself has gone.
+    pub fn gone() -> Self {
+        Self::lost(&io::Error::other("the client went away"))
+    }
+
     /// A failure of the connection itself; its code is no SQLSTATE.
     fn lost(error: &io::Error) -> Self {
         Self {
@@ -439,6 +444,15 @@ impl Raw {
         char::from(self.received[self.taken - 1])
     }
 
+    /// The same, or `None` at the end of the stream.
+    pub fn read_byte_if_any(&mut self) -> Option<char> {
+        if self.received.len() == self.taken && !matches!(self.fill(), Ok(1..)) {
+            return None;
+        }
+        self.taken += 1;
+        Some(char::from(self.received[self.taken - 1]))
+    }
+
     /// The next message; panics at the end of the stream.
     #[track_caller]
     pub fn read(&mut self) -> Message {
@@ -512,6 +526,17 @@ impl Raw {
         heard
     }
 
+    /// Reading and writing fail when nothing moves for this time.
+    pub fn set_patience(&self, time: Duration) {
+        self.set_read_timeout(time);
+        match &self.stream {
+            Stream::Tcp(stream) => stream.set_write_timeout(Some(time)),
+            Stream::Unix(stream) => stream.set_write_timeout(Some(time)),
+            Stream::Tls(stream) => stream.sock.set_write_timeout(Some(time)),
+        }
+        .expect("an open socket");
+    }
+
     fn set_read_timeout(&self, time: Duration) {
         match &self.stream {
             Stream::Tcp(stream) => stream.set_read_timeout(Some(time)),
@@ -544,6 +569,14 @@ impl Raw {
                 _ => {}
             }
         }
+    }
+
+    /// Bodies of the NotificationResponses up to ReadyForQuery.
+    #[track_caller]
+    pub fn notifications(&mut self) -> Vec<Vec<u8>> {
+        let messages = self.read_until('Z').into_iter();
+        let notifications = messages.filter(|message| message.tag == 'A');
+        notifications.map(|message| message.body).collect()
     }
 
     /// The one value that a query gives.
@@ -590,6 +623,11 @@ impl Raw {
 
     /// Closes by RST: the peer hears "connection reset".
     pub fn reset(self) {
+        self.reset_on_close();
+    }
+
+    /// Whenever it is dropped, it will be by RST.
+    pub fn reset_on_close(&self) {
         if let Stream::Tcp(stream) = &self.stream {
             socket2::SockRef::from(stream)
                 .set_linger(Some(Duration::ZERO))

@@ -203,6 +203,7 @@ impl Watch {
             proof: ServerLogin::password(password),
             application_name: "pgweir demo".to_owned(),
             parameters: Vec::new(),
+            minor: 0,
         };
         connect(port, &identity).await.map(Self)
     }

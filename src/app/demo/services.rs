@@ -78,6 +78,7 @@ pub(super) fn identity_of(nth: usize, logins: &[Login]) -> Identity {
         proof: logins[service].proof.clone(),
         application_name: format!("{name}@{deployment}"),
         parameters: Vec::new(),
+        minor: 0,
     }
 }
 

@@ -1,5 +1,6 @@
 //! Whole sessions, through real pools, with a fake Postgres behind a unix socket.
 
+mod cancels;
 mod house;
 mod leases;
 mod patience;

@@ -1,5 +1,5 @@
-"""Django's defaults, but for cursors on the server: outside a transaction they need a server connection of their own, and
-Django opens one for each `iterator()`. With DJANGO_PREPARES=yes it prepares statements, too, and keeps its connections."""
+"""Django's defaults. With DJANGO_PREPARES=yes it prepares statements, too, and keeps its connections; then it had better do
+without cursors on the server, because one that is opened outside a transaction keeps a server connection as long."""
 
 import os
 
@@ -19,12 +19,12 @@ DATABASES = {
         "USER": os.environ["PGUSER"],
         "PASSWORD": os.environ["PGPASSWORD"],
         "NAME": os.environ["PGDATABASE"],
-        "DISABLE_SERVER_SIDE_CURSORS": os.environ["PGWEIR_MODE"] == "transaction",
     }
 }
 if os.environ.get("DJANGO_PREPARES") == "yes":
     DATABASES["default"] |= {
         "CONN_MAX_AGE": 60,
+        "DISABLE_SERVER_SIDE_CURSORS": True,
         "CONN_HEALTH_CHECKS": True,
         "TIME_ZONE": "Asia/Tokyo",
         "OPTIONS": {"server_side_binding": True, "prepare_threshold": 0, "application_name": "a site"},

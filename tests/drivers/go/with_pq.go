@@ -16,7 +16,6 @@ import (
 )
 
 var background = context.Background()
-var sessions = os.Getenv("PGWEIR_MODE") != "transaction"
 
 func main() {
 	log.SetFlags(log.Lshortfile)
@@ -33,9 +32,7 @@ func main() {
 	cancelling(database)
 	check(database.Close())
 	settingsFollowTheirClient()
-	if sessions {
-		sessionThings()
-	}
+	sessionThings()
 }
 
 func open(options string) *sql.DB {
@@ -234,6 +231,7 @@ func settingsFollowTheirClient() {
 	})
 }
 
+// What lives in the server's session: in transaction mode such a client keeps its server connection.
 func sessionThings() {
 	listener := pq.NewListener("sslmode=disable", time.Second, time.Minute, nil)
 	defer listener.Close()

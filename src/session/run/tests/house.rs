@@ -29,9 +29,10 @@ use crate::server::secure::Security;
 use crate::session::fake::Fake;
 use crate::session::run::{End, Session, Terms};
 use crate::wire::reply::{
-    authentication, backend_key_data, parameter_status, query, ready_for_query,
+    Report, Severity, SqlState, authentication, backend_key_data, parameter_status, query,
+    ready_for_query,
 };
-use crate::wire::startup::{Initial, body_len, parse};
+use crate::wire::startup::{Initial, NEWEST_MINOR, body_len, parse};
 
 /// How long a test waits for what must happen at once.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -46,7 +47,11 @@ pub(super) struct House {
     /// Sockets of servers that were told to end, and of cancel requests, are closed only while this is raised.
     closes: Cell<bool>,
     cancels: Cell<bool>,
+    /// The signal is sent only then, too.
+    late: Cell<bool>,
     may_go: Notify,
+    /// It refuses newer minor protocol versions.
+    minor: Cell<u16>,
 }
 
 /// One connection to it.
@@ -55,8 +60,11 @@ pub(super) struct Server {
     pub(super) pid: u32,
     /// The queries that it heard, in order, and `cancel` for each cancel request.
     heard: RefCell<Vec<String>>,
+    /// The queries that a signal has stopped.
+    hit: RefCell<Vec<String>>,
     fake: RefCell<Fake>,
     canceled: Notify,
+    finishes: Notify,
     dies: Notify,
     /// It was told to end, or lost its client.
     pub(super) is_leaving: Cell<bool>,
@@ -68,6 +76,18 @@ impl Server {
     /// The queries that it heard so far.
     pub(super) fn heard(&self) -> Vec<String> {
         self.heard.borrow().clone()
+    }
+
+    /// The queries that a signal has stopped so far.
+    pub(super) fn hit(&self) -> Vec<String> {
+        self.hit.borrow().clone()
+    }
+
+    /// Ends the query that it runs, if it runs one.
+    pub(super) fn finish(&self) {
+        if self.is_running() {
+            self.finishes.notify_one();
+        }
     }
 
     /// Closes its socket although nobody asked.
@@ -92,7 +112,9 @@ impl House {
             servers: RefCell::default(),
             closes: Cell::new(true),
             cancels: Cell::new(true),
+            late: Cell::new(false),
             may_go: Notify::new(),
+            minor: Cell::new(NEWEST_MINOR),
         });
         let host = Rc::clone(&house);
         spawn_local(async move {
@@ -127,6 +149,16 @@ impl House {
         self.may_go.notify_waiters();
     }
 
+    /// The newest minor protocol version that it does not refuse.
+    pub(super) fn knows_minor(&self, minor: u16) {
+        self.minor.set(minor);
+    }
+
+    /// Whether signals are sent as late as they may be: when the socket of the cancel request is closed.
+    pub(super) fn signals_late(&self, does: bool) {
+        self.late.set(does);
+    }
+
     /// Where it listens, for pools of this mode and size.
     pub(super) fn settings(&self, mode: Mode, size: u32) -> PoolSettings {
         let directory = self.directory.path().to_str().expect("a plain name");
@@ -139,6 +171,7 @@ impl House {
                     database: "site".into(),
                     proof: ServerLogin::Nothing,
                     application_name: "test".into(),
+                    minor: NEWEST_MINOR,
                     parameters: Vec::new(),
                 },
                 connect_query: None,
@@ -185,18 +218,30 @@ impl House {
                 let server = server.expect("a cancel names a server");
                 assert_eq!(*key.secret, server.pid.to_be_bytes(), "its secret");
                 server.heard.borrow_mut().push("cancel".into());
-                server.canceled.notify_one();
+                let late = self.late.get();
+                if !late {
+                    server.canceled.notify_one();
+                }
                 while !self.cancels.get() {
                     self.may_go.notified().await;
                 }
+                if late {
+                    server.canceled.notify_one();
+                }
+            }
+            Initial::Startup(startup) if startup.minor > self.minor.get() => {
+                let refusal = Report::new(SqlState::PROTOCOL_VIOLATION, "what is this?");
+                let _ = packets.write(&refusal.error(Severity::Fatal)).await;
             }
             Initial::Startup(_) => {
                 let pid = 100 + u32::try_from(self.servers.borrow().len()).expect("a few");
                 let server = Rc::new(Server {
                     pid,
                     heard: RefCell::default(),
+                    hit: RefCell::default(),
                     fake: RefCell::default(),
                     canceled: Notify::new(),
+                    finishes: Notify::new(),
                     dies: Notify::new(),
                     is_leaving: Cell::new(false),
                     is_closed: Cell::new(false),
@@ -237,7 +282,7 @@ impl Server {
             ready_for_query(),
         ];
         packets.write(&hello.concat()).await?;
-        loop {
+        'talk: loop {
             let Packet { tag, body } = packets.read(1 << 20).await?;
             if tag == b'X' {
                 return Ok(());
@@ -252,9 +297,27 @@ impl Server {
                 return Ok(());
             }
             while self.is_running() {
-                self.canceled.notified().await;
-                let said = self.fake.borrow_mut().cancel();
+                let said = tokio::select! {
+                    biased;
+                    () = self.canceled.notified() => {
+                        let heard = self.heard();
+                        let running = heard.into_iter().rfind(|said| said != "cancel");
+                        self.hit.borrow_mut().extend(running);
+                        self.fake.borrow_mut().cancel()
+                    }
+                    () = self.finishes.notified() => self.fake.borrow_mut().finish(),
+                };
                 packets.write(&said).await?;
+                if self.fake.borrow().is_idle() {
+                    // What comes of a signal from now on comes to the next query.
+                    continue 'talk;
+                }
+            }
+            // A signal that came meanwhile has hit what was just answered.
+            tokio::select! {
+                biased;
+                () = self.canceled.notified() => {}
+                () = std::future::ready(()) => {}
             }
         }
     }
@@ -321,7 +384,7 @@ impl Thread {
             database: "site".into(),
             service: "site".into(),
         };
-        let listed = directory.list(Peer::Unix(None), who);
+        let listed = directory.list(Peer::Unix(None), who, 4);
         let entry = Arc::clone(listed.entry());
         let terms = Terms {
             pool: Arc::clone(&self.pool),
@@ -333,7 +396,7 @@ impl Thread {
             startup: Arc::default(),
             prepared: Some(100),
         };
-        let mut session = Session::new(ClientEnd::new(Stream::Unix(near), LIMIT), terms, &[]);
+        let mut session = Session::new(ClientEnd::new(Stream::Unix(near), LIMIT), terms, None, &[]);
         let attending = Arc::clone(&entry);
         let session = spawn_local(async move {
             std::future::poll_fn(|cx| {
@@ -395,6 +458,16 @@ impl Client {
         packet.expect("it comes at once").expect("it comes")
     }
 
+    /// The types of the messages that have come, without waiting for more.
+    pub(super) async fn news(&mut self) -> String {
+        let mut news = String::new();
+        let soon = Duration::from_millis(1);
+        while let Ok(packet) = tokio::time::timeout(soon, self.packets.read(1 << 20)).await {
+            news.push(packet.expect("it is open").tag as char);
+        }
+        news
+    }
+
     /// Asks the session something from outside.
     pub(super) fn is_asked(&self, ask: Ask) {
         self.entry.ask(ask);
@@ -448,6 +521,21 @@ impl Client {
         end.expect("it ends at once")
             .expect("it does not panic")
             .as_str()
+    }
+
+    /// Closes the socket, and the janitor comes by.
+    pub(super) async fn leaves_and_is_looked_for(self) {
+        let Self {
+            packets,
+            directory,
+            session,
+            ..
+        } = self;
+        drop(packets);
+        directory.hurry(&Patience::default(), |_| Patience::default());
+        let end = tokio::time::timeout(PATIENCE, session).await;
+        let end = end.expect("it ends at once").expect("it does not panic");
+        assert_eq!(end.as_str(), "client_gone");
     }
 
     /// Closes the socket without a word.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::house::{House, Thread, on_a_thread, turns, until, with_pool};
 use crate::client::directory::Ask;
+use crate::client::patience::Patience;
 use crate::config::checked::Mode;
 use crate::wire::reply::{Message, TERMINATE, query};
 
@@ -397,5 +398,60 @@ fn a_cancel_of_a_session_that_runs_nothing_goes_nowhere() {
         client.is_asked(Ask::Cancel);
         assert_eq!(client.ask("rows 1 1").await, "DCZI");
         assert_eq!(house.server().heard(), ["begin", "commit", "rows 1 1"]);
+    });
+}
+
+#[test]
+fn a_server_that_refuses_the_newest_protocol_is_asked_for_the_oldest() {
+    with_pool(Mode::Transaction, 1, async |house, thread| {
+        house.knows_minor(0);
+        let mut client = thread.client();
+        assert_eq!(client.ask("rows 1 1").await, "DCZI");
+        assert_eq!(house.servers().len(), 1);
+    });
+}
+
+#[test]
+fn a_cancel_answers_the_first_of_several_waiting_requests_also_an_extended_one() {
+    with_pool(Mode::Transaction, 1, async |house, thread| {
+        let (mut one, mut other) = (thread.client(), thread.client());
+        assert_eq!(one.ask("begin").await, "CZT");
+        let whole = [batch("never"), query("nor this"), query("but this")].concat();
+        let (early, late) = whole.split_at(batch("never").len() - 1);
+        other.send(early).await;
+        until("it waits", || thread.view().waiters == 1).await;
+        // Its Sync is missing: there is nothing to answer yet.
+        other.is_asked(Ask::Cancel);
+        turns(3).await;
+        other.send(late).await;
+        turns(3).await;
+        for _ in 0..2 {
+            other.is_asked(Ask::Cancel);
+            assert_eq!(other.answer().await, "EZI");
+        }
+        assert_eq!(thread.view().waiters, 1, "for the last one");
+        assert_eq!(one.ask("commit").await, "CZI");
+        assert_eq!(other.answer().await, "CZI");
+        assert_eq!(house.server().heard(), ["begin", "commit", "but this"]);
+        other.is_asked(Ask::Cancel);
+        assert_eq!(other.ask("rows 1 1").await, "DCZI");
+    });
+}
+
+#[test]
+fn a_waiter_that_goes_behind_a_long_request_leaves_the_queue() {
+    with_pool(Mode::Transaction, 1, async |house, thread| {
+        let (mut one, mut gone) = (thread.client(), thread.client());
+        assert_eq!(one.ask("begin").await, "CZT");
+        gone.query(&"x".repeat(20_000)).await;
+        until("it waits", || thread.view().waiters == 1).await;
+        turns(3).await;
+        gone.hurry_at(1, Patience::default());
+        turns(3).await;
+        assert_eq!(thread.view().waiters, 1, "it is still there");
+        gone.leaves_and_is_looked_for().await;
+        assert_eq!(thread.view().waiters, 0);
+        assert_eq!(one.ask("commit").await, "CZI");
+        assert_eq!(house.server().heard(), ["begin", "commit"]);
     });
 }
