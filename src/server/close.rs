@@ -78,7 +78,7 @@ pub async fn recover(
         return None;
     }
     timeout(limit, quieten(connection, way)).await.ok()?.ok()?;
-    connection.end.left();
+    connection.end.forget_client();
     connection.end.settled()
 }
 

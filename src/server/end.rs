@@ -147,20 +147,20 @@ impl<S> ServerEnd<S> {
         &mut self.undone
     }
 
-    /// Its client is gone, and whatever it was still to hear is nobody's. That something was being asked stays known: the session
-    /// is not as a new client may expect it.
-    pub fn left(&mut self) {
-        self.undone.clear();
-        let _ = self.exchange.unnamed_failed();
-        let _ = self.state.forgets();
-        let _ = self.state.error();
-    }
-
     /// Its session was made as new.
     pub fn renewed(&mut self) {
         self.prepared = Prepared::default();
         self.state = State::default();
         self.undone.clear();
+    }
+
+    /// The client has gone: what its requests came to is for nobody, the next client the least.
+    pub(super) fn forget_client(&mut self) {
+        self.undone.clear();
+        self.exchange.unnamed_failed();
+        self.state.forgets();
+        // That something was asked is not forgotten: what the client did to the session is known to nobody then.
+        drop(self.state.error());
     }
 
     /// Whether the last message that was sent is not whole yet.
