@@ -26,6 +26,8 @@ pub enum Take {
     Done,
     /// It must be shown again when so many bytes of it are there.
     Wait(usize),
+    /// It must be shown again when the server has answered more of what was sent to it.
+    Hold,
     /// It ends the session.
     Refuse(Behind),
 }
@@ -90,6 +92,11 @@ impl<S> ClientEnd<S> {
         self.end.is_flushed()
     }
 
+    /// Whether something of it is held that must be looked at again before anything else is read.
+    pub fn is_held(&self) -> bool {
+        self.end.is_held()
+    }
+
     /// Looks at what an idle client sent. CopyData, CopyDone and CopyFail that were on their way when a COPY failed are
     /// passed over, as Postgres does (manual, "COPY Operations").
     pub fn look(&mut self, bytes: &[u8]) -> Result<Look, WireError> {
@@ -119,7 +126,7 @@ impl<S> ClientEnd<S> {
         bytes: &[u8],
         mut take: impl FnMut(&mut Option<Box<Statements>>, Seen<'_>) -> Take,
     ) -> Forward {
-        let (mut behind, mut wanted) = (Behind::More, 0);
+        let (mut behind, mut wanted, mut holds) = (Behind::More, 0, false);
         let statements = &mut self.statements;
         let (used, scanned) = self.end.scan(bytes, self.limit, |seen| {
             let taken = match seen.tag {
@@ -130,6 +137,7 @@ impl<S> ClientEnd<S> {
             match taken {
                 Take::Done => return Next::Go,
                 Take::Wait(bytes) => wanted = bytes,
+                Take::Hold => holds = true,
                 Take::Refuse(why) => behind = why,
             }
             Next::Stop
@@ -137,7 +145,9 @@ impl<S> ClientEnd<S> {
         if let Err(error) = scanned {
             behind = Behind::Violation(error);
         }
-        if behind == Behind::More {
+        if holds {
+            self.end.hold(&bytes[used..]);
+        } else if behind == Behind::More {
             self.end.keep(&bytes[used..], wanted);
         }
         Forward {

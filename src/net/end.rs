@@ -32,6 +32,8 @@ pub struct End<S> {
     flow: Flow,
     /// How many bytes must be there, of which the kept ones are the first, before it is worth looking at them again.
     wanted: usize,
+    /// What is kept was read already, and is to be looked at again before anything else is read.
+    held: bool,
 }
 
 /// What was read.
@@ -61,6 +63,7 @@ impl<S> End<S> {
             side: Side::new(stream),
             flow: Flow::default(),
             wanted: 0,
+            held: false,
         }
     }
 
@@ -100,6 +103,17 @@ impl<S> End<S> {
         self.flow.scan(bytes, limit, sink)
     }
 
+    /// Keeps what a scan left at the end of its bytes, to be looked at again later.
+    pub fn hold(&mut self, tail: &[u8]) {
+        self.keep(tail, 0);
+        self.held = true;
+    }
+
+    /// Whether something is held.
+    pub fn is_held(&self) -> bool {
+        self.held
+    }
+
     /// Keeps what a scan left at the end of its bytes, until `wanted` bytes of it are there.
     pub fn keep(&mut self, tail: &[u8], wanted: usize) {
         self.flow.keep(tail);
@@ -114,6 +128,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> End<S> {
         cx: &mut Context<'_>,
         scratch: &'a mut [u8],
     ) -> Poll<Result<Input<'a>, EndError>> {
+        if mem::take(&mut self.held) {
+            return Poll::Ready(Ok(Input::Own(mem::take(self.flow.tail()))));
+        }
         if self.wanted > scratch.len() || self.flow.tail().len() >= scratch.len() {
             return self.poll_long(cx, scratch).map_ok(Input::Own);
         }

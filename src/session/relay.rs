@@ -284,11 +284,15 @@ where
         if !matches!(self.server.poll_flush(cx), Poll::Ready(Ok(()))) {
             return Ok(Poll::Pending);
         }
-        let Poll::Ready(input) = self
-            .client
-            .poll_input(cx, scratch)
-            .map_err(RelayError::client)?
-        else {
+        let holds = self.client.is_held() && self.server.exchange().has_undecided();
+        let input = if holds {
+            Poll::Pending
+        } else {
+            self.client
+                .poll_input(cx, scratch)
+                .map_err(RelayError::client)?
+        };
+        let Poll::Ready(input) = input else {
             // What was written just now may have been all that was missing to be settled.
             return Ok(if owing {
                 Poll::Ready(())

@@ -159,6 +159,7 @@ impl Translator<'_, '_> {
             Head::Cut => more_of_head(seen),
             Head::Named(name, _) if name.len() > LONGEST_HEAD => Take::Refuse(too_long(seen)),
             Head::Unnamed => self.parse_unnamed(seen, edit),
+            Head::Named(name, _) if self.is_undecided(name) => Take::Hold,
             Head::Named(name, end) if seen.is_whole() => self.parse_named(name, end, seen, edit),
             Head::Named(..) if seen.length() <= LONGEST_NAMED => Take::Wait(seen.length()),
             Head::Named(..) => Take::Refuse(Behind::Violation(WireError::TooLong {
@@ -252,6 +253,7 @@ impl Translator<'_, '_> {
                 self.bring_unnamed(seen, edit);
                 self.note_unnamed();
             }
+            (_, Head::Named(name, _)) if self.is_undecided(name) => return Take::Hold,
             (portal, Head::Named(name, end)) => {
                 if let Some(name) = self.bring(name, seen, edit) {
                     let rest = seen.body_len as usize - end;
@@ -279,6 +281,7 @@ impl Translator<'_, '_> {
                     statements.forget_unnamed();
                 }
             }
+            Head::Named(name, _) if self.is_undecided(name) => return Take::Hold,
             Head::Named(name, _) if seen.tag == b'D' => {
                 if let Some(name) = self.bring(name, seen, edit) {
                     describe_into(&name, edit.replace(seen.at, next));
@@ -289,6 +292,12 @@ impl Translator<'_, '_> {
         }
         self.books.exchange.client_sent(seen.tag);
         Take::Done
+    }
+
+    /// Whether an earlier batch may yet turn out to have done nothing to this name: who pipelines on waits for that. Its answer
+    /// will come, because its Sync was sent.
+    fn is_undecided(&self, name: &[u8]) -> bool {
+        self.books.exchange.is_undecided(name)
     }
 
     /// The statement stays on the server, for others.

@@ -119,6 +119,9 @@ pub struct Exchange {
     sent: VecDeque<Sent>,
     /// What is to be remembered of those of them that are noted, in the same order.
     notes: VecDeque<Note>,
+    /// So many of the notes, from the front, are of batches that have ended: what became of them will be heard without anything
+    /// more being sent.
+    ended: usize,
     /// Notes of messages that came to nothing: they failed or were skipped.
     undone: Vec<Note>,
     /// Extended-protocol messages were sent since the last Sync: the server waits for one.
@@ -140,6 +143,7 @@ impl Default for Exchange {
         Self {
             sent: VecDeque::new(),
             notes: VecDeque::new(),
+            ended: 0,
             undone: Vec::new(),
             batch_open: false,
             skipping: false,
@@ -258,6 +262,17 @@ impl Exchange {
         Some(answer)
     }
 
+    /// Whether it is not known yet what a client's name stands for: what a batch that has ended does to it may come to nothing.
+    pub fn is_undecided(&self, name: &[u8]) -> bool {
+        let mut ended = self.notes.iter().take(self.ended);
+        ended.any(|note| note.name() == Some(name))
+    }
+
+    /// Whether anything may be undecided.
+    pub fn has_undecided(&self) -> bool {
+        self.ended > 0
+    }
+
     /// Notes of messages that came to nothing, oldest first. Whoever reads them takes them.
     pub fn undone(&mut self) -> &mut Vec<Note> {
         &mut self.undone
@@ -301,6 +316,7 @@ impl Exchange {
         // In the middle of COPY IN it makes the copy fail, and is gone with it.
         self.lost_count |= self.in_copy_in();
         self.sent.push_back(query);
+        self.ended = self.notes.len();
         self.batch_open = false;
     }
 
@@ -311,6 +327,7 @@ impl Exchange {
             return;
         }
         self.sent.push_back(sync);
+        self.ended = self.notes.len();
         self.batch_open = false;
     }
 
@@ -399,15 +416,23 @@ impl Exchange {
     /// The message at the front is dealt with, and what was to be remembered of it may be forgotten.
     fn done(&mut self) {
         if self.sent.pop_front().is_some_and(has_note) {
-            self.notes.pop_front();
+            self.next_note();
         }
+    }
+
+    fn next_note(&mut self) -> Option<Note> {
+        self.ended = self.ended.saturating_sub(1);
+        self.notes.pop_front()
     }
 
     /// The message at the front was passed over.
     fn skipped(&mut self) {
         match self.sent.pop_front() {
             Some(Sent::ParseUnnamed(serial)) => self.unnamed_failed = Some(serial),
-            Some(sent) if has_note(sent) => self.undone.extend(self.notes.pop_front()),
+            Some(sent) if has_note(sent) => {
+                let note = self.next_note();
+                self.undone.extend(note);
+            }
             _ => {}
         }
     }

@@ -243,6 +243,16 @@ pub enum Note {
     },
 }
 
+impl Note {
+    /// The client's name that it is about.
+    pub fn name(&self) -> Option<&[u8]> {
+        match self {
+            Self::Named { name, .. } | Self::Unnamed { name, .. } => Some(name),
+            Self::Prepared(_) | Self::Evicted(_) => None,
+        }
+    }
+}
+
 /// The id in the first name of pgweir's making that `text` mentions, and where the name stands.
 pub fn mentioned(text: &[u8]) -> Option<(u64, Range<usize>)> {
     let at = text
