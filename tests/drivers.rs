@@ -34,7 +34,6 @@ fn psycopg_works_in_transaction_mode(threads: usize) {
 }
 
 #[test]
-#[ignore = "in session mode BackendKeyData does not carry the server's process id yet"]
 fn psycopg_works_in_session_mode() {
     in_session_mode(&[python(&["with_psycopg.py"])]);
 }
@@ -44,7 +43,6 @@ fn asyncpg_works_in_transaction_mode(threads: usize) {
 }
 
 #[test]
-#[ignore = "in session mode BackendKeyData does not carry the server's process id yet"]
 fn asyncpg_works_in_session_mode() {
     in_session_mode(&[python(&["with_asyncpg.py"])]);
 }
@@ -74,7 +72,6 @@ fn node_postgres_works_in_transaction_mode() {
 }
 
 #[test]
-#[ignore = "in session mode BackendKeyData does not carry the server's process id yet"]
 fn node_postgres_works_in_session_mode() {
     in_session_mode(&[node("with_pg.mjs")]);
 }
@@ -100,13 +97,11 @@ fn sqlx_works_in_session_mode() {
 }
 
 #[test]
-#[ignore = "a named statement whose text is DEALLOCATE cannot be executed"]
 fn pgjdbc_works_in_transaction_mode() {
     in_transaction_mode(2, 1, &[java("WithPgjdbc.java")]);
 }
 
 #[test]
-#[ignore = "in session mode BackendKeyData does not carry the server's process id yet"]
 fn pgjdbc_works_in_session_mode() {
     in_session_mode(&[java("WithPgjdbc.java")]);
 }
@@ -117,7 +112,6 @@ fn pgx_works_in_transaction_mode() {
 }
 
 #[test]
-#[ignore = "in session mode BackendKeyData does not carry the server's process id yet"]
 fn pgx_works_in_session_mode() {
     in_session_mode(&[go("with_pgx.go")]);
 }
@@ -138,7 +132,6 @@ fn ruby_pg_works_in_transaction_mode() {
 }
 
 #[test]
-#[ignore = "in session mode BackendKeyData does not carry the server's process id yet"]
 fn ruby_pg_works_in_session_mode() {
     in_session_mode(&[program("ruby", ".", &["with_ruby_pg.rb"])]);
 }
@@ -149,7 +142,6 @@ fn php_pdo_works_in_transaction_mode() {
 }
 
 #[test]
-#[ignore = "in session mode BackendKeyData does not carry the server's process id yet"]
 fn php_pdo_works_in_session_mode() {
     in_session_mode(&[program("php", ".", &["with_pdo.php"])]);
 }

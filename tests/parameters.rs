@@ -19,6 +19,7 @@ with_one_and_two_threads!(
     equal_parameters_cost_nothing,
     what_lives_in_a_session_keeps_its_server,
     a_parameter_that_stops_working_ends_only_its_own_session,
+    a_setting_follows_where_statements_are_not_tracked,
     what_can_be_set_at_connection_start_alone_is_accepted,
     a_setting_is_noticed_however_it_arrives,
     a_setting_whose_client_leaves_at_once_stays_behind_for_nobody,
@@ -388,6 +389,18 @@ fn a_parameter_that_stops_working_ends_only_its_own_session(threads: usize) {
         postgres.value("select count(*) from pg_class where relname = 'made_by_the_wrong_role'"),
         "0"
     );
+}
+
+fn a_setting_follows_where_statements_are_not_tracked(threads: usize) {
+    let postgres = Postgres::start();
+    let config = format!(
+        "[runtime]\nthreads = {threads}\n\n[pool]\nsize = 1\nmax_prepared_statements = 0\n"
+    );
+    let pooler = Pooler::serve(&postgres, &config);
+    let (mut client, mut other) = (login(&pooler, &[]), login(&pooler, &[]));
+    client.query("set work_mem = '9MB'").unwrap();
+    assert_eq!(show(&mut other, "work_mem"), "4MB");
+    assert_eq!(show(&mut client, "work_mem"), "9MB");
 }
 
 fn what_can_be_set_at_connection_start_alone_is_accepted(threads: usize) {

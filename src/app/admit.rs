@@ -185,8 +185,9 @@ async fn admit(app: &Arc<App>, thread: ThreadId, arrival: Arrival) -> Option<Ses
     let tls = reception.world.tls.client.as_deref();
     let mut greeted = match reception.in_time(greet(stream, peer, tls)).await {
         Ok(Greeting::Startup(greeted)) => greeted,
-        Ok(Greeting::Cancel(key)) => {
-            app.cancel(&key);
+        Ok(Greeting::Cancel(key, line)) => {
+            app.cancel(&key).await;
+            drop(line);
             return None;
         }
         Err(denied) => {
@@ -349,7 +350,11 @@ impl Reception<'_> {
             seats,
             startup: Arc::clone(&accepted.parameters),
             // In session mode the server connection is the client's own, and so are the names on it.
-            prepared: (settings.mode != Mode::Session && most > 0).then_some(most),
+            prepared: if settings.mode == Mode::Session {
+                0
+            } else {
+                most
+            },
         };
         Ok((terms, lease))
     }

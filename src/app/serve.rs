@@ -130,10 +130,16 @@ impl App {
         self.world.read().config.log.disconnections
     }
 
-    /// Stops what a session runs, if the key is right.
-    pub fn cancel(&self, key: &CancelKey) {
-        if let Some(entry) = self.directory.by_key(key) {
-            entry.ask(Ask::Cancel);
+    /// Stops what a session runs, if the key is right. Returns when that was passed on.
+    pub async fn cancel(&self, key: &CancelKey) {
+        // The entry itself is let go of before: the session may end meanwhile.
+        let asked = self
+            .directory
+            .by_key(key)
+            .map(|entry| entry.ask_to_cancel());
+        if let Some(asked) = asked {
+            // Nobody ever sends anything: whoever is done with it drops the other end.
+            let _ = asked.await;
         } else {
             // Postgres answers a wrong key with silence too.
             tracing::debug!(pid = key.pid, "cancel request for nobody");

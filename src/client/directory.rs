@@ -7,7 +7,9 @@ use std::task::Waker;
 use std::time::Duration;
 
 use dashmap::DashMap;
+use parking_lot::Mutex;
 use subtle::ConstantTimeEq;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::patience::{Activity, Doing, Due, Overdue, Patience};
@@ -51,6 +53,7 @@ pub struct Entry {
     /// As long as its client's protocol allows.
     secret: Box<[u8]>,
     asked: AtomicU8,
+    cancelers: Mutex<Vec<oneshot::Sender<()>>>,
     waker: OnceLock<Waker>,
     /// A [`Doing`], which its own task writes.
     doing: AtomicU64,
@@ -109,6 +112,19 @@ impl Entry {
         if let Some(waker) = self.waker.get() {
             waker.wake_by_ref();
         }
+    }
+
+    /// Asks the session to cancel what it does. The other end is dropped when that was passed on, or there was nothing to cancel.
+    pub fn ask_to_cancel(&self) -> oneshot::Receiver<()> {
+        let (canceler, asked) = oneshot::channel();
+        self.cancelers.lock().push(canceler);
+        self.ask(Ask::Cancel);
+        asked
+    }
+
+    /// Who waits for a cancel to be passed on.
+    pub fn cancelers(&self) -> Vec<oneshot::Sender<()>> {
+        std::mem::take(&mut self.cancelers.lock())
     }
 
     /// What it does, since when by the directory's clock.
@@ -263,6 +279,7 @@ impl Directory {
                 pid: server.unwrap_or(id),
                 secret,
                 asked: AtomicU8::new(0),
+                cancelers: Mutex::default(),
                 waker: OnceLock::new(),
                 doing: AtomicU64::new(
                     Doing {

@@ -50,7 +50,8 @@ pub enum Greeting {
     /// A session.
     Startup(Box<Greeted>),
     /// Stopping another session's query.
-    Cancel(CancelKey),
+    /// As Postgres does, who asked is left on the line until the request was passed on.
+    Cancel(CancelKey, Box<Packets<Stream>>),
 }
 
 /// Why it came to nothing.
@@ -109,7 +110,7 @@ pub async fn greet(
         match next(&mut packets).await {
             Ok(Initial::SslRequest) => packets = answer(packets, tls).await?,
             Ok(Initial::GssEncRequest) => packets.write(b"N").await?,
-            Ok(Initial::Cancel(key)) => return Ok(Greeting::Cancel(key)),
+            Ok(Initial::Cancel(key)) => return Ok(Greeting::Cancel(key, Box::new(packets))),
             Ok(Initial::Startup(startup)) => {
                 let secured = secured(packets.stream(), tls);
                 return Ok(Greeting::Startup(Box::new(Greeted {

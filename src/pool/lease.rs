@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::task::Poll;
 
+use tokio::sync::oneshot;
+
 use super::book::{ServerId, ThreadId, WaiterId};
 use super::errand::{Discard, Errand, Task};
 use super::pools::{Granted, Pool, Refused};
@@ -97,9 +99,10 @@ impl Lease {
     }
 
     /// Cancels what the connection runs. It is not lent to anybody else before that cancel is over.
-    pub fn cancel(&mut self) {
+    /// `cancelers` are dropped when that was passed on.
+    pub fn cancel(&mut self, cancelers: Vec<oneshot::Sender<()>>) {
         let way = self.pool.cancel_way();
-        self.connection().cancel(way);
+        self.connection().cancel(way, cancelers);
     }
 
     /// Closes the connection.

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::close::{CancelError, CancelWay, cancel};
@@ -41,6 +43,8 @@ struct Canceling {
     task: JoinHandle<()>,
     /// This one, or one before it, may still have its effect at any time.
     stray: Arc<AtomicBool>,
+    /// Who waits for it to be passed on. Dropped then.
+    cancelers: Arc<Mutex<Vec<oneshot::Sender<()>>>>,
 }
 
 /// A cancel request was sent, and nobody knows when it will have its effect. The connection must not serve anybody else.
@@ -70,21 +74,33 @@ impl Connection {
     }
 
     /// Sends a cancel request for what it runs, unless one is on its way. Must be called inside a `LocalRuntime`.
-    pub fn cancel(&mut self, way: CancelWay) {
+    /// `cancelers` are dropped when it was passed on, or there was no need for it.
+    pub fn cancel(&mut self, way: CancelWay, cancelers: Vec<oneshot::Sender<()>>) {
         let before = self.canceling.as_ref();
-        if self.end.exchange().is_answered() || before.is_some_and(|it| !it.task.is_finished()) {
+        if let Some(before) = before.filter(|before| !before.task.is_finished()) {
+            before.cancelers.lock().extend(cancelers);
+            return;
+        }
+        if self.end.exchange().is_answered() {
             return;
         }
         let stray = before.map_or_else(Arc::default, |before| Arc::clone(&before.stray));
         let (route, key) = (self.route.clone(), self.key.clone());
         let told = Arc::clone(&stray);
+        let cancelers = Arc::new(Mutex::new(cancelers));
+        let waiting = Arc::clone(&cancelers);
         let task = tokio::task::spawn_local(async move {
             if let Err(error) = cancel(&route, &key, &way).await {
                 tracing::info!(pid = key.pid, %error, "cancel request failed");
                 told.fetch_or(matches!(error, CancelError::Stray(_)), Ordering::AcqRel);
             }
+            waiting.lock().clear();
         });
-        self.canceling = Some(Canceling { task, stray });
+        self.canceling = Some(Canceling {
+            task,
+            stray,
+            cancelers,
+        });
     }
 
     /// Whether a cancel was sent whose effect is not known to be over.
@@ -94,7 +110,7 @@ impl Connection {
 
     /// Waits until the last cancel request was answered.
     pub async fn canceled(&mut self) -> Result<(), Stray> {
-        let Some(Canceling { task, stray }) = self.canceling.take() else {
+        let Some(Canceling { task, stray, .. }) = self.canceling.take() else {
             return Ok(());
         };
         // It fails only if it panicked, and then nobody knows.

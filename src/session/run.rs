@@ -211,8 +211,8 @@ pub struct Terms {
     pub seats: Box<[Seat]>,
     /// What the client asked for at startup.
     pub startup: Arc<Parameters>,
-    /// How many prepared statements a server connection keeps; `None`: names are left to the client.
-    pub prepared: Option<usize>,
+    /// How many prepared statements a server connection keeps; 0 = names are left to the client.
+    pub prepared: usize,
 }
 
 /// A logged-in client. Resolves to why it ended; by then the client was told.
@@ -483,6 +483,9 @@ impl Session {
         if shared && self.learn(cx, &mut lease) {
             return Ok(Phase::Leased(lease));
         }
+        if !shared && self.restore(cx, &mut lease) {
+            return Ok(Phase::Leased(lease));
+        }
         let state = lease.connection().end.state();
         if shared && !state.is_pinned() {
             if state.is_unlisted() {
@@ -499,6 +502,24 @@ impl Session {
             return Err(End::Drained);
         }
         Ok(mem::replace(&mut self.phase, Phase::Idle))
+    }
+
+    /// A reset goes back to what the server connection began with, but its client's session began with what it asked for. `true`:
+    /// that is on its way.
+    fn restore(&self, cx: &mut Context<'_>, lease: &mut Lease) -> bool {
+        let end = &mut lease.connection().end;
+        let Some(touched) = end.touched() else {
+            return false;
+        };
+        let startup = &self.terms.startup;
+        let left = startup.iter().filter(|(name, _)| !touched.resets(name));
+        end.state_mut().set_parameters(&Arc::new(left.collect()));
+        let Some(change) = end.change_to(startup) else {
+            return false;
+        };
+        // If the connection is gone, reading from it will say why.
+        let _ = end.send(cx, &change, true);
+        true
     }
 
     /// Finds out what the client did to its session, if anything, so that it follows the client. `true`: Postgres is being asked.
@@ -596,10 +617,11 @@ impl Session {
 
     /// Its client wants its query stopped.
     fn cancel(&mut self, cx: &mut Context<'_>) {
+        let cancelers = self.entry().cancelers();
         match &mut self.phase {
             // Postgres ignores the cancel of an idle session too.
             Phase::Idle | Phase::Early(_) | Phase::EarlyLeased(..) | Phase::Becoming(..) => {}
-            Phase::Leased(lease) => lease.cancel(),
+            Phase::Leased(lease) => lease.cancel(cancelers),
             Phase::Waiting(_, said) => {
                 let Some(rest) = after_request(said) else {
                     return;
@@ -659,6 +681,8 @@ impl Future for Session {
     }
 }
 
+static NO_PARAMETERS: Parameters = Parameters::NONE;
+
 /// A client's parameters, and what it heard since they were true.
 type Own<'a> = (&'a Parameters, &'a [(Box<str>, Box<str>)]);
 
@@ -673,9 +697,15 @@ fn relaying<'a>(
     terms: &'a Terms,
     (parameters, heard): Own<'a>,
 ) -> Relay<'a, Stream, Stream> {
-    let tracking = terms.prepared.map(|most| Tracking {
+    // Who keeps a server connection may have set anything on it since.
+    let parameters = if terms.mode == Mode::Session {
+        &NO_PARAMETERS
+    } else {
+        parameters
+    };
+    let tracking = Some(Tracking {
         store: terms.pool.statements(),
-        most,
+        most: terms.prepared,
         parameters,
         startup: &terms.startup,
         heard,

@@ -37,7 +37,7 @@ const MOST_DEALLOCATED: usize = 16;
 pub struct Tracking<'a> {
     /// All statements of the pool.
     pub store: &'a Store,
-    /// How many one server connection keeps.
+    /// How many one server connection keeps; 0 = names are left to the clients.
     pub most: usize,
     /// What the client's sessions are like.
     pub parameters: &'a Parameters,
@@ -64,6 +64,9 @@ const CLOSE_UNNAMED: [u8; 7] = [b'C', 0, 0, 0, 6, b'S', 0];
 impl Translator<'_, '_> {
     /// Notes a message, and edits it.
     pub fn take(&mut self, seen: Seen<'_>, edit: &mut Edit<'_>) -> Take {
+        if self.how.most == 0 {
+            return self.take_as_it_is(seen);
+        }
         match seen.tag {
             b'Q' => self.query(seen, edit),
             b'P' => self.parse(seen, edit),
@@ -79,6 +82,29 @@ impl Translator<'_, '_> {
                 Take::Done
             }
         }
+    }
+
+    /// Names are left to the clients; what a text does to the session is noted all the same.
+    fn take_as_it_is(&mut self, seen: Seen<'_>) -> Take {
+        if matches!(seen.tag, b'Q' | b'P') {
+            if !seen.is_whole() && seen.length() <= LONGEST_TEXT {
+                return Take::Wait(seen.length());
+            }
+            if !seen.is_whole() {
+                self.note_unseen();
+            }
+            let name = if seen.tag == b'P' {
+                text_of(seen.body).len() + 1
+            } else {
+                0
+            };
+            let text = text_of(seen.body.get(name..).unwrap_or_default());
+            if may_have_effects(text) {
+                self.note(&effects(text));
+            }
+        }
+        self.books.exchange.client_sent(seen.tag);
+        Take::Done
     }
 
     fn query(&mut self, seen: Seen<'_>, edit: &mut Edit<'_>) -> Take {
@@ -255,6 +281,9 @@ impl Translator<'_, '_> {
             }
             (_, Head::Named(name, _)) if self.is_undecided(name) => return Take::Hold,
             (portal, Head::Named(name, end)) => {
+                if self.bind_deallocation(name, portal, end, seen, edit) {
+                    return Take::Done;
+                }
                 if let Some(name) = self.bring(name, seen, edit) {
                     let rest = seen.body_len as usize - end;
                     let out = edit.replace(seen.at, seen.at + HEADER + end);
@@ -265,6 +294,36 @@ impl Translator<'_, '_> {
         }
         self.books.exchange.client_sent(b'B');
         Take::Done
+    }
+
+    /// A named statement that deallocates names of this client is run as an unnamed one in which they stand for others.
+    fn bind_deallocation(
+        &mut self,
+        name: &[u8],
+        portal: usize,
+        end: usize,
+        seen: Seen<'_>,
+        edit: &mut Edit<'_>,
+    ) -> bool {
+        let known = self.statements.as_ref().and_then(|known| known.named(name));
+        let Some(statement) = known.filter(|known| known.has_effects).map(Arc::clone) else {
+            return false;
+        };
+        let text = text_of(&statement.body);
+        let effects = effects(text);
+        let Some(edited) = self.deallocated(&effects, text, seen, edit) else {
+            return false;
+        };
+        self.note(&effects);
+        let types = &statement.body[text.len()..];
+        let parse = Message::new(b'P').u8(0).bytes(&edited).bytes(types);
+        edit.insert(seen.at).extend(parse.done());
+        self.books.exchange.pgweir_sent(Own::Part);
+        self.books.prepared.set_unnamed(None);
+        let out = edit.replace(seen.at, seen.at + HEADER + end);
+        bind_into(&[], &seen.body[..portal], seen.body_len as usize - end, out);
+        self.books.exchange.client_sent(b'B');
+        true
     }
 
     fn describe_or_close(&mut self, seen: Seen<'_>, edit: &mut Edit<'_>) -> Take {
@@ -371,8 +430,12 @@ impl Translator<'_, '_> {
             return name.starts_with(PREFIX).then(ServerName::gone);
         };
         if statement.has_effects {
-            let text = text_of(&statement.body);
-            self.note(&effects(text));
+            // That it drops all statements, itself among them, counts once it has.
+            let effects = effects(text_of(&statement.body));
+            self.note(&Effects {
+                discards: false,
+                ..effects
+            });
         }
         let Books {
             exchange, prepared, ..

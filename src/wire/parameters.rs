@@ -18,6 +18,9 @@ pub struct OptionsError(pub String);
 pub const ROLES: [&str; 2] = ["session_authorization", "role"];
 
 impl Parameters {
+    /// None at all.
+    pub const NONE: Self = Self(Vec::new());
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

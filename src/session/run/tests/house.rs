@@ -394,7 +394,7 @@ impl Thread {
             listed,
             seats: Box::default(),
             startup: Arc::default(),
-            prepared: Some(100),
+            prepared: 100,
         };
         let mut session = Session::new(ClientEnd::new(Stream::Unix(near), LIMIT), terms, None, &[]);
         let attending = Arc::clone(&entry);
