@@ -132,12 +132,7 @@ impl App {
 
     /// Stops what a session runs, if the key is right. Returns when that was passed on.
     pub async fn cancel(&self, key: &CancelKey) {
-        // The entry itself is let go of before: the session may end meanwhile.
-        let asked = self
-            .directory
-            .by_key(key)
-            .map(|entry| entry.ask_to_cancel());
-        if let Some(asked) = asked {
+        if let Some(asked) = self.directory.ask_to_cancel(key) {
             // Nobody ever sends anything: whoever is done with it drops the other end.
             let _ = asked.await;
         } else {

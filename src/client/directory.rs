@@ -7,7 +7,6 @@ use std::task::Waker;
 use std::time::Duration;
 
 use dashmap::DashMap;
-use parking_lot::Mutex;
 use subtle::ConstantTimeEq;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -53,7 +52,6 @@ pub struct Entry {
     /// As long as its client's protocol allows.
     secret: Box<[u8]>,
     asked: AtomicU8,
-    cancelers: Mutex<Vec<oneshot::Sender<()>>>,
     waker: OnceLock<Waker>,
     /// A [`Doing`], which its own task writes.
     doing: AtomicU64,
@@ -114,19 +112,6 @@ impl Entry {
         }
     }
 
-    /// Asks the session to cancel what it does. The other end is dropped when that was passed on, or there was nothing to cancel.
-    pub fn ask_to_cancel(&self) -> oneshot::Receiver<()> {
-        let (canceler, asked) = oneshot::channel();
-        self.cancelers.lock().push(canceler);
-        self.ask(Ask::Cancel);
-        asked
-    }
-
-    /// Who waits for a cancel to be passed on.
-    pub fn cancelers(&self) -> Vec<oneshot::Sender<()>> {
-        std::mem::take(&mut self.cancelers.lock())
-    }
-
     /// What it does, since when by the directory's clock.
     pub fn doing(&self) -> Doing {
         Doing::from_word(self.doing.load(Ordering::Relaxed))
@@ -172,6 +157,8 @@ pub struct Directory {
     sessions: DashMap<u32, Arc<Entry>>,
     /// Those whose clients were told a server's process id, by that: several servers may have the same.
     of_servers: DashMap<u32, Vec<Arc<Entry>>>,
+    /// Who waits for a cancel to be passed on, by the session's number.
+    cancelers: DashMap<u32, Vec<oneshot::Sender<()>>>,
     next: AtomicU32,
     whos: DashMap<Arc<Who>, ()>,
 }
@@ -187,6 +174,12 @@ impl Listed {
     /// The entry.
     pub fn entry(&self) -> &Arc<Entry> {
         &self.entry
+    }
+
+    /// Who waits for a cancel to be passed on. Whoever asks takes them.
+    pub fn cancelers(&self) -> Vec<oneshot::Sender<()>> {
+        let cancelers = self.directory.cancelers.remove(&self.entry.id);
+        cancelers.map_or_else(Vec::new, |(_, cancelers)| cancelers)
     }
 
     /// Notes what the session does from now on. Only the session's own task may call this.
@@ -232,6 +225,7 @@ impl Drop for Listed {
     fn drop(&mut self) {
         let Entry { id, pid, .. } = *self.entry;
         self.directory.sessions.remove(&id);
+        self.directory.cancelers.remove(&id);
         if self.entry.has_pid_of_server() {
             let of_servers = &self.directory.of_servers;
             if let Some(mut others) = of_servers.get_mut(&pid) {
@@ -279,7 +273,6 @@ impl Directory {
                 pid: server.unwrap_or(id),
                 secret,
                 asked: AtomicU8::new(0),
-                cancelers: Mutex::default(),
                 waker: OnceLock::new(),
                 doing: AtomicU64::new(
                     Doing {
@@ -314,6 +307,20 @@ impl Directory {
     /// Forgets whose sessions have all left. Called about once a second.
     pub fn forget_unused(&self) {
         self.whos.retain(|who, ()| Arc::strong_count(who) > 1);
+    }
+
+    /// Asks the session that a cancel request names to cancel what it does; `None` if the secret is wrong. The other end is dropped
+    /// when that was passed on, or there was nothing to cancel.
+    pub fn ask_to_cancel(&self, key: &CancelKey) -> Option<oneshot::Receiver<()>> {
+        let entry = self.by_key(key)?;
+        let (canceler, asked) = oneshot::channel();
+        self.cancelers.entry(entry.id).or_default().push(canceler);
+        entry.ask(Ask::Cancel);
+        if !self.sessions.contains_key(&entry.id) {
+            // It has ended meanwhile, and looks no more.
+            self.cancelers.remove(&entry.id);
+        }
+        Some(asked)
     }
 
     /// The session that a cancel request names, if its secret is right.
@@ -474,6 +481,30 @@ mod tests {
             );
             assert!(directory.is_empty());
         }
+    }
+
+    #[test]
+    fn who_cancels_waits_until_it_was_passed_on_or_the_session_has_ended() {
+        let directory = Arc::new(Directory::default());
+        let listed = directory.list(Peer::Unix(None), who(), 4);
+        let (pid, secret) = listed.entry().key();
+        let key = CancelKey {
+            pid,
+            secret: secret.into(),
+        };
+        let ask = || directory.ask_to_cancel(&key).expect("its key is right");
+        let waits = |asked: &mut oneshot::Receiver<()>| {
+            asked.try_recv() == Err(oneshot::error::TryRecvError::Empty)
+        };
+        let (mut one, mut other) = (ask(), ask());
+        assert!(waits(&mut one) && waits(&mut other));
+        drop(listed.cancelers());
+        assert!(!waits(&mut one) && !waits(&mut other));
+        let mut last = ask();
+        assert!(waits(&mut last));
+        drop(listed);
+        assert!(!waits(&mut last));
+        assert!(directory.ask_to_cancel(&key).is_none() && directory.cancelers.is_empty());
     }
 
     #[test]

@@ -617,7 +617,7 @@ impl Session {
 
     /// Its client wants its query stopped.
     fn cancel(&mut self, cx: &mut Context<'_>) {
-        let cancelers = self.entry().cancelers();
+        let cancelers = self.terms.listed.cancelers();
         match &mut self.phase {
             // Postgres ignores the cancel of an idle session too.
             Phase::Idle | Phase::Early(_) | Phase::EarlyLeased(..) | Phase::Becoming(..) => {}
