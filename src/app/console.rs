@@ -6,12 +6,14 @@ use super::admit::{Denied, Reception};
 use super::serve::App;
 use crate::admin::DATABASES;
 use crate::admin::console::{Console, Standing, hello};
+use crate::admin::own::Own;
 use crate::admin::process::{Access, Process, State};
 use crate::client::directory::{Directory, Quota, Seat, Who};
 use crate::client::greet::Greeted;
 use crate::client::login::LoginError;
 use crate::config::checked::{AuthMethod, Config, Database};
 use crate::metrics::Metrics;
+use crate::net::line::Line;
 use crate::net::listen::Peer;
 use crate::net::stream::Stream;
 use crate::pool::pools::{Pools, Vouched};
@@ -133,21 +135,29 @@ impl Reception<'_> {
         standing: Standing,
         seat: Seat,
     ) -> Result<Console, (Greeted, Denied)> {
+        let application_name = greeted.startup.parameter("application_name");
         let who = Who {
             user: greeted.startup.user.clone(),
             database: greeted.startup.database.clone(),
             service: SERVICE.to_owned(),
+            deployment: None,
+            application_name: application_name.unwrap_or_default().to_owned(),
         };
+        let line = Line::of(greeted.packets.stream());
         let length = secret_length(greeted.startup.spoken());
-        let listed = self.app.directory.list(greeted.peer, who, length);
+        let listed = self
+            .app
+            .directory
+            .list_as(greeted.peer, line, who, None, length);
         let hello = hello(listed.entry().key());
         let telling = async { greeted.packets.write(&hello).await.map_err(LoginError::Io) };
         if let Err(denied) = self.in_time(telling).await {
             return Err((greeted, denied));
         }
         self.app.metrics.logins.inc();
+        self.app.console.logged_in();
         if self.world.config.log.connections {
-            let who = &listed.entry().who;
+            let who = listed.entry().who();
             tracing::info!(id = listed.entry().id(), user = who.user, peer = %greeted.peer, ?standing, "login to the console");
         }
         let process: Arc<dyn Process> = Arc::clone(self.app) as _;
@@ -203,6 +213,10 @@ impl Process for App {
 
     fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    fn own(&self) -> &Own {
+        &self.console
     }
 
     fn state(&self) -> State {
