@@ -13,7 +13,7 @@ use super::serve::{App, Capped};
 use super::worker::Arrival;
 use super::world::World;
 use crate::client::credentials::Credential;
-use crate::client::directory::{Seat, Who};
+use crate::client::directory::{Entry, Seat, Who};
 use crate::client::end::ClientEnd;
 use crate::client::greet::{GreetError, Greeted, Greeting, Secured, greet};
 use crate::client::login::{LoginError, Method, ask_password, authenticate};
@@ -156,11 +156,10 @@ impl Denied {
 
 /// Looks after one client from accept to goodbye.
 pub async fn attend(app: Arc<App>, thread: ThreadId, arrival: Arrival) {
-    // Boxed, because an idle task is as large as its largest phase.
-    let Some(session) = Box::pin(admit(&app, thread, arrival)).await else {
+    // Boxed, because an idle task is as large as its largest phase. The session is not looked at here: it would be kept in two places.
+    let Some((entry, session)) = Box::pin(admit(&app, thread, arrival)).await else {
         return;
     };
-    let entry = Arc::clone(session.entry());
     let end = session.await;
     app.metrics.session_ended(end.as_str());
     if app.logs_disconnections() {
@@ -172,7 +171,11 @@ pub async fn attend(app: Arc<App>, thread: ThreadId, arrival: Arrival) {
     }
 }
 
-async fn admit(app: &Arc<App>, thread: ThreadId, arrival: Arrival) -> Option<Session> {
+async fn admit(
+    app: &Arc<App>,
+    thread: ThreadId,
+    arrival: Arrival,
+) -> Option<(Arc<Entry>, Session)> {
     let peer = arrival.peer;
     let stream = arrival.socket.register().ok()?;
     let reception = Reception {
@@ -200,7 +203,10 @@ async fn admit(app: &Arc<App>, thread: ThreadId, arrival: Arrival) -> Option<Ses
         }
     };
     match reception.receive(&mut greeted, seat).await {
-        Ok((terms, lease)) => Some(session(greeted.packets, terms, lease, &reception.world)),
+        Ok((terms, lease)) => {
+            let session = session(greeted.packets, terms, lease, &reception.world);
+            Some((Arc::clone(session.entry()), session))
+        }
         Err(denied) => {
             app.metrics.login_failed(denied.as_str());
             let Startup { user, database, .. } = &greeted.startup;
@@ -773,4 +779,19 @@ fn hello(welcome: &Welcome, accepted: &Accepted, (id, secret): (u32, &[u8])) -> 
     }
     bytes.extend(ready_for_query());
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_task<F>(_attend: fn(Arc<App>, ThreadId, Arrival) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn the_task_of_a_client_keeps_its_session_once() {
+        let (task, session) = (size_of_task(attend), size_of::<Session>());
+        assert!(task < session + 128, "{task} for a session of {session}");
+    }
 }
