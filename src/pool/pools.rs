@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -187,6 +188,8 @@ pub struct Pool {
     settings: RwLock<Arc<PoolSettings>>,
     /// What Postgres told at the last login.
     welcome: RwLock<Option<Arc<Welcome>>>,
+    /// A server connection died since: it may be another Postgres that answers now.
+    doubtful: AtomicBool,
     last_failure: Mutex<Option<Failure>>,
     vouched: tokio::sync::Mutex<Option<Vouched>>,
     statements: Store,
@@ -426,6 +429,7 @@ impl Pools {
             place,
             settings: RwLock::new(Arc::new(settings)),
             welcome: RwLock::default(),
+            doubtful: AtomicBool::new(false),
             last_failure: Mutex::default(),
             vouched: tokio::sync::Mutex::default(),
             statements: Store::default(),
@@ -463,6 +467,7 @@ impl Pools {
             let State {
                 book,
                 parked,
+                pools,
                 actions,
                 ..
             } = state;
@@ -470,8 +475,13 @@ impl Pools {
                 let Some((server, parked)) = connection else {
                     continue;
                 };
+                let pool = book.server(*server).map(|server| server.pool);
                 if !parked.is_fit() && book.die(now, *server, actions) {
                     *connection = None;
+                    let pool = pool.and_then(|pool| pools.get(pool.index())?.as_ref());
+                    if let Some(pool) = pool {
+                        pool.doubtful.store(true, Ordering::Relaxed);
+                    }
                 }
             }
         });
@@ -753,6 +763,9 @@ impl Pool {
         thread: ThreadId,
         reason: Discard,
     ) {
+        if reason == Discard::Died {
+            self.doubtful.store(true, Ordering::Relaxed);
+        }
         self.pools.update(|state, _| state.book.discard(server));
         let task = Task::Close(connection, reason);
         self.send(Errand {
@@ -876,8 +889,16 @@ impl Pool {
         accepted
     }
 
-    /// What Postgres told at the last login.
+    /// What Postgres told at the last login. `None`: there was none, or what it told may have been another one's, because connections
+    /// died and there is none any more.
     pub fn welcome(&self) -> Option<Arc<Welcome>> {
+        let has_server = || {
+            let view = self.pools.read(|book| book.pool(self.id));
+            view.is_some_and(|view| view.tally.idle + view.tally.granted + view.tally.leased > 0)
+        };
+        if self.doubtful.load(Ordering::Relaxed) && !has_server() {
+            return None;
+        }
         self.welcome.read().clone()
     }
 
@@ -948,7 +969,14 @@ impl Pool {
             pid = connection.key.pid,
             "server connection opened"
         );
-        *self.welcome.write() = Some(Arc::clone(&connection.welcome));
+        let before = self
+            .welcome
+            .write()
+            .replace(Arc::clone(&connection.welcome));
+        if before.is_some_and(|before| before.parameters != connection.welcome.parameters) {
+            self.accepted.lock().clear();
+        }
+        self.doubtful.store(false, Ordering::Relaxed);
         *self.last_failure.lock() = None;
         // A tenth more or less, so that connections made together do not all end together.
         let lifetime = settings
