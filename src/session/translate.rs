@@ -13,7 +13,7 @@ use crate::server::prepared::{Store, prepare_gone};
 use crate::server::state::{Touched, parameter};
 use crate::wire::WireError;
 use crate::wire::edit::Edit;
-use crate::wire::exchange::{Answer, Own};
+use crate::wire::exchange::Answer;
 use crate::wire::parameters::Parameters;
 use crate::wire::reply::{Message, parameter_status};
 use crate::wire::scan::{HEADER, Seen};
@@ -417,7 +417,7 @@ impl Translator<'_, '_> {
         let types = &body[text.len()..];
         let parse = Message::new(b'P').u8(0).bytes(&edited).bytes(types);
         edit.insert(seen.at).extend(parse.done());
-        self.books.exchange.pgweir_sent(Own::Part);
+        self.books.exchange.pgweir_parses();
         self.books.prepared.set_unnamed(None);
         let out = edit.replace(seen.at, seen.at + HEADER + end);
         bind_into(&[], &seen.body[..portal], seen.body_len as usize - end, out);
@@ -528,7 +528,7 @@ impl Translator<'_, '_> {
                 prepared.set_unnamed(None);
             }
         }
-        exchange.pgweir_sent(Own::Part);
+        exchange.pgweir_parses();
     }
 
     /// Text and parameter types of the unnamed statement, which may have been parsed long ago, on another server, if it does anything
