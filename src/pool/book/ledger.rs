@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Book;
 use super::arena::{Linked, Links, List, NONE};
-use super::words::{PoolId, PoolLimits, ServerId, ServiceLimits, State, WaiterId};
+use super::words::{Gate, PoolId, PoolLimits, ServerId, ServiceLimits, State, WaiterId};
 
 /// Server connections by state, under one cap.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -91,8 +91,8 @@ impl Capped {
 #[derive(Default)]
 pub(super) struct Account {
     pub(super) count: u32,
-    /// It has asked on this host: its guaranteed minimum holds here.
-    pub(super) known: bool,
+    /// Groups of open pools through which it has asked on this host: with any, its guaranteed minimum holds here.
+    pub(super) known: u32,
     /// The last choice in which it was weighed; see `choose`.
     pub(super) stamp: u64,
 }
@@ -149,6 +149,9 @@ pub(super) struct Pool {
     pub(super) warm: Option<(u32, u16)>,
     /// Server connections ordered in an earlier epoch are closed when they come back.
     pub(super) epoch: u32,
+    /// How many of those are left.
+    pub(super) outdated: u32,
+    pub(super) gate: Gate,
 }
 
 /// The queue and the server connections of one (pool, service).
@@ -156,6 +159,8 @@ pub(super) struct Group {
     pub(super) pool: u32,
     pub(super) host: u32,
     pub(super) service: u32,
+    /// Its service has asked here.
+    pub(super) asked: bool,
     pub(super) waiters: u32,
     pub(super) tally: Tally,
     /// By thread.
@@ -281,7 +286,7 @@ impl Host {
 impl Service {
     /// What an account lacks of this service's guaranteed minimum.
     pub(super) fn deficit(&self, account: &Account) -> u32 {
-        if account.known {
+        if account.known > 0 {
             self.limits.min_servers.saturating_sub(account.count)
         } else {
             0
@@ -318,11 +323,27 @@ impl Book {
         self.unsettled |= lacks > lacked && service_entry.waiters > 0;
     }
 
-    /// The guaranteed minimum of this service holds on this host from now on.
-    pub(super) fn make_known(&mut self, host: u32, service: u32) {
-        if !self.hosts[host as usize].account(service).known {
-            self.count(host, service, |account| account.known = true);
+    /// The guaranteed minimum of this group's service holds on its host from now on, while the pool is open.
+    pub(super) fn make_known(&mut self, group: u32) {
+        if !std::mem::replace(&mut self.groups[group].asked, true) {
+            self.count_known(group, true);
         }
+    }
+
+    /// Counts a group in or out of those through which its service is known on its host.
+    pub(super) fn count_known(&mut self, group: u32, is_in: bool) {
+        let Group {
+            pool,
+            host,
+            service,
+            ..
+        } = self.groups[group];
+        let is_open = self.pools[pool].gate.is_open();
+        self.count(host, service, |account| match (is_in, is_open) {
+            (_, false) => {}
+            (true, true) => account.known += 1,
+            (false, true) => account.known -= 1,
+        });
     }
 
     /// Replaces a service's limits, and with them what hosts reserve for it.
@@ -332,7 +353,7 @@ impl Book {
         entry.capped.cap = limits.max_servers;
         for host in &mut self.hosts {
             let account = host.account(service);
-            if account.known {
+            if account.known > 0 {
                 let count = account.count;
                 host.reserved -= old.min_servers.saturating_sub(count);
                 host.reserved += limits.min_servers.saturating_sub(count);
@@ -368,10 +389,14 @@ impl Book {
         self.unclaim(server);
         let Server {
             state,
+            pool,
             group,
             thread,
+            epoch,
             ..
         } = self.servers[server];
+        let pool = &mut self.pools[pool];
+        pool.outdated -= u32::from(epoch != pool.epoch);
         self.out_of(server, state, group, thread);
         self.tallies(group, |tally| *tally.of(state) -= 1);
         let Group { host, service, .. } = self.groups[group];
@@ -537,6 +562,7 @@ impl Book {
             pool,
             host,
             service,
+            asked: false,
             waiters: 0,
             tally: Tally::default(),
             lanes: Vec::new(),

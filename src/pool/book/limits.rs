@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::arena::{NONE, index};
 use super::ledger::{Capped, Host, Pool, Service, Tally};
 use super::words::{
-    Action, DatabaseId, HostId, PoolId, PoolLimits, PoolPlace, ServiceId, ServiceLimits, ThreadId,
-    UserId,
+    Action, DatabaseId, Gate, HostId, PoolId, PoolLimits, PoolPlace, ServiceId, ServiceLimits,
+    ThreadId, UserId,
 };
 use super::{Book, DIALS_AT_ONCE};
 
@@ -78,6 +78,8 @@ impl Book {
             reserve_before: None,
             warm: None,
             epoch: 0,
+            outdated: 0,
+            gate: Gate::Open,
         });
         self.pools[at].id
     }
@@ -92,14 +94,15 @@ impl Book {
         if entry.tally.total() > 0 || entry.waiters > 0 {
             return false;
         }
-        for group in self
-            .pools
-            .remove(at)
-            .into_iter()
-            .flat_map(|pool| pool.groups)
-        {
+        // What was guaranteed to a service because it asked here is not any more.
+        for at in 0..self.pools[at].groups.len() {
+            let group = self.pools[pool.index].groups[at];
+            if self.groups[group].asked {
+                self.count_known(group, false);
+            }
             self.groups.remove(group);
         }
+        self.pools.remove(at);
         true
     }
 

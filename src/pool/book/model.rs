@@ -54,6 +54,7 @@ enum Step {
     Service(usize, ServiceLimits),
     Pool(usize, PoolLimits),
     Reconnect(usize),
+    Gate(usize, Gate),
     Refuse(usize),
 }
 
@@ -87,6 +88,10 @@ fn pool_limits() -> impl Strategy<Value = PoolLimits> {
             server_idle: server_idle.map(Duration::from_millis),
         },
     )
+}
+
+fn gate() -> impl Strategy<Value = Gate> {
+    prop_oneof![2 => Just(Gate::Open), 1 => Just(Gate::Suspended), 1 => Just(Gate::Paused)]
 }
 
 fn cap() -> impl Strategy<Value = u32> {
@@ -148,6 +153,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (n.clone(), service_limits()).prop_map(|(service, limits)| Step::Service(service, limits)),
         1 => (n.clone(), pool_limits()).prop_map(|(pool, limits)| Step::Pool(pool, limits)),
         1 => n.clone().prop_map(Step::Reconnect),
+        2 => (n.clone(), gate()).prop_map(|(pool, gate)| Step::Gate(pool, gate)),
         1 => n.prop_map(Step::Refuse),
     ]
 }
@@ -203,7 +209,9 @@ struct Model {
     waiters: BTreeMap<WaiterId, MWaiter>,
     asked: u64,
     ended: u64,
+    /// Which service has asked in which pool.
     known: BTreeSet<(usize, usize)>,
+    gates: Vec<Gate>,
     /// Every id that was ever given, for finding out stale ones.
     given: (BTreeSet<ServerId>, BTreeSet<WaiterId>),
     retry_at: Vec<Option<Duration>>,
@@ -257,6 +265,7 @@ impl Model {
             .collect();
         Self {
             retry_at: vec![None; pools.len()],
+            gates: vec![Gate::Open; pools.len()],
             failing: vec![false; hosts.len()],
             reserve_before: vec![None; pools.len()],
             book,
@@ -344,7 +353,10 @@ impl Model {
     }
 
     fn deficit(&self, host: usize, service: usize, count: u32) -> u32 {
-        if !self.known.contains(&(host, service)) {
+        let is_here = |(pool, it): &(usize, usize)| {
+            *it == service && self.world.pools[*pool].0 == host && self.gates[*pool].is_open()
+        };
+        if !self.known.iter().any(is_here) {
             return 0;
         }
         self.world.services[service]
@@ -409,7 +421,8 @@ impl Model {
         let oldest = oldest.map(|waiter| waiter.since).min().unwrap();
         let reserve = self.reserve_before[pool].is_some_and(|before| oldest <= before);
         let size = limits.size + if reserve { limits.reserve_size } else { 0 };
-        self.retry_at[pool].is_none()
+        self.gates[pool].is_open()
+            && self.retry_at[pool].is_none()
             && self.is_open(pool)
             && self.dialing_in(pool, None) < self.waiting_in(pool, None)
             && self.dialing_in(pool, Some(service)) < self.waiting_in(pool, Some(service))
@@ -537,6 +550,7 @@ impl Model {
             !server.old && (server.at == At::Idle || server.expires > self.now),
             "lent although to be closed"
         );
+        assert!(self.gates[pool].is_open(), "lent by a pool that is shut");
         assert!(
             self.may_lend(&server, service),
             "lent against a cap or a guarantee"
@@ -562,7 +576,10 @@ impl Model {
         let warming = ticking && self.live(Cap::Pool(pool)) < self.world.pools[pool].3.min_size;
         if self.waiting_in(pool, Some(service)) == 0 || !self.may_dial(pool, service) {
             assert!(
-                warming && self.retry_at[pool].is_none() && self.is_open(pool),
+                warming
+                    && self.gates[pool].is_open()
+                    && self.retry_at[pool].is_none()
+                    && self.is_open(pool),
                 "a dial that is not permitted"
             );
             assert!(
@@ -608,6 +625,7 @@ impl Model {
                 );
             }
             CloseReason::Reconnect => assert!(server.old),
+            CloseReason::Paused => assert_eq!(self.gates[server.pool], Gate::Paused),
             CloseReason::MadeRoom => {
                 assert!(self.may_make_room(&server), "closed for nobody: {server:?}");
             }
@@ -628,6 +646,7 @@ impl Model {
             let below =
                 self.deficit(there, waiter.service, self.on_host(there, waiter.service)) > 0;
             waiter.pool != server.pool
+                && self.gates[waiter.pool].is_open()
                 && (spared || same_account)
                 && (!warm || below)
                 && !self.fits(waiter.pool, waiter.service)
@@ -800,6 +819,11 @@ impl Model {
                 here.for_each(|server| server.old = true);
                 self.book.reconnect(now, self.pools[pool], out);
             }
+            Step::Gate(pool, gate) => {
+                let pool = pool % self.pools.len();
+                self.gates[pool] = gate;
+                assert!(self.book.set_gate(now, self.pools[pool], gate, out));
+            }
             Step::Refuse(pool) => {
                 let pool = pool % self.pools.len();
                 self.book
@@ -819,7 +843,7 @@ impl Model {
         out: &mut Vec<Action>,
     ) {
         let deadline = patience.map(|patience| self.now + Duration::from_millis(patience));
-        self.known.insert((self.world.pools[pool].0, service));
+        self.known.insert((pool, service));
         self.asked += 1;
         let (pool_id, service_id) = (self.pools[pool], self.services[service]);
         match self.book.ask(
@@ -931,7 +955,7 @@ impl Model {
     fn check(&self) {
         for pool in 0..self.pools.len() {
             for service in 0..self.services.len() {
-                if self.waiting_in(pool, Some(service)) > 0 {
+                if self.gates[pool].is_open() && self.waiting_in(pool, Some(service)) > 0 {
                     assert!(
                         !self.may_dial(pool, service),
                         "pool {pool}, service {service} waits, and might dial"
@@ -989,6 +1013,14 @@ impl Model {
         }
         for (at, id) in self.pools.iter().enumerate() {
             let view = self.book.pool(*id).unwrap();
+            let is_idle = self.gates[at] == Gate::Paused && view.tally.idle > 0;
+            assert!(!is_idle, "pool {at} is paused and keeps what is idle");
+            let outdated = self.servers.values();
+            let outdated = outdated.filter(|server| server.pool == at && server.old);
+            assert_eq!(
+                (self.book.gate(*id), self.book.outdated(*id) as usize),
+                (Some(self.gates[at]), outdated.count())
+            );
             assert_eq!(view.waiters as usize, self.waiting_in(at, None));
             let oldest = self
                 .waiting()
@@ -1060,7 +1092,8 @@ impl Model {
         for group in self.book.groups.indices().map(|at| &self.book.groups[at]) {
             assert!(
                 group.rooms.length == 0
-                    || group.rooms.length + group.tally.dialing <= group.waiters
+                    || self.book.pools[group.pool].gate.is_open()
+                        && group.rooms.length + group.tally.dialing <= group.waiters
             );
         }
     }
@@ -1075,6 +1108,7 @@ impl Model {
             self.run(&Step::Service(at, limits));
         }
         for at in 0..self.pools.len() {
+            self.run(&Step::Gate(at, Gate::Open));
             let limits = PoolLimits {
                 min_size: 0,
                 ..self.world.pools[at].3

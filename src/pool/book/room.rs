@@ -43,7 +43,8 @@ impl Book {
     pub(super) fn may_dial(&self, group: u32) -> bool {
         let entry = &self.groups[group];
         let pool = &self.pools[entry.pool];
-        pool.retry_at.is_none()
+        pool.gate.is_open()
+            && pool.retry_at.is_none()
             && entry.waiters > entry.tally.dialing
             && pool.waiters > pool.tally.dialing
             && self.is_open(pool)
@@ -109,7 +110,8 @@ impl Book {
     fn wants_room(&self, group: u32) -> bool {
         let entry = &self.groups[group];
         let pool = &self.pools[entry.pool];
-        entry.waiters > entry.tally.dialing + entry.rooms.length
+        pool.gate.is_open()
+            && entry.waiters > entry.tally.dialing + entry.rooms.length
             && pool.waiters > pool.tally.dialing + pool.promised
             && ((pool.retry_at.is_none() && self.has_place(group))
                 || self.lacks_only_its_cap(group))
