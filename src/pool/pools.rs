@@ -8,14 +8,15 @@ mod pool;
 mod refused;
 mod settings;
 mod state;
+mod steer;
 
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
 pub(super) use self::pool::Granted;
@@ -23,7 +24,8 @@ pub use self::pool::{Accepted, Checkout, Pool, Vouched};
 pub use self::refused::Refused;
 pub use self::settings::PoolSettings;
 use self::state::{State, put};
-use super::book::{Book, ServiceId, ServiceLimits};
+pub use self::steer::{Shutting, SteerError};
+use super::book::{Book, Gate, ServiceId, ServiceLimits};
 use super::errand::Errand;
 use crate::metrics::Traffic;
 use crate::server::prepared::Store;
@@ -38,6 +40,8 @@ pub struct Pools {
     epoch: Instant,
     /// Lets cancel requests through.
     cancels: Arc<Semaphore>,
+    /// Server connections have gone, or time has passed: for those who wait for something rare.
+    news: Notify,
 }
 
 /// Cancel requests on their way to Postgres at once, over all pools. Each costs it a process for a moment, so that a storm of
@@ -74,6 +78,7 @@ impl Pools {
             threads,
             epoch: Instant::now(),
             cancels: Arc::new(Semaphore::new(CANCELS_AT_ONCE)),
+            news: Notify::new(),
         })
     }
 
@@ -181,6 +186,11 @@ impl Pools {
         };
         let place = state.place(&database, &settings);
         let id = state.book.add_pool(place, settings.limits);
+        let gate = state.gates.of(&database);
+        if gate != Gate::Open {
+            let now = self.now();
+            state.book.set_gate(now, id, gate, &mut state.actions);
+        }
         let pool = Arc::new(Pool {
             id,
             database,
@@ -216,6 +226,7 @@ impl Pools {
         self.update(|state, now| {
             state.book.tick(now, &mut state.actions);
         });
+        self.news.notify_waiters();
     }
 
     /// Drops idle connections that Postgres has closed, and forgets pools that never came to anything. Called about once a

@@ -456,5 +456,6 @@ impl Pool {
     pub(in crate::pool) fn closed(&self, server: ServerId) {
         self.pools
             .update(|state, now| state.book.closed(now, server, &mut state.actions));
+        self.pools.news.notify_waiters();
     }
 }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::task::Waker;
 
+use super::steer::Gates;
 use super::{Key, Pool, PoolSettings};
 use crate::pool::book::{
     Action, Book, DatabaseId, HostId, PoolPlace, Refusal, ServerId, ServiceId, ServiceLimits,
@@ -25,6 +26,7 @@ pub(super) struct State {
     pub(super) pools: Vec<Option<Arc<Pool>>>,
     pub(super) by_name: HashMap<Key, Arc<Pool>>,
     pub(super) names: Names,
+    pub(super) gates: Gates,
     /// Probes made so far.
     pub(super) probes: u64,
 }
