@@ -50,7 +50,7 @@ impl Book {
             self.pools[pool].gate = gate;
             return;
         }
-        self.count_all_known(pool, false);
+        self.shut_out(pool);
         let waits = self.pools[pool].waiters > 0;
         if waits {
             self.step_out(pool);
@@ -60,11 +60,17 @@ impl Book {
             self.line_up(pool);
         }
         self.count_all_known(pool, true);
+    }
+
+    /// As if nobody had ever asked in this pool: nothing is kept for them, and what is being closed to make room for them makes it
+    /// for anybody.
+    pub(super) fn shut_out(&mut self, pool: u32) {
+        self.count_all_known(pool, false);
         self.give_up_rooms(pool);
     }
 
     /// Counts for those services that have asked in this pool; no-op while it is shut.
-    fn count_all_known(&mut self, pool: u32, is_in: bool) {
+    pub(super) fn count_all_known(&mut self, pool: u32, is_in: bool) {
         for at in 0..self.pools[pool].groups.len() {
             let group = self.pools[pool].groups[at];
             if self.groups[group].asked {
@@ -73,7 +79,6 @@ impl Book {
         }
     }
 
-    /// What is being closed to make room for this pool makes it for anybody.
     fn give_up_rooms(&mut self, pool: u32) {
         for at in 0..self.pools[pool].groups.len() {
             let group = self.pools[pool].groups[at];

@@ -151,6 +151,8 @@ pub(super) struct Pool {
     pub(super) epoch: u32,
     /// How many of those are left.
     pub(super) outdated: u32,
+    /// Dials in flight to a host that the pool has left: nobody hopes for them.
+    pub(super) lost_dials: u32,
     pub(super) gate: Gate,
 }
 
@@ -161,6 +163,8 @@ pub(super) struct Group {
     pub(super) service: u32,
     /// Its service has asked here.
     pub(super) asked: bool,
+    /// Its pool has moved to another host: what is left here is on its way out.
+    pub(super) left: bool,
     pub(super) waiters: u32,
     pub(super) tally: Tally,
     /// By thread.
@@ -283,6 +287,13 @@ impl Host {
     }
 }
 
+impl Pool {
+    /// Dials in flight that may serve its waiters.
+    pub(super) fn dials(&self) -> u32 {
+        self.tally.dialing - self.lost_dials
+    }
+}
+
 impl Service {
     /// What an account lacks of this service's guaranteed minimum.
     pub(super) fn deficit(&self, account: &Account) -> u32 {
@@ -301,7 +312,7 @@ impl Book {
         let pool = &mut self.pools[group.pool];
         change(&mut group.tally);
         change(&mut pool.tally);
-        change(&mut self.hosts[pool.host as usize].capped.tally);
+        change(&mut self.hosts[group.host as usize].capped.tally);
         change(&mut self.databases[pool.database as usize].tally);
         change(&mut self.users[pool.user as usize].tally);
         change(&mut self.services[group.service as usize].capped.tally);
@@ -402,6 +413,9 @@ impl Book {
         let Group { host, service, .. } = self.groups[group];
         self.count(host, service, |account| account.count -= 1);
         self.servers.remove(server);
+        if self.groups[group].left {
+            self.drop_if_empty(group);
+        }
     }
 
     /// A server connection changes its state. Into `Idle` it comes as the most recently used.
@@ -427,9 +441,13 @@ impl Book {
 
     /// What a lane knows of the state being left.
     fn out_of(&mut self, server: u32, state: State, group: u32, thread: u16) {
+        let Group { pool, left, .. } = self.groups[group];
         let lane = &mut self.groups[group].lanes[thread as usize];
         match state {
-            State::Dialing => lane.dialing -= 1,
+            State::Dialing => {
+                lane.dialing -= 1;
+                self.pools[pool].lost_dials -= u32::from(left);
+            }
             State::Idle => lane.idle.unlink(&mut self.servers, server),
             State::Granted | State::Leased | State::Closing => {}
         }
@@ -504,10 +522,15 @@ impl Book {
     }
 
     fn promise(&mut self, group: u32, caps: Caps, change: impl Fn(&mut u32)) {
-        let Group { service, pool, .. } = self.groups[group];
+        let Group {
+            service,
+            host,
+            pool,
+            ..
+        } = self.groups[group];
         let pool = &self.pools[pool];
         if caps.host {
-            change(&mut self.hosts[pool.host as usize].capped.promised);
+            change(&mut self.hosts[host as usize].capped.promised);
         }
         if caps.database {
             change(&mut self.databases[pool.database as usize].promised);
@@ -525,7 +548,7 @@ impl Book {
         let (one, other) = (&self.groups[one], &self.groups[other]);
         let (here, there) = (&self.pools[one.pool], &self.pools[other.pool]);
         Caps {
-            host: here.host == there.host,
+            host: one.host == other.host,
             database: here.database == there.database,
             user: here.user == there.user,
             service: one.service == other.service,
@@ -563,6 +586,7 @@ impl Book {
             host,
             service,
             asked: false,
+            left: false,
             waiters: 0,
             tally: Tally::default(),
             lanes: Vec::new(),

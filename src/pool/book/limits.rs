@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::arena::{NONE, index};
-use super::ledger::{Capped, Host, Pool, Service, Tally};
+use super::ledger::{Capped, Group, Host, Pool, Service, Tally};
 use super::words::{
     Action, DatabaseId, Gate, HostId, PoolId, PoolLimits, PoolPlace, ServiceId, ServiceLimits,
     ThreadId, UserId,
@@ -79,6 +79,7 @@ impl Book {
             warm: None,
             epoch: 0,
             outdated: 0,
+            lost_dials: 0,
             gate: Gate::Open,
         });
         self.pools[at].id
@@ -104,6 +105,53 @@ impl Book {
         }
         self.pools.remove(at);
         true
+    }
+
+    /// A pool's place is on another host from now on, where its waiters wait on, in their order. What it has on the old one counts
+    /// there until it is gone, which is soon. False if it is no more.
+    pub fn move_pool(
+        &mut self,
+        now: Duration,
+        pool: PoolId,
+        host: HostId,
+        out: &mut Vec<Action>,
+    ) -> bool {
+        let Some(at) = self.pool_at(pool) else {
+            return false;
+        };
+        if self.pools[at].host != host.0 {
+            self.reconnect(now, pool, out);
+            self.move_groups(at, host.0);
+            self.limits_changed(now, out);
+        }
+        true
+    }
+
+    fn move_groups(&mut self, pool: u32, host: u32) {
+        self.shut_out(pool);
+        let entry = &mut self.pools[pool];
+        entry.host = host;
+        entry.retry_at = None;
+        entry.failures = 0;
+        entry.lost_dials = entry.tally.dialing;
+        entry.group_of.clear();
+        for old in std::mem::take(&mut entry.groups) {
+            self.groups[old].left = true;
+            let Group { service, asked, .. } = self.groups[old];
+            let new = self.group(pool, service);
+            self.groups[new].asked = asked;
+            self.hosts[host as usize].account(service);
+            self.move_queue(old, new);
+            self.drop_if_empty(old);
+        }
+        self.count_all_known(pool, true);
+    }
+
+    /// Forgets a group that its pool has left, once nothing of it is left.
+    pub(super) fn drop_if_empty(&mut self, group: u32) {
+        if self.groups[group].tally.total() == 0 {
+            self.groups.remove(group);
+        }
     }
 
     /// The pool's `min_size` is kept up from now on, on this service's account, although nobody has asked yet.

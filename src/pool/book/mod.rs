@@ -291,10 +291,12 @@ impl Book {
         self.servers[server].expires = expires;
         self.expiry = self.expiry.min(expires);
         self.wake_by(expires);
-        let pool = &mut self.pools[self.servers[server].pool];
-        pool.failures = 0;
-        pool.retry_at = None;
-        let host = pool.host;
+        let Server { pool, group, .. } = self.servers[server];
+        let Group { host, left, .. } = self.groups[group];
+        if !left {
+            self.pools[pool].failures = 0;
+            self.pools[pool].retry_at = None;
+        }
         self.is_back(host);
         self.place(now, server, out);
         // One dial fewer is in flight, and a back-off may be over.
@@ -317,7 +319,7 @@ impl Book {
             return false;
         };
         if let Some(retry) = retry {
-            self.back_off(now, self.servers[server].pool, retry);
+            self.back_off(now, self.servers[server].group, retry);
         }
         self.gone(now, server, out);
         true
@@ -505,11 +507,14 @@ impl Book {
         }
     }
 
-    fn back_off(&mut self, now: Duration, pool: u32, retry: Retry) {
+    fn back_off(&mut self, now: Duration, group: u32, retry: Retry) {
+        let Group {
+            pool, host, left, ..
+        } = self.groups[group];
         let pool = &mut self.pools[pool];
-        self.hosts[pool.host as usize].is_failing = true;
-        // Dials that were in flight together fail together: that is one failure.
-        if pool.retry_at.is_none() {
+        self.hosts[host as usize].is_failing = true;
+        // Dials that were in flight together fail together: that is one failure. Those to another host prove nothing.
+        if pool.retry_at.is_none() && !left {
             let doubled = retry
                 .first
                 .saturating_mul(1_u32 << pool.failures.min(16))

@@ -55,6 +55,7 @@ enum Step {
     Pool(usize, PoolLimits),
     Reconnect(usize),
     Gate(usize, Gate),
+    Move(usize, usize),
     Refuse(usize),
 }
 
@@ -153,6 +154,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (n.clone(), service_limits()).prop_map(|(service, limits)| Step::Service(service, limits)),
         1 => (n.clone(), pool_limits()).prop_map(|(pool, limits)| Step::Pool(pool, limits)),
         1 => n.clone().prop_map(Step::Reconnect),
+        1 => (n.clone(), n.clone()).prop_map(|(pool, host)| Step::Move(pool, host)),
         2 => (n.clone(), gate()).prop_map(|(pool, gate)| Step::Gate(pool, gate)),
         1 => n.prop_map(Step::Refuse),
     ]
@@ -173,6 +175,8 @@ enum At {
 struct MServer {
     at: At,
     pool: usize,
+    /// Where it is, or is being dialled.
+    host: usize,
     service: usize,
     thread: u16,
     idle_since: Duration,
@@ -299,9 +303,9 @@ impl Model {
     }
 
     fn is_under(&self, server: &MServer, cap: Cap) -> bool {
-        let (host, database, user, _) = self.world.pools[server.pool];
+        let (_, database, user, _) = self.world.pools[server.pool];
         match cap {
-            Cap::Host(it) => host == it,
+            Cap::Host(it) => server.host == it,
             Cap::Database(it) => database == it,
             Cap::User(it) => user == it,
             Cap::Service(it) => server.service == it,
@@ -346,9 +350,7 @@ impl Model {
     }
 
     fn on_host(&self, host: usize, service: usize) -> u32 {
-        let there = |server: &&MServer| {
-            server.service == service && self.world.pools[server.pool].0 == host
-        };
+        let there = |server: &&MServer| server.service == service && server.host == host;
         u32::try_from(self.servers.values().filter(there).count()).unwrap()
     }
 
@@ -391,6 +393,7 @@ impl Model {
         let here = |server: &&MServer| {
             server.at == At::Dialing
                 && server.pool == pool
+                && server.host == self.world.pools[pool].0
                 && service.is_none_or(|it| it == server.service)
         };
         self.servers.values().filter(here).count()
@@ -590,6 +593,7 @@ impl Model {
         let server = MServer {
             at: At::Dialing,
             pool,
+            host: self.world.pools[pool].0,
             service,
             thread: thread.0,
             idle_since: self.now,
@@ -635,11 +639,12 @@ impl Model {
 
     /// Whether somebody waits in another pool under a common cap that is full, for whom this one may be closed.
     fn may_make_room(&self, server: &MServer) -> bool {
-        let host = self.world.pools[server.pool].0;
+        let host = server.host;
         let spared =
             self.deficit(host, server.service, self.on_host(host, server.service) - 1) == 0;
         let warm = self.live(Cap::Pool(server.pool)) <= self.world.pools[server.pool].3.min_size;
-        let mine = self.caps_of(server.pool, server.service);
+        let mut mine = self.caps_of(server.pool, server.service);
+        mine[0] = Cap::Host(host);
         self.waiting().any(|waiter| {
             let there = self.world.pools[waiter.pool].0;
             let same_account = (there, waiter.service) == (host, server.service);
@@ -757,9 +762,11 @@ impl Model {
                 self.limbo(id);
                 let server = self.servers.get_mut(&id).unwrap();
                 server.expires = expires.unwrap_or(Duration::MAX);
-                let pool = server.pool;
-                self.retry_at[pool] = None;
-                self.is_back(self.world.pools[pool].0);
+                let (pool, host) = (server.pool, server.host);
+                if host == self.world.pools[pool].0 {
+                    self.retry_at[pool] = None;
+                }
+                self.is_back(host);
             }
             Step::DialFailed { which, retry } => return self.dial_failed(which, retry, out),
             Step::Tick => {
@@ -818,6 +825,19 @@ impl Model {
                     .filter(|server| server.pool == pool);
                 here.for_each(|server| server.old = true);
                 self.book.reconnect(now, self.pools[pool], out);
+            }
+            Step::Move(pool, host) => {
+                let (pool, host) = (pool % self.pools.len(), host % self.hosts.len());
+                if self.world.pools[pool].0 != host {
+                    self.world.pools[pool].0 = host;
+                    self.retry_at[pool] = None;
+                    let mut here = self.servers.values_mut();
+                    here.by_ref()
+                        .filter(|server| server.pool == pool)
+                        .for_each(|server| server.old = true);
+                }
+                let host = self.hosts[host];
+                assert!(self.book.move_pool(now, self.pools[pool], host, out));
             }
             Step::Gate(pool, gate) => {
                 let pool = pool % self.pools.len();
@@ -926,8 +946,9 @@ impl Model {
         });
         assert!(self.book.dial_failed(self.now, id, retry, out));
         let server = self.servers.remove(&id).unwrap();
-        self.failing[self.world.pools[server.pool].0] |= retry.is_some();
-        if retry.is_some() && self.retry_at[server.pool].is_none() {
+        self.failing[server.host] |= retry.is_some();
+        let is_here = server.host == self.world.pools[server.pool].0;
+        if retry.is_some() && is_here && self.retry_at[server.pool].is_none() {
             let until = self
                 .book
                 .pool(self.pools[server.pool])

@@ -29,14 +29,25 @@ impl Book {
             server: NONE,
             links: Links::OUT,
         });
+        self.join(waiter);
+        self.wake_by(deadline);
+        waiter
+    }
+
+    /// A waiter goes to the end of its group's queue.
+    fn join(&mut self, waiter: u32) {
+        let Waiter {
+            group,
+            thread,
+            deadline,
+            ..
+        } = self.waiters[waiter];
         self.lane(group, thread);
         let lane = &mut self.groups[group].lanes[thread as usize];
         let last = lane.waiters.tail;
         lane.ordered = last == NONE || (lane.ordered && self.waiters[last].deadline <= deadline);
         lane.waiters.push_back(&mut self.waiters, waiter);
         self.count_in(group);
-        self.wake_by(deadline);
-        waiter
     }
 
     fn count_in(&mut self, group: u32) {
@@ -85,6 +96,18 @@ impl Book {
             self.step_out(pool);
         }
         self.drop_surplus_claims(group);
+    }
+
+    /// All waiters of one group wait in another of the same pool from now on.
+    pub(super) fn move_queue(&mut self, from: u32, to: u32) {
+        for thread in 0..self.groups[from].lanes.len() {
+            while self.groups[from].lanes[thread].waiters.length > 0 {
+                let waiter = self.groups[from].lanes[thread].waiters.head;
+                self.dequeue(waiter);
+                self.waiters[waiter].group = to;
+                self.join(waiter);
+            }
+        }
     }
 
     /// A pool joins those with waiters.

@@ -46,7 +46,7 @@ impl Book {
         pool.gate.is_open()
             && pool.retry_at.is_none()
             && entry.waiters > entry.tally.dialing
-            && pool.waiters > pool.tally.dialing
+            && pool.waiters > pool.dials()
             && self.is_open(pool)
             && self.has_place(group)
             && self.caps_allow(group)
@@ -57,7 +57,7 @@ impl Book {
         let host = &self.hosts[pool.host as usize];
         let dialing = host.capped.tally.dialing;
         if host.is_failing {
-            pool.tally.dialing == 0 && dialing < PROBES_AT_ONCE
+            pool.dials() == 0 && dialing < PROBES_AT_ONCE
         } else {
             dialing < host.dials
         }
@@ -112,7 +112,7 @@ impl Book {
         let pool = &self.pools[entry.pool];
         pool.gate.is_open()
             && entry.waiters > entry.tally.dialing + entry.rooms.length
-            && pool.waiters > pool.tally.dialing + pool.promised
+            && pool.waiters > pool.dials() + pool.promised
             && ((pool.retry_at.is_none() && self.has_place(group))
                 || self.lacks_only_its_cap(group))
     }
@@ -266,12 +266,11 @@ impl Book {
         let Pool {
             limits,
             tally,
-            host,
             database,
             user,
             ..
         } = &self.pools[entry.pool];
-        let host = &self.hosts[*host as usize].capped;
+        let host = &self.hosts[entry.host as usize].capped;
         if host.tally.live() > host.cap {
             return Some(CloseReason::OverBudget);
         }

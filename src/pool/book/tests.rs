@@ -946,3 +946,54 @@ fn what_is_to_be_replaced_is_counted_until_it_is_gone() {
     desk.closed(leased);
     assert_eq!(desk.book.outdated(pool), 0);
 }
+
+#[test]
+fn a_pool_that_moves_counts_on_the_new_host_and_its_waiters_keep_their_order() {
+    let mut desk = Desk::new(2);
+    let other = desk.book.add_host(Some(5));
+    let (pool, service) = (desk.pool(sized(3)), desk.service(NO_LIMITS));
+    let (leased, idle) = (desk.lease(pool, service), desk.lease(pool, service));
+    let (one, two) = (desk.wait(pool, service), desk.wait_on(pool, service, T1));
+    desk.quiet();
+    assert!(desk.book.move_pool(desk.now, pool, other, &mut desk.out));
+    let dialed = desk.dial_ordered();
+    let totals = |desk: &Desk| [desk.host, other].map(|host| desk.book.host(host).tally.total());
+    assert_eq!(totals(&desk), [2, 1]);
+    assert!(desk.book.dialed(desk.now, dialed, None, &mut desk.out));
+    assert_eq!(desk.granted(), vec![(one, dialed)]);
+    // The pool's own size is for both hosts.
+    for old in [leased, idle] {
+        desk.release(old);
+        assert_eq!(desk.close_ordered(), (old, CloseReason::Reconnect));
+        desk.closed(old);
+        if old == leased {
+            let dialed = desk.dial_ordered();
+            assert!(desk.book.dialed(desk.now, dialed, None, &mut desk.out));
+            assert_eq!(desk.granted(), vec![(two, dialed)]);
+        }
+    }
+    assert_eq!(totals(&desk), [0, 2]);
+}
+
+#[test]
+fn nobody_waits_for_a_dial_to_the_host_that_a_pool_has_left() {
+    let mut desk = Desk::new(2);
+    let other = desk.book.add_host(Some(5));
+    let (pool, service) = (desk.pool(sized(3)), desk.service(NO_LIMITS));
+    let waiter = desk.wait(pool, service);
+    let lost = desk.dial_ordered();
+    assert!(desk.book.move_pool(desk.now, pool, other, &mut desk.out));
+    let dialed = desk.dial_ordered();
+    let retry = Retry {
+        first: ms(1000),
+        jitter: 0.0,
+    };
+    assert!(
+        desk.book
+            .dial_failed(desk.now, lost, Some(retry), &mut desk.out)
+    );
+    desk.quiet();
+    assert_eq!(desk.book.pool(pool).unwrap().retry_at, None);
+    assert!(desk.book.dialed(desk.now, dialed, None, &mut desk.out));
+    assert_eq!(desk.granted(), vec![(waiter, dialed)]);
+}
