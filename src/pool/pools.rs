@@ -196,7 +196,7 @@ impl Pools {
             database,
             user,
             purpose,
-            place,
+            place: RwLock::new(place),
             settings: RwLock::new(Arc::new(settings)),
             welcome: RwLock::default(),
             last_failure: Mutex::default(),

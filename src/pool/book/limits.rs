@@ -169,6 +169,16 @@ impl Book {
         self.limits_changed(now, out);
     }
 
+    /// How many server connections one Postgres may have from us is to be found out anew: one more than there are may be dialled,
+    /// which is enough to ask.
+    pub fn forget_budget(&mut self, now: Duration, host: HostId, out: &mut Vec<Action>) {
+        let host = &mut self.hosts[host.index()];
+        if std::mem::take(&mut host.budget_known) {
+            host.capped.cap = host.capped.tally.total() + UNKNOWN_BUDGET;
+            self.limits_changed(now, out);
+        }
+    }
+
     /// A database's cap; 0 = none.
     pub fn set_database_limit(
         &mut self,

@@ -49,6 +49,7 @@ enum Step {
     Tick,
     Pass(u64),
     Budget(usize, u32),
+    ForgetBudget(usize),
     UserLimit(usize, u32),
     DatabaseLimit(usize, u32),
     Service(usize, ServiceLimits),
@@ -149,6 +150,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => Just(Step::Tick),
         5 => prop_oneof![0_u64..10, 0_u64..700].prop_map(Step::Pass),
         1 => (n.clone(), 0_u32..9).prop_map(|(host, budget)| Step::Budget(host, budget)),
+        1 => n.clone().prop_map(Step::ForgetBudget),
         1 => (n.clone(), cap()).prop_map(|(user, cap)| Step::UserLimit(user, cap)),
         1 => (n.clone(), cap()).prop_map(|(database, cap)| Step::DatabaseLimit(database, cap)),
         1 => (n.clone(), service_limits()).prop_map(|(service, limits)| Step::Service(service, limits)),
@@ -216,6 +218,8 @@ struct Model {
     /// Which service has asked in which pool.
     known: BTreeSet<(usize, usize)>,
     gates: Vec<Gate>,
+    /// By host: what may be there while its budget is unknown.
+    to_find_out: Vec<u32>,
     /// Every id that was ever given, for finding out stale ones.
     given: (BTreeSet<ServerId>, BTreeSet<WaiterId>),
     retry_at: Vec<Option<Duration>>,
@@ -270,6 +274,7 @@ impl Model {
         Self {
             retry_at: vec![None; pools.len()],
             gates: vec![Gate::Open; pools.len()],
+            to_find_out: vec![1; hosts.len()],
             failing: vec![false; hosts.len()],
             reserve_before: vec![None; pools.len()],
             book,
@@ -330,7 +335,7 @@ impl Model {
     fn cap(&self, cap: Cap) -> Option<u32> {
         let some = |cap: u32| (cap != 0).then_some(cap);
         match cap {
-            Cap::Host(host) => Some(self.world.budgets[host].unwrap_or(1)),
+            Cap::Host(host) => Some(self.world.budgets[host].unwrap_or(self.to_find_out[host])),
             Cap::Database(database) => some(self.world.databases[database]),
             Cap::User(user) => some(self.world.users[user]),
             Cap::Service(service) => some(self.world.services[service].max_servers),
@@ -794,6 +799,13 @@ impl Model {
                 let host = host % self.hosts.len();
                 self.world.budgets[host] = Some(budget);
                 self.book.set_budget(now, self.hosts[host], budget, out);
+            }
+            Step::ForgetBudget(host) => {
+                let host = host % self.hosts.len();
+                if self.world.budgets[host].take().is_some() {
+                    self.to_find_out[host] = self.total(Cap::Host(host)) + 1;
+                }
+                self.book.forget_budget(now, self.hosts[host], out);
             }
             Step::UserLimit(user, cap) => {
                 let user = user % self.users.len();
