@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::console::is_console;
 use super::serve::App;
 use crate::client::directory::{Ask, Who};
 
@@ -101,8 +102,9 @@ async fn go_through(app: &App, phase: Phase, drain_limit: Duration) -> bool {
             }
         }
         Phase::WaitingForServers => {
-            app.pools.pause_for_good();
-            app.pools.emptied().await;
+            let pausing = app.pools.pause_for_good();
+            // Nobody can resume any more.
+            let _ = pausing.done().await;
         }
         Phase::Draining => drain(app, drain_limit).await,
         Phase::Ended => {}
@@ -136,7 +138,7 @@ async fn say_goodbye(app: &App) {
 
 /// Whether this is one of those whom the process is there for. The operators on the console stay until the end.
 pub fn is_client(who: &Who) -> bool {
-    !super::admit::CONSOLE.contains(&who.database.as_str())
+    !is_console(&who.database)
 }
 
 impl Phase {

@@ -17,9 +17,9 @@ use tokio_util::sync::CancellationToken;
 use super::http;
 use super::look_up::LookUps;
 use super::phase::{Phase, Phases, live};
-use super::steer::Shutdown;
 use super::worker::{self, Dealer, FrontDoor, Inbox};
 use super::world::{Source, SourceError, World};
+use crate::admin::process::Shutdown;
 use crate::client::credentials::Credentials;
 use crate::client::directory::{Directory, Quota};
 use crate::config::change::{Effect, between};
@@ -99,6 +99,8 @@ pub struct App {
     pub pools: Arc<Pools>,
     /// Client sockets, logged in or not.
     pub clients: Arc<Quota>,
+    /// Admins on the console.
+    pub admins: Arc<Quota>,
     /// Clients under a cap.
     pub quotas: Quotas,
     /// Users who are listed nowhere.
@@ -244,6 +246,7 @@ pub fn serve(source: Source, drain_limit: Duration) -> Result<(), StartError> {
         directory: Arc::default(),
         pools: Pools::new(errands),
         clients: Arc::default(),
+        admins: Arc::default(),
         quotas: Quotas::default(),
         look_ups: LookUps::default(),
         metrics: Metrics::default(),

@@ -1,50 +1,11 @@
 //! What an operator does with the process: by signal, or on the console.
 
+use super::console::is_console;
 use super::phase::{Phase, is_client};
 use super::serve::App;
-use super::world::SourceError;
+use crate::admin::process::{ActError, Shutdown};
 use crate::client::directory::Ask;
-use crate::config::SetError;
 use crate::pool::pools::{Shutting, SteerError};
-
-/// How the process is to end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Shutdown {
-    /// At once.
-    Immediate,
-    /// When no server connection is left, of which none is lent any more.
-    WaitForServers,
-    /// When the last client has left by itself.
-    WaitForClients,
-    /// When every client has ended its transaction, or a limit has passed.
-    Drain,
-}
-
-/// Why something cannot be done: in PgBouncer's words.
-#[derive(Debug, thiserror::Error)]
-pub enum ActError {
-    /// No such database is served.
-    #[error("no such database: {0}")]
-    NoDatabase(String),
-    /// The console's own database was named.
-    #[error("cannot pause admin db: {0}")]
-    Console(String),
-    /// No client has this number.
-    #[error("client not found")]
-    NoClient,
-    /// It is too late.
-    #[error("pooler is shutting down")]
-    ShuttingDown,
-    /// The pools are not as they would have to be.
-    #[error("{0}")]
-    Steer(#[from] SteerError),
-    /// The configuration is wrong.
-    #[error("RELOAD failed, see logs for additional details")]
-    Reload(#[source] SourceError),
-    /// A setting cannot be set.
-    #[error("SET failed")]
-    Set(#[source] SetError),
-}
 
 impl App {
     /// Begins to pause a database, or all.
@@ -90,27 +51,19 @@ impl App {
         Ok(())
     }
 
-    /// Returns when those that were to be replaced are gone.
-    pub async fn wait_close(&self, database: Option<&str>) -> Result<(), ActError> {
-        self.find(database)?;
-        self.pools.replaced(database).await;
-        Ok(())
-    }
-
     /// Drops every client of a database, or of all, and leaves it paused. Their server connections are brought back to order, which
     /// cancels what they run, and closed.
-    pub fn kill(&self, database: Option<&str>) -> Result<(), ActError> {
+    pub fn kill(&self, database: Option<&str>) -> Result<Shutting, ActError> {
         self.find(database)?;
-        match (database, self.pools.pause(database)) {
-            (_, Ok(shutting)) => shutting.keep(),
-            (None, Err(SteerError::AlreadyShut)) => self.pools.pause_for_good(),
-            (_, Err(error)) => return Err(error.into()),
-        }
+        let killing = match self.pools.pause(database) {
+            Err(SteerError::AlreadyShut) => self.pools.pause_for_good(),
+            begun => begun?.for_good(),
+        };
         self.directory.ask_those(Ask::Leave, |who| {
             is_client(who) && database.is_none_or(|name| who.database == name)
         });
         tracing::info!(database, "killed");
-        Ok(())
+        Ok(killing)
     }
 
     /// Drops one client, by the number that `SHOW CLIENTS` gives it.
@@ -146,11 +99,11 @@ impl App {
     }
 
     /// Whether a database may be named in a command.
-    fn find(&self, database: Option<&str>) -> Result<(), ActError> {
+    pub fn find(&self, database: Option<&str>) -> Result<(), ActError> {
         let Some(name) = database else {
             return Ok(());
         };
-        if super::admit::CONSOLE.contains(&name) {
+        if is_console(name) {
             return Err(ActError::Console(name.to_owned()));
         }
         match self.world().database(name) {

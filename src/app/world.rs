@@ -114,7 +114,7 @@ pub struct HowToLookUp<'a> {
 #[derive(Debug)]
 pub struct World {
     /// As checked.
-    pub config: Config,
+    pub config: Arc<Config>,
     /// Who may log in.
     pub credentials: Arc<Credentials>,
     /// Which service a session belongs to.
@@ -151,7 +151,7 @@ impl Source {
             classifier: Classifier::new(&config.services),
             tls: TlsSides::read(&config, tls)?,
             idents: idents(&config)?.map(Arc::new),
-            config,
+            config: Arc::new(config),
             text,
             overrides,
         })
@@ -204,7 +204,7 @@ impl Source {
             classifier: Classifier::new(&config.services),
             tls,
             idents,
-            config,
+            config: Arc::new(config),
             text: world.text.clone(),
             overrides,
         })
@@ -371,7 +371,7 @@ impl World {
             budget,
             users,
             ..
-        } = &self.config;
+        } = &*self.config;
         let user = users.get(server_user);
         PoolSettings {
             target: Target {
@@ -476,7 +476,7 @@ impl World {
             users,
             services,
             ..
-        } = &self.config;
+        } = &*self.config;
         let databases = self
             .config
             .databases
@@ -529,7 +529,7 @@ mod tests {
             classifier: Classifier::new(&config.services),
             tls: TlsSides::read(&config, None).unwrap(),
             idents: None,
-            config,
+            config: Arc::new(config),
             text: None,
             overrides: Overrides::default(),
         }

@@ -16,6 +16,7 @@ mod overrides;
 mod raw;
 mod sections;
 mod value;
+mod written;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -117,6 +118,12 @@ pub fn from_url_over(
     } else {
         Err(Mistakes::new("command line", wrong))
     }
+}
+
+/// What everything is when nothing is given.
+fn smallest() -> Config {
+    parse(SMALLEST, "the smallest file", &|_| None)
+        .expect("the smallest file is right: a test reads it")
 }
 
 fn serve_location(config: &mut Config, location: Location) {

@@ -87,25 +87,35 @@ pub struct Shutting {
 impl Shutting {
     /// Waits for the pools to be as they should, and leaves them shut.
     pub async fn done(mut self) -> Result<(), SteerError> {
-        let pools = Arc::clone(&self.pools);
-        let (database, turn, until) = (self.database.clone(), self.turn, self.until);
-        let outcome = pools.until(|state| {
-            if !state.gates.is_shut(database.as_deref(), turn) {
-                return Some(Err(SteerError::Resumed));
-            }
-            let is_done = state
-                .pools_of(database.as_deref())
-                .all(|pool| state.is_shut(pool, until));
-            is_done.then_some(Ok(()))
-        });
-        let outcome = outcome.await;
-        self.is_own = false;
+        let outcome = self.wait().await;
+        self.keep();
         outcome
     }
 
+    /// Waits for the pools to be as they should. Cancel-safe.
+    pub async fn wait(&mut self) -> Result<(), SteerError> {
+        let database = self.database.as_deref();
+        let (turn, until) = (self.turn, self.until);
+        let outcome = self.pools.until(|state| {
+            if !state.gates.is_shut(database, turn) {
+                return Some(Err(SteerError::Resumed));
+            }
+            let mut pools = state.pools_of(database);
+            let is_done = pools.all(|pool| state.is_shut(pool, until));
+            is_done.then_some(Ok(()))
+        });
+        outcome.await
+    }
+
     /// Leaves the pools shut without waiting.
-    pub fn keep(mut self) {
+    pub fn keep(self) {
+        drop(self.for_good());
+    }
+
+    /// Leaves the pools shut, whether it is waited for or not.
+    pub fn for_good(mut self) -> Self {
         self.is_own = false;
+        self
     }
 }
 
@@ -163,14 +173,22 @@ impl Pools {
         })
     }
 
-    /// Pauses all from now on, whatever they were before.
-    pub fn pause_for_good(&self) {
-        self.update(|state, now| {
+    /// Pauses all for good, whatever they were before.
+    pub fn pause_for_good(self: &Arc<Self>) -> Shutting {
+        let turn = self.update(|state, now| {
             let turn = state.gates.turn();
             state.gates.all = Some((Gate::Paused, turn));
             state.turn_gates(now);
+            turn
         });
         self.news.notify_waiters();
+        Shutting {
+            pools: Arc::clone(self),
+            database: None,
+            turn,
+            is_own: false,
+            until: Until::Empty,
+        }
     }
 
     /// Undoes a pause of this database, or whatever all were shut by.
@@ -246,15 +264,6 @@ impl Pools {
         let is_done = |state: &State| {
             let mut pools = state.pools_of(database);
             pools.all(|pool| state.book.outdated(pool.id) == 0)
-        };
-        self.until(|state| is_done(state).then_some(())).await;
-    }
-
-    /// Returns when no server connection is left.
-    pub async fn emptied(&self) {
-        let is_done = |state: &State| {
-            let mut pools = state.pools_of(None);
-            pools.all(|pool| state.is_shut(pool, Until::Empty))
         };
         self.until(|state| is_done(state).then_some(())).await;
     }
