@@ -380,7 +380,12 @@ impl Plan {
             Ok(Self::Command(command, arguments))
         } else {
             let usage = format!("Usage: {};", command.usage());
-            Err(Report::new(SqlState::PROTOCOL_VIOLATION, "bad arguments").hint(usage))
+            // PgBouncer's words.
+            let words = match (command.takes, arguments.len()) {
+                (["database"], 0) => "a database is required",
+                _ => "bad arguments",
+            };
+            Err(Report::new(SqlState::PROTOCOL_VIOLATION, words).hint(usage))
         }
     }
 

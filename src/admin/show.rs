@@ -8,7 +8,7 @@ use super::process::State;
 use super::table::{Cell, Row};
 use crate::config::change::settings;
 use crate::config::checked::{Config, Database, Host, Mode};
-use crate::pool::pools::{Pool, Purpose};
+use crate::pool::pools::{Pool, Pools, Purpose};
 use crate::row;
 use crate::wire::reply::Report;
 
@@ -78,6 +78,7 @@ pub fn databases(call: &Call) -> Rows {
             &config,
             now(&servers),
             now(&clients),
+            call.process.pools(),
         ))
     };
     Ok(names.into_iter().filter_map(row).collect())
@@ -89,6 +90,7 @@ fn database_row(
     config: &Config,
     servers: u64,
     clients: u64,
+    pools: &Pools,
 ) -> Row {
     let Config {
         pool,
@@ -116,8 +118,8 @@ fn database_row(
             .max_clients
             .unwrap_or(limits.max_clients_per_database),
         clients,
-        0u8,
-        0u8,
+        u8::from(pools.is_paused(name)),
+        u8::from(pools.is_disabled(name)),
     ]
 }
 

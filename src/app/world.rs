@@ -540,6 +540,7 @@ mod tests {
             user: user.into(),
             database: database.into(),
             service: service.into(),
+            ..Who::default()
         }
     }
 
