@@ -12,6 +12,7 @@ use crate::client::greet::Greeted;
 use crate::client::login::LoginError;
 use crate::config::checked::{AuthMethod, Config, Database};
 use crate::metrics::Metrics;
+use crate::net::line::Line;
 use crate::net::listen::Peer;
 use crate::net::stream::Stream;
 use crate::pool::book::Gate;
@@ -141,9 +142,19 @@ impl Reception<'_> {
             user: greeted.startup.user.clone(),
             database: greeted.startup.database.clone(),
             service: SERVICE.to_owned(),
+            application_name: greeted
+                .startup
+                .parameter("application_name")
+                .unwrap_or_default()
+                .to_owned(),
+            ..Who::default()
         };
         let length = secret_length(greeted.startup.spoken());
-        let listed = self.app.directory.list(greeted.peer, who, length);
+        let line = Line::of(greeted.packets.stream());
+        let listed = self
+            .app
+            .directory
+            .list_as(greeted.peer, line, who, None, length);
         let hello = hello(listed.entry().key());
         let telling = async { greeted.packets.write(&hello).await.map_err(LoginError::Io) };
         if let Err(denied) = self.in_time(telling).await {
@@ -151,7 +162,7 @@ impl Reception<'_> {
         }
         self.app.metrics.logins.inc();
         if self.world.config.log.connections {
-            let who = &listed.entry().who;
+            let who = listed.entry().who();
             tracing::info!(id = listed.entry().id(), user = who.user, peer = %greeted.peer, ?standing, "login to the console");
         }
         let process: Arc<dyn Process> = Arc::clone(self.app) as _;

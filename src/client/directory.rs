@@ -453,13 +453,13 @@ impl Directory {
 
     /// Asks the same of every session of those.
     pub fn ask_those(&self, ask: Ask, wanted: impl Fn(&Who) -> bool) {
-        let wanted = self.sessions.iter().filter(|entry| wanted(&entry.who));
+        let wanted = self.sessions.iter().filter(|entry| wanted(&entry.who()));
         wanted.for_each(|entry| entry.ask(ask));
     }
 
     /// How many sessions there are of those.
     pub fn count_those(&self, wanted: impl Fn(&Who) -> bool) -> usize {
-        let wanted = self.sessions.iter().filter(|entry| wanted(&entry.who));
+        let wanted = self.sessions.iter().filter(|entry| wanted(&entry.who()));
         wanted.count()
     }
 
