@@ -41,7 +41,9 @@ fn login(pooler: &Pooler) -> Raw {
 
 /// What psql says to a command on the console.
 fn ask(pooler: &Pooler, sql: &str) -> String {
-    said(pooler.psql("postgres", "pgbouncer").args(["-c", sql]))
+    // The tags of commands are told, too.
+    let mut psql = pooler.psql("postgres", "pgbouncer");
+    said(psql.args(["-v", "QUIET=0", "-c", sql]))
 }
 
 /// What a psql that may fail says, on both channels.
@@ -529,7 +531,7 @@ fn a_setting_is_set_until_the_file_is_read_again() {
             .sync(),
     );
     assert_eq!(console.tags_until_ready(), "1 2 C Z(I)");
-    login(&pooler);
+    ask(&pooler, "RECONNECT");
     pooler.await_log("what is told at this level", |line| line.contains("DEBUG"));
 
     for (wrong, why) in [
