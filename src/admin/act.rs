@@ -34,10 +34,11 @@ pub fn pause(call: Call) -> Acting {
 pub fn suspend(call: Call) -> Acting {
     Box::pin(async move {
         let mut suspending = call.process.suspend().map_err(report)?;
-        match timeout(SUSPEND_LIMIT, suspending.wait()).await {
-            Ok(outcome) => outcome.map_err(|error| report(error.into()))?,
+        if let Ok(outcome) = timeout(SUSPEND_LIMIT, suspending.wait()).await {
+            outcome.map_err(|error| report(error.into()))?;
+        } else {
             // PgBouncer then drops those who still have a transaction; here they end it, and wait with the next.
-            Err(_) => tracing::info!("suspended, with transactions still open"),
+            tracing::info!("suspended, with transactions still open");
         }
         suspending.keep();
         Ok(DONE)

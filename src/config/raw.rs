@@ -131,17 +131,14 @@ fn overlay<'t>(under: &mut DeTable<'t>, over: DeTable<'t>, shift: usize) {
         let mut value = value.into_inner();
         if let DeValue::Table(inner) = &mut value {
             let inner = std::mem::take(inner);
-            match under.get_mut(key.get_ref().as_ref()).map(Spanned::get_mut) {
-                Some(DeValue::Table(there)) => {
-                    overlay(there, inner, shift);
-                    continue;
-                }
-                _ => {
-                    let mut fresh = DeTable::new();
-                    overlay(&mut fresh, inner, shift);
-                    value = DeValue::Table(fresh);
-                }
+            let there = under.get_mut(key.get_ref().as_ref());
+            if let Some(DeValue::Table(there)) = there.map(Spanned::get_mut) {
+                overlay(there, inner, shift);
+                continue;
             }
+            let mut fresh = DeTable::new();
+            overlay(&mut fresh, inner, shift);
+            value = DeValue::Table(fresh);
         }
         let key = Spanned::new(shifted(key.span()), key.into_inner());
         under.insert(key, Spanned::new(at, value));
