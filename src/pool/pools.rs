@@ -4,6 +4,7 @@
 //! connection, once when it gives it back. That buys one exact budget and one queue over all threads, without a message from
 //! thread to thread. Sockets are read, written, opened and closed outside of it.
 
+mod ground;
 mod pool;
 mod refused;
 mod settings;
@@ -18,6 +19,7 @@ use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::Instant;
 
+pub use self::ground::{GroundView, Measured};
 pub(super) use self::pool::Granted;
 pub use self::pool::{Accepted, Checkout, Pool, Vouched};
 pub use self::refused::Refused;
@@ -215,6 +217,7 @@ impl Pools {
     pub fn tick(&self) {
         self.update(|state, now| {
             state.book.tick(now, &mut state.actions);
+            state.try_again(now);
         });
     }
 

@@ -61,6 +61,7 @@ pub(super) struct Failure {
     message: Arc<[u8]>,
     code: Option<SqlState>,
     wants_proof: bool,
+    found_full: bool,
 }
 
 /// What became of the parameters that a client asked for at startup.
@@ -234,9 +235,13 @@ impl Pool {
     fn refused(&self, why: Refusal) -> Refused {
         let last = self.last_failure.lock().clone();
         match (why, last) {
-            (Refusal::QueryWait, last) => Refused::QueryWait {
-                last_error: last.map(|failure| failure.cause),
-            },
+            (Refusal::QueryWait, last) => {
+                let other = last.filter(|failure| !failure.found_full);
+                Refused::QueryWait {
+                    last_error: other.map(|failure| failure.cause),
+                    shortage: self.pools.shortage(self.place.host).into(),
+                }
+            }
             (
                 Refusal::LoginRefused,
                 Some(Failure {
@@ -244,6 +249,7 @@ impl Pool {
                     message,
                     code,
                     wants_proof,
+                    found_full: _,
                 }),
             ) => Refused::Login {
                 cause,
@@ -354,12 +360,10 @@ impl Pool {
             book.set_pool(now, self.id, settings.limits, actions);
             book.set_database_limit(now, database, settings.database_cap, actions);
             book.set_user_limit(now, user, settings.user_cap, actions);
-            if let Some(budget) = settings.budget {
-                book.set_budget(now, host, budget, actions);
-            }
             if reconnect {
                 book.reconnect(now, self.id, actions);
             }
+            state.configure(now, host, &settings);
         });
     }
 
@@ -371,9 +375,7 @@ impl Pool {
     /// Connects and logs in for the book.
     pub(in crate::pool) async fn dial(&self, server: ServerId) {
         let settings = self.settings();
-        let ask_limit = self
-            .pools
-            .read(|book| book.host(self.place.host).cap.is_none());
+        let ask_limit = self.pools.wants_limit(self.place.host);
         match crate::server::dial::dial(&settings.target, ask_limit).await {
             Ok((connection, limit)) => self.dialed(server, connection, limit, &settings),
             Err(error) => self.dial_failed(server, &error, &settings),
@@ -400,13 +402,9 @@ impl Pool {
             .server_lifetime
             .map(|life| life.mul_f32(rand::random_range(0.9..=1.1)));
         self.pools.update(|state, now| {
-            if let Some(limit) = limit {
-                let budget = limit.saturating_sub(settings.headroom).max(1);
-                tracing::info!(limit, budget, "budget taken from Postgres");
-                state
-                    .book
-                    .set_budget(now, self.place.host, budget, &mut state.actions);
-            }
+            state.admitted(now, self.place.host, limit);
+            let backend = (server, connection.key.pid);
+            put(&mut state.backends, server.index(), backend);
             put(
                 &mut state.parked,
                 server.index(),
@@ -428,6 +426,7 @@ impl Pool {
             message: error.to_client().into(),
             code: error.code(),
             wants_proof: error.wants_proof(),
+            found_full: error.found_full(),
         };
         *self.last_failure.lock() = Some(failure);
         if error.refuses_proof() {
@@ -437,7 +436,13 @@ impl Pool {
             first: settings.server_login_retry,
             jitter: rand::random(),
         };
+        let host = self.place.host;
         self.pools.update(|state, now| {
+            if error.found_full() {
+                state.refused(now, host, server, retry);
+                return;
+            }
+            state.failed(host, error);
             let mut retry = Some(retry);
             if !error.is_passing() {
                 // Refused before the dial is over: otherwise the book would dial again for the same waiters.

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::task::Waker;
 
+use super::ground::Ground;
 use super::{Key, Pool, PoolSettings};
 use crate::pool::book::{
     Action, Book, DatabaseId, HostId, PoolPlace, Refusal, ServerId, ServiceId, ServiceLimits,
@@ -25,6 +26,10 @@ pub(super) struct State {
     pub(super) pools: Vec<Option<Arc<Pool>>>,
     pub(super) by_name: HashMap<Key, Arc<Pool>>,
     pub(super) names: Names,
+    /// What is known of each Postgres, by the index of its id.
+    pub(super) grounds: Vec<Ground>,
+    /// The process ids of those that are logged in, by the index of their id. Those that are gone are told by it.
+    pub(super) backends: Vec<Option<(ServerId, u32)>>,
     /// Probes made so far.
     pub(super) probes: u64,
 }
@@ -60,18 +65,10 @@ pub(super) fn put<T>(table: &mut Vec<Option<T>>, index: usize, value: T) {
 
 impl State {
     pub(super) fn place(&mut self, database: &str, settings: &PoolSettings) -> PoolPlace {
-        let hosts: Vec<String> = settings
-            .target
-            .hosts
-            .iter()
-            .map(|host| crate::server::dial::name(host))
-            .collect();
+        let host = self.host(settings);
         let Self { book, names, .. } = self;
         PoolPlace {
-            host: *names
-                .hosts
-                .entry(hosts.join(","))
-                .or_insert_with(|| book.add_host(settings.budget)),
+            host,
             database: *names
                 .databases
                 .entry(database.to_owned())
