@@ -28,7 +28,7 @@ use crate::pool::errand::Discard;
 use crate::pool::lease::{Called, Lease};
 use crate::pool::pools::{Accepted, Checkout, Pool, Refused, Vouched};
 use crate::server::login::{ServerLogin, Welcome};
-use crate::session::run::{Session, Terms};
+use crate::session::run::{End, Session, Terms};
 use crate::wire::parameters::{OptionsError, Parameters};
 use crate::wire::reply::{
     Message, Report, ServerError, Severity, SqlState, authentication, backend_key_data,
@@ -163,6 +163,9 @@ pub async fn attend(app: Arc<App>, thread: ThreadId, arrival: Arrival) {
     let entry = Arc::clone(session.entry());
     let end = session.await;
     app.metrics.session_ended(end.as_str());
+    if let End::Refused(Refused::QueryWait { .. }) = &end {
+        app.watch.was_refused(&entry.who.service);
+    }
     if app.logs_disconnections() {
         let (who, age) = (&entry.who, entry.since.elapsed());
         tracing::info!(

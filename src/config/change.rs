@@ -56,7 +56,8 @@ pub fn between(old: &Config, new: &Config) -> Vec<Change> {
 
 fn effect_of(name: &str) -> Effect {
     match name {
-        "runtime.threads" | "log.format" | "log.level" | "budget.headroom" => Effect::Restart,
+        "runtime.threads" | "log.format" | "log.level" => Effect::Restart,
+        "incidents.directory" | "incidents.keep" => Effect::Restart,
         _ if name.starts_with("listen.") || name.starts_with("tcp.") => Effect::Restart,
         _ => Effect::Live,
     }
@@ -180,7 +181,7 @@ compare! { deployments: Deployments {
 
 compare! { pressure: Pressure { waiters_for, min_headroom, idle_transaction } }
 
-compare! { alerts: Alerts { total_servers, webhook, repeat_every } }
+compare! { alerts: Alerts { total_servers, login_failures, webhook, webhook_ca, repeat_every } }
 
 compare! { incidents: Incidents { directory, keep, snapshot_every } }
 

@@ -261,7 +261,7 @@ impl Pools {
         ground.configured.is_none() && ground.told.is_none() && ground.measured.is_none()
     }
 
-    /// The process ids of our connections at one Postgres, and how many are being opened or closed.
+    /// The process ids of our connections at one Postgres, and how many are being opened.
     pub fn backends(&self, host: HostId) -> (HashSet<u32>, u32) {
         let state = self.state.lock();
         let State {
@@ -279,7 +279,7 @@ impl Pools {
         let pids = there.filter_map(|(server, pid)| is_there(*server).map(|()| *pid));
         let pids = pids.collect();
         let tally = book.host(host).tally;
-        (pids, tally.dialing + tally.closing)
+        (pids, tally.dialing)
     }
 
     /// The service on whose account each of our connections at one Postgres is, by process id.

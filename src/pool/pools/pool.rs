@@ -12,7 +12,8 @@ use super::{PoolSettings, Pools, Purpose, Refused};
 use crate::config::checked::Secret;
 use crate::metrics::Traffic;
 use crate::pool::book::{
-    Asked, PoolId, PoolPlace, PoolView, Refusal, Retry, ServerId, ServiceId, ThreadId, WaiterId,
+    Asked, HostId, PoolId, PoolPlace, PoolView, Refusal, Retry, ServerId, ServiceId, ThreadId,
+    WaiterId,
 };
 use crate::pool::errand::{Discard, Errand, Task};
 use crate::pool::lease::{Lease, Ticket};
@@ -269,6 +270,11 @@ impl Pool {
             .waiting_since
             .map_or(Duration::ZERO, |since| now.saturating_sub(since));
         Some((view, wait))
+    }
+
+    /// The Postgres that it leads to.
+    pub fn host(&self) -> HostId {
+        self.place.host
     }
 
     /// The settings as they are now.
