@@ -4,6 +4,7 @@ pub mod admit;
 pub mod built;
 pub mod demo;
 pub mod http;
+pub mod incident;
 pub mod log;
 pub mod look_up;
 pub mod monitor;
