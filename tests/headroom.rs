@@ -98,7 +98,9 @@ fn another_max_connections_after_a_restart_is_noticed() {
         pooler.await_log("the budget follows", fits);
     };
     // Less 3 reserved, 5 to spare, and the monitor's own.
-    eventually("it is monitored", || of_pgweir(&postgres) == 2);
+    eventually("it is monitored", || {
+        pooler.log().contains("it is monitored again")
+    });
     postgres.sql("alter system set max_connections = 40");
     postgres.restart();
     told("40", "31");

@@ -1,5 +1,6 @@
 //! From an accepted socket to a session: who is it, may it come in, which pool is its own.
 
+use std::fmt::Display;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::sync::Arc;
@@ -8,17 +9,19 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
+use super::console::is_console;
 use super::look_up::LookUpError;
 use super::serve::{App, Capped};
 use super::worker::Arrival;
 use super::world::World;
 use crate::client::credentials::Credential;
-use crate::client::directory::{Seat, Who};
+use crate::client::directory::{Entry, Seat, Who};
 use crate::client::end::ClientEnd;
 use crate::client::greet::{GreetError, Greeted, Greeting, Secured, greet};
 use crate::client::login::{LoginError, Method, ask_password, authenticate};
 use crate::config::checked::{AuthMethod, Config, Database, Mode, Secret, TlsMode};
 use crate::net::end::EndError;
+use crate::net::line::Line;
 use crate::net::listen::Peer;
 use crate::net::packet::Packets;
 use crate::net::stream::Stream;
@@ -26,7 +29,7 @@ use crate::policy::service::Facts;
 use crate::pool::book::{ServiceId, ThreadId};
 use crate::pool::errand::Discard;
 use crate::pool::lease::{Called, Lease};
-use crate::pool::pools::{Accepted, Checkout, Pool, Refused, Vouched};
+use crate::pool::pools::{Accepted, Checkout, Member, Pool, Refused, Vouched};
 use crate::server::login::{ServerLogin, Welcome};
 use crate::session::run::{End, Session, Terms};
 use crate::wire::parameters::{OptionsError, Parameters};
@@ -42,9 +45,6 @@ const LAST_WORDS_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long Postgres may take to say what it thinks of a client's parameters.
 const TAKE_ON_LIMIT: Duration = Duration::from_secs(30);
-
-/// Databases that are the console's. It is not built yet; nobody may have a database of that name meanwhile.
-const CONSOLE: [&str; 2] = ["pgweir", "pgbouncer"];
 
 /// Why a client was not let in. Each has its own word in log and metrics.
 #[derive(Debug, thiserror::Error)]
@@ -79,9 +79,12 @@ pub enum Denied {
     /// The user is not one that pgweir knows.
     #[error("unknown user")]
     Stranger(String),
-    /// The console was asked for.
-    #[error("the console is not there yet")]
-    Console,
+    /// The console was asked for by somebody whom it is not for.
+    #[error("not an admin or stats user")]
+    NotAllowed(String),
+    /// The console was asked for from another machine, and nobody has asked for a proof.
+    #[error("no proof for the console")]
+    Unproved,
     /// pgweir is shutting down.
     #[error("pgweir is shutting down")]
     Draining,
@@ -106,7 +109,8 @@ impl Denied {
             Self::NoDatabase(_) => "no_database",
             Self::LookUp(_) => "auth_query",
             Self::Stranger(_) => "unknown_user",
-            Self::Console => "console",
+            Self::NotAllowed(_) => "not_allowed",
+            Self::Unproved => "unproved",
             Self::Method => "method",
             Self::Draining => "draining",
             Self::Refused(_) => "refused",
@@ -143,9 +147,14 @@ impl Denied {
                 SqlState::INVALID_AUTHORIZATION,
                 format!("role \"{user}\" is not known to pgweir"),
             ),
-            Self::Console => Report::new(
-                SqlState::NOT_SUPPORTED,
-                "the console is not part of this version",
+            Self::NotAllowed(user) => Report::new(
+                SqlState::INVALID_AUTHORIZATION,
+                format!("not allowed: \"{user}\" may not use the console"),
+            )
+            .hint("Who may is listed in auth.admins and auth.stats."),
+            Self::Unproved => Report::new(
+                SqlState::INVALID_AUTHORIZATION,
+                "not allowed: the console needs a password, a certificate or a connection from its own machine",
             ),
             Self::Method => Report::new(SqlState::NOT_SUPPORTED, self.to_string()),
             Self::Draining => Report::new(SqlState::CANNOT_CONNECT_NOW, "pgweir is shutting down"),
@@ -162,19 +171,25 @@ pub async fn attend(app: Arc<App>, thread: ThreadId, arrival: Arrival) {
     };
     let entry = Arc::clone(session.entry());
     let end = session.await;
-    app.metrics.session_ended(end.as_str());
     if let End::Refused(Refused::QueryWait { .. }) = &end {
-        app.watch.was_refused(&entry.who.service);
+        app.watch.was_refused(&entry.who().service);
     }
+    farewell(&app, &entry, end.as_str(), &end);
+}
+
+/// Notes that a session has ended.
+fn farewell(app: &App, entry: &Entry, reason: &'static str, end: &dyn Display) {
+    app.metrics.session_ended(reason);
     if app.logs_disconnections() {
-        let (who, age) = (&entry.who, entry.since.elapsed());
+        let (who, age) = (entry.who(), entry.since.elapsed());
         tracing::info!(
             id = entry.id(), user = who.user, database = who.database, service = who.service, peer = %entry.peer,
-            reason = end.as_str(), seconds = age.as_secs_f32(), "session ended: {end}"
+            reason, seconds = age.as_secs_f32(), "session ended: {end}"
         );
     }
 }
 
+/// Lets a client in. One of the console is served here to its end: there are few of them, and they need no small task.
 async fn admit(app: &Arc<App>, thread: ThreadId, arrival: Arrival) -> Option<Session> {
     let peer = arrival.peer;
     let stream = arrival.socket.register().ok()?;
@@ -202,18 +217,47 @@ async fn admit(app: &Arc<App>, thread: ThreadId, arrival: Arrival) -> Option<Ses
             return None;
         }
     };
+    if is_console(&greeted.startup.database) {
+        Box::pin(serve_console(reception, *greeted, seat)).await;
+        return None;
+    }
     match reception.receive(&mut greeted, seat).await {
         Ok((terms, lease)) => Some(session(greeted.packets, terms, lease, &reception.world)),
         Err(denied) => {
-            app.metrics.login_failed(denied.as_str());
-            let Startup { user, database, .. } = &greeted.startup;
-            tracing::info!(%peer, user, database, reason = denied.as_str(), "login refused: {denied}");
-            if let Some(words) = denied.last_words() {
-                // The client may be gone; it was to be told, no more.
-                let _ = timeout(LAST_WORDS_LIMIT, greeted.packets.write(&words)).await;
-            }
+            refuse(app, *greeted, &denied).await;
             None
         }
+    }
+}
+
+async fn serve_console(reception: Reception<'_>, greeted: Greeted, seat: Option<Seat>) {
+    let app = reception.app;
+    let received = reception.receive_at_console(greeted, seat).await;
+    // A session may outlive the configuration under which it began.
+    drop(reception);
+    match received {
+        Ok(console) => {
+            let entry = Arc::clone(console.entry());
+            let end = console.run().await;
+            farewell(app, &entry, end.as_str(), &end);
+        }
+        Err((greeted, denied)) => refuse(app, greeted, &denied).await,
+    }
+}
+
+/// Tells a client why it is not let in.
+async fn refuse(app: &App, greeted: Greeted, denied: &Denied) {
+    let Greeted {
+        mut packets,
+        startup: Startup { user, database, .. },
+        peer,
+        ..
+    } = greeted;
+    app.metrics.login_failed(denied.as_str());
+    tracing::info!(%peer, user, database, reason = denied.as_str(), "login refused: {denied}");
+    if let Some(words) = denied.last_words() {
+        // The client may be gone; it was to be told, no more.
+        let _ = timeout(LAST_WORDS_LIMIT, packets.write(&words)).await;
     }
 }
 
@@ -245,7 +289,7 @@ pub(super) struct Reception<'a> {
 
 impl Reception<'_> {
     /// Bounds what depends on the client by `client_login`.
-    async fn in_time<T, E: Into<Denied>>(
+    pub(super) async fn in_time<T, E: Into<Denied>>(
         &self,
         step: impl Future<Output = Result<T, E>>,
     ) -> Result<T, Denied> {
@@ -272,7 +316,7 @@ impl Reception<'_> {
             secured,
         } = greeted;
         let secured = secured.as_ref();
-        self.refuse_early(startup)?;
+        self.refuse_early()?;
         self.check_tls(startup, *peer, secured)?;
         let seat = seat.ok_or(Denied::Full("max_clients"))?;
         if let Some(answer) = startup.negotiate() {
@@ -325,10 +369,11 @@ impl Reception<'_> {
         let server = lease.as_mut().map(|lease| lease.connection().key.pid);
         let server = server.filter(|pid| *pid != 0);
         let secret_length = secret_length(startup.spoken());
+        let line = Line::of(packets.stream());
         let listed = self
             .app
             .directory
-            .list_as(*peer, who, server, secret_length);
+            .list_as(*peer, line, who, server, secret_length);
         if self.app.is_draining() {
             return Err(Denied::Draining);
         }
@@ -336,8 +381,9 @@ impl Reception<'_> {
         self.in_time(async { packets.write(&hello).await.map_err(LoginError::Io) })
             .await?;
         self.app.metrics.logins.inc();
+        pool.traffic(self.thread).logins.add(1);
         if self.world.config.log.connections {
-            let who = &listed.entry().who;
+            let who = listed.entry().who();
             tracing::info!(
                 id = listed.entry().id(), user = who.user, database = who.database, service = who.service, %peer,
                 tls = secured.map(|secured| secured.version), resumed = secured.map(|secured| secured.resumed), "login"
@@ -345,7 +391,7 @@ impl Reception<'_> {
         }
         let most = settings.max_prepared_statements as usize;
         let terms = Terms {
-            pool,
+            pool: Member::of(pool),
             service,
             thread: self.thread,
             mode: settings.mode,
@@ -362,18 +408,15 @@ impl Reception<'_> {
         Ok((terms, lease))
     }
 
-    fn refuse_early(&self, startup: &Startup) -> Result<(), Denied> {
+    pub(super) fn refuse_early(&self) -> Result<(), Denied> {
         if self.app.is_draining() {
             return Err(Denied::Draining);
-        }
-        if CONSOLE.contains(&startup.database.as_str()) {
-            return Err(Denied::Console);
         }
         Ok(())
     }
 
     /// Whether the connection is as safe as `[tls.client]` demands.
-    fn check_tls(
+    pub(super) fn check_tls(
         &self,
         startup: &Startup,
         peer: Peer,
@@ -394,7 +437,7 @@ impl Reception<'_> {
     }
 
     /// The client proves who it is to pgweir.
-    async fn prove(
+    pub(super) async fn prove(
         &self,
         packets: &mut Packets<Stream>,
         startup: &Startup,
@@ -419,17 +462,18 @@ impl Reception<'_> {
         Ok(authenticate(packets, &startup.user, credential, method, end_point).await?)
     }
 
-    fn classify(
+    pub(super) fn classify(
         &self,
         startup: &Startup,
         peer: Peer,
         secured: Option<&Secured>,
     ) -> (ServiceId, Who) {
         let subject = secured.and_then(|secured| secured.subject.as_ref());
+        let application_name = startup.parameter("application_name").unwrap_or_default();
         let classified = self.world.classifier.classify(&Facts {
             user: &startup.user,
             database: &startup.database,
-            application_name: startup.parameter("application_name").unwrap_or_default(),
+            application_name,
             address: peer.ip(),
             certificate: subject.and_then(|subject| subject.common_name.as_deref()),
         });
@@ -445,11 +489,18 @@ impl Reception<'_> {
                 user,
                 database,
                 service: classified.service.to_string(),
+                deployment: None,
+                application_name: application_name.to_owned(),
             },
         )
     }
 
-    fn pool(&self, startup: &Startup, database: &Database, credential: &Credential) -> Arc<Pool> {
+    pub(super) fn pool(
+        &self,
+        startup: &Startup,
+        database: &Database,
+        credential: &Credential,
+    ) -> Arc<Pool> {
         let (user, proof) = self.world.server_login(database, &startup.user, credential);
         if startup.is_replication() {
             let settings = self
@@ -471,7 +522,7 @@ impl Reception<'_> {
     }
 
     fn seats(&self, first: Seat, who: &Who, database: &Database) -> Result<Box<[Seat]>, Denied> {
-        let Config { limits, users, .. } = &self.world.config;
+        let Config { limits, users, .. } = &*self.world.config;
         let service = self.world.service_clients(&who.service);
         let user = users
             .get(&who.user)
@@ -589,7 +640,8 @@ impl Reception<'_> {
         service: ServiceId,
     ) -> Result<Lease, Refused> {
         loop {
-            let asked = poll_fn(|cx| Poll::Ready(pool.ask(service, self.thread, cx.waker()))).await;
+            let asked =
+                poll_fn(|cx| Poll::Ready(pool.ask(service, self.thread, 0, cx.waker()))).await;
             let mut ticket = match asked {
                 Checkout::Lease(lease) => return Ok(lease),
                 Checkout::Ticket(ticket) => ticket,
@@ -603,7 +655,7 @@ impl Reception<'_> {
     }
 
     /// Nobody told pgweir who may log in, so Postgres is asked: with no password, and if it wants one, with the client's.
-    async fn vouch(
+    pub(super) async fn vouch(
         &self,
         packets: &mut Packets<Stream>,
         pool: &Arc<Pool>,

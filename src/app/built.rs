@@ -1,21 +1,19 @@
 //! What of the configuration this version does not act upon yet. Nothing is passed over in silence: where ignoring a
 //! setting would be unsafe the process does not start, elsewhere it says so.
 
-use crate::config::change::between;
+use crate::config::change::{between, plain};
 use crate::config::checked::{AuthMethod, Config};
 
 /// Settings by the beginning of their dotted names. Each goes from this list in the change that puts it in force.
-const NOT_IN_FORCE: [&str; 5] = [
-    "auth.admins",
+const NOT_IN_FORCE: [&str; 3] = [
     "auth.hba_file",
-    "auth.stats",
     "pressure.idle_transaction",
     "log.pooler_errors",
 ];
 
 /// Settings that were given a value that has no effect yet.
 pub fn without_effect(config: &Config) -> Vec<String> {
-    let given = between(&defaults(config), config)
+    let given = between(&plain(config), config)
         .into_iter()
         .map(|change| change.name);
     given.filter(|name| !is_in_force(name)).collect()
@@ -25,24 +23,6 @@ fn is_in_force(name: &str) -> bool {
     let begins = |prefix: &&str| name.starts_with(prefix);
     let late = name.starts_with("services.") && name.contains(".deployments.");
     !late && !NOT_IN_FORCE.iter().any(begins)
-}
-
-/// What everything is when nothing is given, with the databases and services of `config`, so that only their settings differ.
-fn defaults(config: &Config) -> Config {
-    let mut defaults = crate::config::parse(
-        "[databases.\"*\"]\nurl = \"postgres://127.0.0.1\"",
-        "",
-        &|_| None,
-    )
-    .expect("the smallest file is right");
-    for service in &config.services.listed {
-        let mut plain = service.clone();
-        plain.limits = defaults.services.limits.clone();
-        plain.deployments = defaults.services.deployments.clone();
-        defaults.services.listed.push(plain);
-    }
-    defaults.databases.clone_from(&config.databases);
-    defaults
 }
 
 /// Settings that promise a protection which this version does not give.

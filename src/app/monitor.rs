@@ -172,15 +172,14 @@ impl Monitor {
         if self.complaint.as_ref() == Some(&text) {
             return;
         }
-        match error {
+        if matches!(error, MonitorError::NoLogin) {
             // The first client's login teaches one.
-            MonitorError::NoLogin => {
-                tracing::info!(postgres = self.name, "not monitored: {text}");
-            }
-            _ => tracing::warn!(
+            tracing::info!(postgres = self.name, "not monitored: {text}");
+        } else {
+            tracing::warn!(
                 postgres = self.name,
                 "cannot be monitored, the last known budget stays: {text}"
-            ),
+            );
         }
         self.complaint = Some(text);
     }

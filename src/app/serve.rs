@@ -12,7 +12,7 @@ use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::http;
@@ -28,6 +28,7 @@ use crate::metrics::Metrics;
 use crate::net::listen::Listener;
 use crate::pool::book::ThreadId;
 use crate::pool::pools::{Pool, Pools, Purpose};
+use crate::pool::stats::STATS_PERIOD;
 use crate::wire::startup::CancelKey;
 
 /// The port in the name of the unix socket, where no TCP address gives one.
@@ -107,6 +108,8 @@ pub struct App {
     pub pools: Arc<Pools>,
     /// Client sockets, logged in or not.
     pub clients: Arc<Quota>,
+    /// Admins on the console.
+    pub admins: Arc<Quota>,
     /// Clients under a cap.
     pub quotas: Quotas,
     /// Users who are listed nowhere.
@@ -244,6 +247,7 @@ pub fn serve(source: Source, drain_limit: Duration) -> Result<(), StartError> {
         directory: Arc::default(),
         pools: Pools::new(errands),
         clients: Arc::default(),
+        admins: Arc::default(),
         quotas: Quotas::default(),
         look_ups: LookUps::default(),
         metrics: Metrics::default(),
@@ -424,6 +428,7 @@ fn listen(config: &Config) -> Result<Vec<Listener>, StartError> {
 /// Looks after what time brings.
 async fn keep_time(app: Arc<App>, end: CancellationToken) {
     let (mut tick, mut hurry, mut sweep) = (interval(TICK), interval(HURRY), interval(SWEEP));
+    let mut stats = interval_at(Instant::now() + STATS_PERIOD, STATS_PERIOD);
     for interval in [&mut tick, &mut hurry] {
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     }
@@ -436,6 +441,7 @@ async fn keep_time(app: Arc<App>, end: CancellationToken) {
             }
             _ = hurry.tick() => app.hurry(),
             _ = sweep.tick() => app.sweep(),
+            _ = stats.tick() => app.pools.end_stats_period(),
             () = end.cancelled() => return,
         }
     }

@@ -292,7 +292,7 @@ impl Guard {
             .observe(self.start.elapsed(), measured, repeat_every);
         let changed = !turns.is_empty();
         for (turn, alert) in turns {
-            self.tell(app, &world, turn, &alert);
+            Self::tell(app, &world, turn, &alert);
             self.record(app, &world, turn, &alert, &facts);
         }
         self.go_on(app, &world, &facts);
@@ -302,7 +302,7 @@ impl Guard {
     }
 
     /// Says in the log and to the webhook what became of an alert.
-    fn tell(&self, app: &App, world: &World, turn: Turn, alert: &Alert) {
+    fn tell(app: &App, world: &World, turn: Turn, alert: &Alert) {
         let measured = &alert.measured;
         let Holder {
             service,
@@ -330,7 +330,7 @@ impl Guard {
                 measured.command
             );
         }
-        self.post(
+        Self::post(
             app,
             world,
             Message {
@@ -349,7 +349,7 @@ impl Guard {
         );
     }
 
-    fn post(&self, app: &App, world: &World, message: Message) {
+    fn post(app: &App, world: &World, message: Message) {
         let alerts = &world.config.alerts;
         if let (Some(webhook), Some(url)) = (&app.watch.webhook, &alerts.webhook) {
             let place = Place {
@@ -386,20 +386,20 @@ impl Guard {
                     text: format!("It is over that {text}"),
                 },
             ),
-            Turn::Raised if self.open(app).is_some() => {
-                self.note(app, What::Joined { cause, text })
+            Turn::Raised if Self::open(app).is_some() => {
+                self.note(app, What::Joined { cause, text });
             }
             Turn::Raised => {
                 self.harm = facts::HarmSince::from_now(app);
                 app.watch.deeds.lock().clear();
-                let begun = self.with_store(app, |store| {
+                let begun = Self::with_store(app, |store| {
                     store.begin(now(), cause, &text, &facts::name(world))
                 });
                 self.check(begun);
-                let number = self.open(app).unwrap_or_default();
+                let number = Self::open(app).unwrap_or_default();
                 tracing::warn!(incident = number, "an incident is recorded");
                 self.snapshot(app, world, facts);
-                self.post(
+                Self::post(
                     app,
                     world,
                     Message {
@@ -417,7 +417,7 @@ impl Guard {
 
     /// Goes on with the incident that is open, or ends it.
     fn go_on(&mut self, app: &App, world: &World, facts: &facts::Facts) {
-        let Some(number) = self.open(app) else {
+        let Some(number) = Self::open(app) else {
             return;
         };
         for text in std::mem::take(&mut *app.watch.deeds.lock()) {
@@ -430,7 +430,7 @@ impl Guard {
             tracing::info!(incident = number, "the incident is over");
             self.snapshot_at = None;
             self.publish(app);
-            self.post(
+            Self::post(
                 app,
                 world,
                 Message {
@@ -455,23 +455,22 @@ impl Guard {
 
     /// The process ends.
     fn leave(&mut self, app: &App) {
-        if self.open(app).is_some() {
+        if Self::open(app).is_some() {
             let text = "pgweir was told to end".to_owned();
             self.note(app, What::Closed { text });
         }
     }
 
     fn note(&mut self, app: &App, what: What) {
-        let noted = self.with_store(app, |store| store.note(now(), what));
+        let noted = Self::with_store(app, |store| store.note(now(), what));
         self.check(noted);
     }
 
-    fn open(&self, app: &App) -> Option<u64> {
-        self.with_store(app, |store| store.open())
+    fn open(app: &App) -> Option<u64> {
+        Self::with_store(app, |store| store.open())
     }
 
-    #[expect(clippy::unused_self, reason = "only the guard writes")]
-    fn with_store<T>(&self, app: &App, act: impl FnOnce(&mut Store) -> T) -> T {
+    fn with_store<T>(app: &App, act: impl FnOnce(&mut Store) -> T) -> T {
         let mut store = app.watch.store.lock();
         act(store.get_or_insert_with(|| Store::in_memory(1)))
     }
@@ -495,7 +494,7 @@ impl Guard {
             alert: alert.clone(),
         });
         *app.watch.alerts.write() = raised.collect();
-        *app.watch.incidents.write() = self.with_store(app, |store| store.list()).into();
+        *app.watch.incidents.write() = Self::with_store(app, |store| store.list()).into();
     }
 }
 

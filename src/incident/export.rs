@@ -45,14 +45,11 @@ fn head(out: &mut String, incident: &Incident, summary: &Summary) {
     line!(out, "## Summary");
     line!(out);
     line!(out, "* Began: {}", time(summary.opened));
-    match summary.closed {
-        Some(closed) => line!(
-            out,
-            "* Ended: {} (after {})",
-            time(closed),
-            span((closed - summary.opened).max(0).unsigned_abs() / 1000)
-        ),
-        None => line!(out, "* Ended: not yet"),
+    if let Some(closed) = summary.closed {
+        let lasted = span((closed - summary.opened).max(0).unsigned_abs() / 1000);
+        line!(out, "* Ended: {} (after {lasted})", time(closed));
+    } else {
+        line!(out, "* Ended: not yet");
     }
     let causes: Vec<_> = summary.causes.iter().map(|cause| words(*cause)).collect();
     line!(out, "* What happened: {}", causes.join("; "));

@@ -372,7 +372,7 @@ mod tests {
             assert_eq!(incident.notes.len(), 4);
             assert_eq!(incident.snapshots().count(), 1);
             let summary = incident.summary().unwrap();
-            assert_eq!(store.list(), [summary.clone()]);
+            assert_eq!(store.list(), std::slice::from_ref(&summary));
             assert_eq!(summary.causes, [Cause::Waiters, Cause::Unreachable]);
             assert_eq!((summary.opened, summary.closed), (1, Some(5)));
             assert!(matches!(store.read(2), Err(StoreError::Unknown(2))));

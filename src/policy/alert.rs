@@ -9,7 +9,7 @@ use crate::incident::Cause;
 const CALM: Duration = Duration::from_secs(10);
 
 /// What hovers right below its threshold is resolved after this.
-const LONG_CALM: Duration = Duration::from_secs(60);
+const LONG_CALM: Duration = Duration::from_mins(1);
 
 /// Who holds what an alert is about.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -186,7 +186,7 @@ mod tests {
 
     use super::*;
 
-    const REPEAT: Duration = Duration::from_secs(900);
+    const REPEAT: Duration = Duration::from_mins(15);
 
     fn seconds(n: u64) -> Duration {
         Duration::from_secs(n)

@@ -7,12 +7,15 @@
 mod ground;
 mod pool;
 mod refused;
+pub(super) mod rows;
 mod settings;
 mod state;
 
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, AtomicU32};
 use std::task::Waker;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Semaphore;
@@ -21,12 +24,13 @@ use tokio::time::Instant;
 
 pub use self::ground::{GroundView, Measured};
 pub(super) use self::pool::Granted;
-pub use self::pool::{Accepted, Checkout, Pool, Vouched};
+pub use self::pool::{Accepted, Checkout, Member, Pool, Vouched};
 pub use self::refused::Refused;
 pub use self::settings::PoolSettings;
-use self::state::{State, put};
+use self::state::{Past, State, put};
 use super::book::{Book, ServiceId, ServiceLimits};
 use super::errand::Errand;
+use super::stats::{DatabaseStats, Periods, Totals};
 use crate::metrics::Traffic;
 use crate::server::prepared::Store;
 
@@ -38,6 +42,9 @@ pub struct Pools {
     threads: Vec<UnboundedSender<Errand>>,
     /// The book's time begins here.
     epoch: Instant,
+    /// The same by the wall's clock.
+    wall_epoch: SystemTime,
+    periods: Mutex<(Duration, Periods)>,
     /// Lets cancel requests through.
     cancels: Arc<Semaphore>,
 }
@@ -75,6 +82,8 @@ impl Pools {
             state: Mutex::default(),
             threads,
             epoch: Instant::now(),
+            wall_epoch: SystemTime::now(),
+            periods: Mutex::default(),
             cancels: Arc::new(Semaphore::new(CANCELS_AT_ONCE)),
         })
     }
@@ -104,7 +113,7 @@ impl Pools {
                 return *id;
             }
             let id = book.add_service(limits);
-            services.insert(name.to_owned(), (id, limits));
+            services.insert(name.into(), (id, limits));
             id
         })
     }
@@ -175,6 +184,7 @@ impl Pools {
 
     fn add(self: &Arc<Self>, state: &mut State, key: Key, settings: PoolSettings) -> Arc<Pool> {
         let (database, user, purpose) = key.clone();
+        let role = user.as_str().into();
         let user = match purpose {
             Purpose::Clients => user,
             Purpose::LoginCheck(nth) => format!("{user} (login check {nth})"),
@@ -185,6 +195,8 @@ impl Pools {
         let id = state.book.add_pool(place, settings.limits);
         let pool = Arc::new(Pool {
             id,
+            name: database.as_str().into(),
+            role,
             database,
             user,
             purpose,
@@ -196,11 +208,60 @@ impl Pools {
             statements: Store::default(),
             accepted: Mutex::default(),
             traffic: self.threads.iter().map(|_| Traffic::default()).collect(),
+            clients: AtomicU32::new(0),
+            logins_waiting: AtomicI32::new(0),
             pools: Arc::clone(self),
         });
         put(&mut state.pools, id.index(), Arc::clone(&pool));
         state.by_name.insert(key, Arc::clone(&pool));
         pool
+    }
+
+    /// What was counted for each database and role, pools that were forgotten included. Never less than before.
+    pub fn traffic(&self) -> Vec<(Arc<str>, Arc<str>, Totals)> {
+        let (pools, mut sums) = {
+            let state = self.state.lock();
+            let pools: Vec<_> = state.by_name.values().cloned().collect();
+            (pools, state.past.clone())
+        };
+        for pool in pools {
+            let key = (Arc::clone(&pool.name), Arc::clone(&pool.role));
+            *sums.entry(key).or_default() += Totals::of(&pool.traffic);
+        }
+        let flat = |((database, role), totals)| (database, role, totals);
+        sums.into_iter().map(flat).collect()
+    }
+
+    /// The statistics of each database, by name.
+    pub fn stats(&self) -> Vec<DatabaseStats> {
+        let totals = self.totals();
+        let periods = self.periods.lock();
+        let mut stats: Vec<_> = totals
+            .into_iter()
+            .map(|(database, totals)| DatabaseStats {
+                averages: periods.1.averages(&database),
+                database,
+                totals,
+            })
+            .collect();
+        stats.sort_unstable_by(|one, other| one.database.cmp(&other.database));
+        stats
+    }
+
+    /// A period of the statistics is over: averages are of what was counted in it.
+    pub fn end_stats_period(&self) {
+        let (now, totals) = (self.now(), self.totals());
+        let mut periods = self.periods.lock();
+        let length = now.saturating_sub(std::mem::replace(&mut periods.0, now));
+        periods.1.roll(totals, length);
+    }
+
+    fn totals(&self) -> HashMap<Arc<str>, Totals> {
+        let mut databases: HashMap<_, Totals> = HashMap::new();
+        for (database, _, totals) in self.traffic() {
+            *databases.entry(database).or_default() += totals;
+        }
+        databases
     }
 
     /// Every pool, in no order.
@@ -250,6 +311,7 @@ impl Pools {
             book,
             pools,
             by_name,
+            past,
             ..
         } = &mut *state;
         by_name.retain(|_, pool| {
@@ -259,6 +321,7 @@ impl Pools {
             let forget = unused && book.remove_pool(pool.id);
             if forget {
                 pools[pool.id.index()] = None;
+                keep(past, pool);
             }
             !forget
         });
@@ -285,5 +348,14 @@ impl Pools {
     fn send(&self, errand: Errand) {
         // A thread whose inbox is closed has ended, and with it the process: its sockets are closed by the kernel.
         let _ = self.threads[usize::from(errand.thread.0)].send(errand);
+    }
+}
+
+/// What was counted for a pool outlives it, if it is anything.
+fn keep(past: &mut Past, pool: &Pool) {
+    let totals = Totals::of(&pool.traffic);
+    if totals != Totals::default() {
+        let key = (Arc::clone(&pool.name), Arc::clone(&pool.role));
+        *past.entry(key).or_default() += totals;
     }
 }

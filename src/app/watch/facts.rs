@@ -1,5 +1,6 @@
 //! What the watch sees at one look: who has what, and what of it is beyond its threshold.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,8 +12,9 @@ use crate::incident::{
     Cause, Clients, Foreign, Ground, Harm, Holder as Held, Queue, Snapshot, Transaction,
 };
 use crate::policy::alert::{Holder, Measured};
-use crate::policy::budget::Whose;
+use crate::policy::budget::{Backend, Whose};
 use crate::pool::pools::GroundView;
+use crate::pool::view::ServiceRow;
 
 /// Rows of each table of a snapshot.
 const MOST_ROWS: usize = 50;
@@ -31,6 +33,8 @@ pub(super) struct Facts {
     holders: Vec<(String, u32)>,
     /// Clients by service and deployment, the most first.
     clients: Vec<Clients>,
+    /// Every service.
+    services: Vec<ServiceRow>,
     /// Waiters.
     queue: Vec<Waiting>,
 }
@@ -38,7 +42,6 @@ pub(super) struct Facts {
 /// Those who wait for one pool.
 struct Waiting {
     ground: usize,
-    name: String,
     count: u32,
     longest: Duration,
 }
@@ -54,12 +57,10 @@ impl Facts {
             let ground = grounds.iter().position(|ground| ground.id == pool.host());
             queue.push(Waiting {
                 ground: ground.unwrap_or_default(),
-                name: format!("{}@{}", pool.user, pool.database),
                 count: view.waiters,
                 longest,
             });
         }
-        queue.sort_by_key(|waiting| std::cmp::Reverse(waiting.longest));
         let with_reading = |ground: GroundView| {
             let reading = app.watch.reading(ground.id);
             (ground, reading)
@@ -67,6 +68,7 @@ impl Facts {
         Self {
             grounds: grounds.into_iter().map(with_reading).collect(),
             holders: app.pools.holders(None),
+            services: app.pools.services(),
             clients: clients(app),
             queue,
         }
@@ -120,140 +122,145 @@ impl Facts {
     }
 
     pub(super) fn snapshot(&self, app: &App, harm: &HarmSince) -> Snapshot {
-        let mut snapshot = Snapshot {
-            postgres: self
-                .grounds
-                .iter()
-                .map(|(ground, reading)| noted(ground, reading.as_deref()))
-                .collect(),
-            clients: self.clients.iter().take(MOST_ROWS).cloned().collect(),
-            harm: harm.rows(app),
-            queue: self
-                .queue
-                .iter()
-                .take(MOST_ROWS)
-                .map(|waiting| Queue {
-                    service: waiting.name.clone(),
-                    waiting: waiting.count,
-                    longest: u64::try_from(waiting.longest.as_millis()).unwrap_or(u64::MAX),
-                })
-                .collect(),
-            ..Snapshot::default()
-        };
-        let mut held = BTreeMap::<(String, String, String), Held>::new();
-        let mut foreign = BTreeMap::<[String; 4], Foreign>::new();
-        for (ground, reading) in &self.grounds {
+        let grounds = self.grounds.iter();
+        let mut rows = Rows::default();
+        for (ground, reading) in grounds.clone() {
             let Some(reading) = reading else { continue };
-            let services: HashMap<u32, String> = app
-                .pools
-                .services_of_backends(ground.id)
-                .into_iter()
-                .collect();
+            let users = app.pools.users_of_backends(ground.id);
             for (whose, backend) in &reading.backends {
-                let service = services.get(&backend.pid);
-                if let Some(seconds) = backend.transaction {
-                    snapshot.transactions.push(Transaction {
-                        service: service.cloned().unwrap_or_default(),
-                        deployment: String::new(),
-                        user: backend.user.clone(),
-                        pid: backend.pid,
-                        state: backend.state.clone(),
-                        seconds,
-                        statement: backend.statement.clone(),
-                    });
-                }
-                match (whose, service) {
-                    (Whose::Ours, Some(service)) => {
-                        let key = (
-                            service.clone(),
-                            backend.application_name.clone(),
-                            backend.state.clone(),
-                        );
-                        let row = held.entry(key).or_insert_with(|| Held {
-                            service: service.clone(),
-                            deployment: deployment_of(app, &backend.application_name),
-                            state: backend.state.clone(),
-                            ..Held::default()
-                        });
-                        row.count += 1;
-                        let unchanged = backend.unchanged.unwrap_or(0);
-                        if row.count == 1 || unchanged > row.oldest {
-                            row.oldest = unchanged;
-                            row.statement.clone_from(&backend.statement);
-                        }
-                    }
-                    (Whose::Ours, None) => {}
-                    _ => {
-                        let row = foreign
-                            .entry(
-                                [
-                                    &backend.application_name,
-                                    &backend.user,
-                                    &backend.address,
-                                    &backend.state,
-                                ]
-                                .map(Clone::clone),
-                            )
-                            .or_insert_with(|| Foreign {
-                                application_name: backend.application_name.clone(),
-                                user: backend.user.clone(),
-                                address: backend.address.clone(),
-                                state: backend.state.clone(),
-                                ..Foreign::default()
-                            });
-                        row.count += 1;
-                        row.oldest = row.oldest.max(backend.age);
-                    }
-                }
+                let user = users.get(&backend.pid).map(|user| holder(app, user));
+                rows.add(*whose, backend, user);
             }
         }
-        snapshot.holders = held.into_values().collect();
-        let read = !snapshot.holders.is_empty();
-        if !read {
-            snapshot.holders = self
-                .holders
-                .iter()
-                .map(|(service, count)| Held {
-                    service: service.clone(),
-                    count: *count,
-                    ..Held::default()
-                })
-                .collect();
+        let Rows {
+            held,
+            foreign,
+            mut transactions,
+        } = rows;
+        let mut holders: Vec<_> = held.into_values().collect();
+        if holders.is_empty() {
+            // Postgres does not say: what pgweir knows by itself.
+            let known = self.holders.iter();
+            let known = known.map(|(service, count)| Held {
+                service: service.clone(),
+                count: *count,
+                ..Held::default()
+            });
+            holders = known.collect();
         }
-        snapshot
-            .holders
-            .sort_by_key(|row| std::cmp::Reverse(row.count));
-        snapshot.holders.truncate(MOST_ROWS);
-        snapshot.foreign = foreign.into_values().collect();
-        snapshot
-            .foreign
-            .sort_by_key(|row| std::cmp::Reverse(row.count));
-        snapshot.foreign.truncate(MOST_ROWS);
-        snapshot
-            .transactions
-            .sort_by_key(|row| std::cmp::Reverse(row.seconds));
-        snapshot.transactions.truncate(OLDEST);
-        snapshot
+        let mut foreign: Vec<_> = foreign.into_values().collect();
+        holders.sort_by_key(|row| Reverse(row.count));
+        holders.truncate(MOST_ROWS);
+        foreign.sort_by_key(|row| Reverse(row.count));
+        foreign.truncate(MOST_ROWS);
+        transactions.sort_by_key(|row| Reverse(row.seconds));
+        transactions.truncate(OLDEST);
+        let waiting = self.services.iter().filter(|row| row.waiters > 0);
+        let mut queue: Vec<_> = waiting
+            .map(|row| Queue {
+                service: row.name.to_string(),
+                waiting: row.waiters,
+                longest: millis(row.longest_wait),
+            })
+            .collect();
+        queue.sort_by_key(|row| Reverse(row.longest));
+        queue.truncate(MOST_ROWS);
+        Snapshot {
+            postgres: grounds
+                .map(|(ground, reading)| noted(ground, reading.as_deref()))
+                .collect(),
+            holders,
+            clients: self.clients.iter().take(MOST_ROWS).cloned().collect(),
+            transactions,
+            queue,
+            harm: harm.rows(app),
+            foreign,
+        }
     }
 }
 
-/// The deployment that an application_name tells.
-fn deployment_of(app: &App, application_name: &str) -> String {
-    let world = app.world();
-    let pattern = world.config.services.deployments.pattern.as_regex();
-    let found = pattern.captures(application_name);
-    let deployment = found.as_ref().and_then(|found| found.name("deployment"));
-    deployment
-        .map(|part| part.as_str().to_owned())
-        .unwrap_or_default()
+/// The tables of a snapshot that are made of what Postgres said.
+#[derive(Default)]
+struct Rows {
+    held: BTreeMap<(User, String), Held>,
+    foreign: BTreeMap<[String; 4], Foreign>,
+    transactions: Vec<Transaction>,
+}
+
+/// Service, deployment and address of a client.
+type User = (String, String, String);
+
+impl Rows {
+    fn add(&mut self, whose: Whose, backend: &Backend, user: Option<User>) {
+        if let Some(seconds) = backend.transaction {
+            let (service, deployment, _) = user.clone().unwrap_or_default();
+            self.transactions.push(Transaction {
+                service,
+                deployment,
+                user: backend.user.clone(),
+                pid: backend.pid,
+                state: backend.state.clone(),
+                seconds,
+                statement: backend.statement.clone(),
+            });
+        }
+        match (whose, user) {
+            (Whose::Ours, Some(user)) => self.hold(backend, user),
+            // Closed or opened while Postgres was asked.
+            (Whose::Ours, None) => {}
+            (Whose::Siblings | Whose::Foreign, _) => self.foreign(backend),
+        }
+    }
+
+    fn hold(&mut self, backend: &Backend, user: User) {
+        let (service, deployment, address) = user.clone();
+        let entry = self.held.entry((user, backend.state.clone()));
+        let row = entry.or_insert_with(|| Held {
+            service,
+            deployment,
+            address,
+            state: backend.state.clone(),
+            ..Held::default()
+        });
+        row.count += 1;
+        let unchanged = backend.unchanged.unwrap_or(0);
+        if row.count == 1 || unchanged > row.oldest {
+            row.oldest = unchanged;
+            row.statement.clone_from(&backend.statement);
+        }
+    }
+
+    fn foreign(&mut self, backend: &Backend) {
+        let Backend {
+            application_name,
+            user,
+            address,
+            state,
+            ..
+        } = backend.clone();
+        let key = [&application_name, &user, &address, &state].map(Clone::clone);
+        let row = self.foreign.entry(key).or_insert_with(|| Foreign {
+            application_name,
+            user,
+            address,
+            state,
+            ..Foreign::default()
+        });
+        row.count += 1;
+        row.oldest = row.oldest.max(backend.age);
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn clients(app: &App) -> Vec<Clients> {
     let mut sums = BTreeMap::<(String, String), u64>::new();
-    for (who, count) in app.directory.count() {
-        *sums
-            .entry((who.service.clone(), String::new()))
-            .or_default() += count;
+    for (who, tally) in app.directory.tally() {
+        let deployment = who.deployment.as_deref().unwrap_or_default();
+        let key = (who.service.clone(), deployment.to_owned());
+        *sums.entry(key).or_default() += tally.total();
     }
     let rows = sums
         .into_iter()
@@ -263,8 +270,23 @@ fn clients(app: &App) -> Vec<Clients> {
             count,
         });
     let mut rows: Vec<_> = rows.collect();
-    rows.sort_by_key(|row| std::cmp::Reverse(row.count));
+    rows.sort_by_key(|row| Reverse(row.count));
     rows
+}
+
+/// Whose a server connection is at this moment: service, deployment and address of its client.
+fn holder(app: &App, (service, client): &(String, Option<u32>)) -> (String, String, String) {
+    let row = client.and_then(|client| app.directory.row_of(client));
+    match row {
+        Some(row) => (
+            service.clone(),
+            row.who.deployment.as_deref().unwrap_or_default().to_owned(),
+            row.peer
+                .ip()
+                .map_or_else(|| "unix".to_owned(), |address| address.to_string()),
+        ),
+        None => (service.clone(), String::new(), String::new()),
+    }
 }
 
 fn noted(ground: &GroundView, reading: Option<&Reading>) -> Ground {
@@ -424,7 +446,8 @@ fn services(world: &World, facts: &Facts, console: &Console, all: &mut Vec<Measu
         let (deployment, count) = biggest.map_or(("", value), |row| (&row.deployment, row.count));
         let mut text = format!("service {service} has {value} {what}, the alert is at {threshold}");
         if !deployment.is_empty() {
-            text += &format!("; most clients are of deployment {deployment} ({count})");
+            let more = format!("; most clients are of deployment {deployment} ({count})");
+            text.push_str(&more);
         }
         all.push(Measured {
             kind,
@@ -501,7 +524,6 @@ fn waiters(world: &World, facts: &Facts, at: usize, console: &Console, all: &mut
     if limit.is_zero() {
         return;
     }
-    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     let holder = facts.biggest();
     all.push(Measured {
         kind: Cause::Waiters,
@@ -581,7 +603,7 @@ impl Console {
 pub(super) struct HarmSince {
     /// Refusals when it began.
     refused: HashMap<String, u64>,
-    /// The most that waited at once, by pool.
+    /// The most that waited at once.
     waiting: BTreeMap<String, u32>,
 }
 
@@ -597,9 +619,10 @@ impl HarmSince {
     }
 
     pub(super) fn note(&mut self, facts: &Facts) {
-        for waiting in facts.queue.iter().take(MOST_ROWS) {
-            let most = self.waiting.entry(waiting.name.clone()).or_default();
-            *most = waiting.count.max(*most);
+        let waiting = facts.services.iter().filter(|row| row.waiters > 0);
+        for row in waiting.take(MOST_ROWS) {
+            let most = self.waiting.entry(row.name.to_string()).or_default();
+            *most = row.waiters.max(*most);
         }
     }
 

@@ -1,6 +1,6 @@
 //! What is known of each Postgres beside the book: what it has, what others hold, and what its refusals have taught.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -107,7 +107,7 @@ impl State {
             refusals: 0,
             trouble: None,
         });
-        names.hosts.insert(key, id);
+        names.hosts.insert(key.into(), id);
         id
     }
 
@@ -265,36 +265,34 @@ impl Pools {
     pub fn backends(&self, host: HostId) -> (HashSet<u32>, u32) {
         let state = self.state.lock();
         let State {
-            book,
-            backends,
-            pools,
-            ..
+            book, facts, pools, ..
         } = &*state;
         let is_there = |server: ServerId| {
             let pool = book.server(server)?.pool;
             let pool = pools[pool.index()].as_ref()?;
             (pool.place.host == host).then_some(())
         };
-        let there = backends.iter().flatten();
-        let pids = there.filter_map(|(server, pid)| is_there(*server).map(|()| *pid));
+        let there = facts.iter().flatten();
+        let pids = there.filter_map(|(server, facts)| is_there(*server).map(|()| facts.pid));
         let pids = pids.collect();
         let tally = book.host(host).tally;
         (pids, tally.dialing)
     }
 
-    /// The service on whose account each of our connections at one Postgres is, by process id.
-    pub fn services_of_backends(&self, host: HostId) -> Vec<(u32, String)> {
+    /// The service on whose account each of our connections at one Postgres is, and the session that has it, by process id.
+    pub fn users_of_backends(&self, host: HostId) -> HashMap<u32, (String, Option<u32>)> {
         let state = self.state.lock();
         let names = service_names(&state);
-        let mut all = Vec::new();
-        for (server, pid) in state.backends.iter().flatten() {
+        let mut all = HashMap::new();
+        for (server, facts) in state.facts.iter().flatten() {
             let Some(view) = state.book.server(*server) else {
                 continue;
             };
             let pool = state.pools[view.pool.index()].as_ref();
             if pool.is_some_and(|pool| pool.place.host == host) {
                 let name = names.get(view.service.index()).copied().flatten();
-                all.push((*pid, name.unwrap_or_default().to_owned()));
+                let name = name.unwrap_or_default().to_owned();
+                all.insert(facts.pid, (name, facts.client()));
             }
         }
         all

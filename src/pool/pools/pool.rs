@@ -1,16 +1,19 @@
 //! One pool: the server connections of one (database, user).
 
 use std::collections::HashMap;
+use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering::Relaxed};
 use std::task::Waker;
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
+use tokio::time::Instant;
 
 use super::state::{Desk, Outcome, State, put};
 use super::{PoolSettings, Pools, Purpose, Refused};
 use crate::config::checked::Secret;
-use crate::metrics::Traffic;
+use crate::metrics::{Traffic, in_micros};
 use crate::pool::book::{
     Asked, HostId, PoolId, PoolPlace, PoolView, Refusal, Retry, ServerId, ServiceId, ThreadId,
     WaiterId,
@@ -37,6 +40,10 @@ pub struct Pool {
     pub database: String,
     /// The role at Postgres, and for whom it is if not for clients.
     pub user: String,
+    /// The database once more, to be shared.
+    pub name: Arc<str>,
+    /// The role at Postgres alone.
+    pub role: Arc<str>,
     /// What it is there for.
     pub purpose: Purpose,
     /// Whose caps it falls under.
@@ -53,7 +60,37 @@ pub struct Pool {
     pub(super) accepted: Mutex<HashMap<Parameters, Arc<Accepted>>>,
     /// What each thread moved.
     pub(super) traffic: Vec<Traffic>,
+    /// Sessions that get their server connections from it.
+    pub(super) clients: AtomicU32,
+    /// Clients that wait for one to be logged in.
+    pub(super) logins_waiting: AtomicI32,
     pub(super) pools: Arc<Pools>,
+}
+
+/// A session's place among those of its pool. Dropped, it has left.
+#[derive(Debug)]
+pub struct Member(Arc<Pool>);
+
+impl Member {
+    /// Joins.
+    pub fn of(pool: Arc<Pool>) -> Self {
+        pool.clients.fetch_add(1, Relaxed);
+        Self(pool)
+    }
+}
+
+impl Deref for Member {
+    type Target = Arc<Pool>;
+
+    fn deref(&self) -> &Arc<Pool> {
+        &self.0
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.0.clients.fetch_sub(1, Relaxed);
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -99,14 +136,22 @@ pub(in crate::pool) struct Granted {
     pub(in crate::pool) connection: Box<Connection>,
     /// Its socket is registered with another thread's reactor.
     pub(in crate::pool) moves: bool,
+    /// When, in microseconds of the pools' clock.
+    pub(in crate::pool) at: u64,
 }
 
 impl Pool {
-    /// Asks for a server connection on behalf of `service`, from `thread`. `waker` is woken when a place in the queue leads to
-    /// something.
-    pub fn ask(self: &Arc<Self>, service: ServiceId, thread: ThreadId, waker: &Waker) -> Checkout {
+    /// Asks for a server connection on behalf of `service`, from `thread`, for the session of number `client` (0: for a
+    /// login). `waker` is woken when a place in the queue leads to something.
+    pub fn ask(
+        self: &Arc<Self>,
+        service: ServiceId,
+        thread: ThreadId,
+        client: u32,
+        waker: &Waker,
+    ) -> Checkout {
         loop {
-            let waiting = match self.enqueue(service, thread, waker) {
+            let waiting = match self.enqueue(service, thread, client, waker) {
                 Ok(granted) => Lease::begin(self, thread, granted),
                 Err(waiter) => return Checkout::Ticket(Ticket::new(self, thread, waiter)),
             };
@@ -121,6 +166,7 @@ impl Pool {
         &self,
         service: ServiceId,
         thread: ThreadId,
+        client: u32,
         waker: &Waker,
     ) -> Result<Granted, WaiterId> {
         let query_wait = self.settings.read().query_wait;
@@ -134,6 +180,7 @@ impl Pool {
                     server,
                     connection: state.unpark(server),
                     moves: from != thread,
+                    at: in_micros(now),
                 }),
                 Asked::Waiting(waiter) => {
                     put(
@@ -142,8 +189,11 @@ impl Pool {
                         Desk {
                             waker: waker.clone(),
                             outcome: None,
+                            since: now,
+                            client,
                         },
                     );
+                    self.waits_for_login(client, 1);
                     Err(waiter)
                 }
             }
@@ -151,11 +201,16 @@ impl Pool {
     }
 
     /// What became of a waiter; `None`: it still waits.
-    pub(in crate::pool) fn inquire(&self, waiter: WaiterId) -> Option<Result<Granted, Refused>> {
-        let outcome = self.pools.update(|state, _| {
-            let desk = &mut state.desks[waiter.index()];
-            let outcome = desk.as_ref().and_then(|desk| desk.outcome)?;
-            *desk = None;
+    pub(in crate::pool) fn inquire(
+        &self,
+        waiter: WaiterId,
+        thread: ThreadId,
+    ) -> Option<Result<Granted, Refused>> {
+        let outcome = self.pools.update(|state, now| {
+            let place = &mut state.desks[waiter.index()];
+            let desk = place.take_if(|desk| desk.outcome.is_some())?;
+            let outcome = desk.outcome?;
+            self.waited(&desk, now, thread);
             Some(match outcome {
                 Outcome::Refused(why) => Err(why),
                 Outcome::Granted { server, moves } => {
@@ -164,6 +219,7 @@ impl Pool {
                         server,
                         connection: state.unpark(server),
                         moves,
+                        at: in_micros(now),
                     })
                 }
             })
@@ -172,9 +228,12 @@ impl Pool {
     }
 
     /// A waiter goes. What was granted to it meanwhile goes on to the next.
-    pub(in crate::pool) fn leave(&self, waiter: WaiterId) {
+    pub(in crate::pool) fn leave(&self, waiter: WaiterId, thread: ThreadId) {
         self.pools.update(|state, now| {
             let desk = state.desks[waiter.index()].take();
+            if let Some(desk) = &desk {
+                self.waited(desk, now, thread);
+            }
             if !matches!(
                 desk.and_then(|desk| desk.outcome),
                 Some(Outcome::Refused(_))
@@ -184,12 +243,41 @@ impl Pool {
         });
     }
 
-    /// A connection comes back in order.
-    pub(in crate::pool) fn put_back(&self, server: ServerId, connection: Box<Connection>) {
+    /// A wait is over.
+    fn waited(&self, desk: &Desk, now: Duration, thread: ThreadId) {
+        let waited = now.saturating_sub(desk.since);
+        self.traffic(thread).waited(in_micros(waited));
+        self.waits_for_login(desk.client, -1);
+    }
+
+    /// One more who is to be logged in waits, or one fewer.
+    fn waits_for_login(&self, client: u32, change: i32) {
+        if client == 0 {
+            self.logins_waiting.fetch_add(change, Relaxed);
+        }
+    }
+
+    /// A connection comes back in order. Gives the time, which is read for it anyway.
+    pub(in crate::pool) fn put_back(
+        &self,
+        server: ServerId,
+        connection: Box<Connection>,
+    ) -> Duration {
         self.pools.update(|state, now| {
             put(&mut state.parked, server.index(), (server, connection));
             state.book.release(now, server, &mut state.actions);
-        });
+            now
+        })
+    }
+
+    /// The time by the pools' clock.
+    pub(in crate::pool) fn now(&self) -> Duration {
+        self.pools.now()
+    }
+
+    /// Where the pools' clock begins.
+    pub fn epoch(&self) -> Instant {
+        self.pools.epoch
     }
 
     /// A connection comes back that must be closed.
@@ -214,6 +302,7 @@ impl Pool {
     pub(in crate::pool) fn lost(&self, server: ServerId) {
         self.pools.update(|state, now| {
             state.book.discard(server);
+            state.forget_facts(server);
             state.book.closed(now, server, &mut state.actions);
         });
     }
@@ -409,8 +498,8 @@ impl Pool {
             .map(|life| life.mul_f32(rand::random_range(0.9..=1.1)));
         self.pools.update(|state, now| {
             state.admitted(now, self.place.host, limit);
-            let backend = (server, connection.key.pid);
-            put(&mut state.backends, server.index(), backend);
+            let facts = Arc::clone(connection.facts());
+            put(&mut state.facts, server.index(), (server, facts));
             put(
                 &mut state.parked,
                 server.index(),
@@ -465,7 +554,9 @@ impl Pool {
 
     /// Postgres has freed the slot.
     pub(in crate::pool) fn closed(&self, server: ServerId) {
-        self.pools
-            .update(|state, now| state.book.closed(now, server, &mut state.actions));
+        self.pools.update(|state, now| {
+            state.forget_facts(server);
+            state.book.closed(now, server, &mut state.actions)
+        });
     }
 }

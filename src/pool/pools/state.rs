@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::task::Waker;
+use std::time::Duration;
 
 use super::ground::Ground;
 use super::{Key, Pool, PoolSettings};
@@ -11,7 +12,9 @@ use crate::pool::book::{
     UserId, WaiterId,
 };
 use crate::pool::errand::{Discard, Errand, Task};
+use crate::pool::stats::Totals;
 use crate::server::connection::Connection;
+use crate::server::facts::Facts;
 
 #[derive(Debug, Default)]
 pub(super) struct State {
@@ -20,6 +23,8 @@ pub(super) struct State {
     pub(super) actions: Vec<Action>,
     /// Idle and granted connections, by the index of their id.
     pub(super) parked: Vec<Option<(ServerId, Box<Connection>)>>,
+    /// What everybody may see of server connections that are logged in, by the index of their id.
+    pub(super) facts: Vec<Option<(ServerId, Arc<Facts>)>>,
     /// Waiters, by the index of their id.
     pub(super) desks: Vec<Option<Desk>>,
     /// Pools, by the index of their id.
@@ -28,19 +33,22 @@ pub(super) struct State {
     pub(super) names: Names,
     /// What is known of each Postgres, by the index of its id.
     pub(super) grounds: Vec<Ground>,
-    /// The process ids of those that are logged in, by the index of their id. Those that are gone are told by it.
-    pub(super) backends: Vec<Option<(ServerId, u32)>>,
+    /// What was counted for pools that were forgotten.
+    pub(super) past: Past,
     /// Probes made so far.
     pub(super) probes: u64,
 }
 
+/// By database and role.
+pub(super) type Past = HashMap<(Arc<str>, Arc<str>), Totals>;
+
 /// The book's ids, by the names that people use.
 #[derive(Debug, Default)]
 pub(super) struct Names {
-    pub(super) hosts: HashMap<String, HostId>,
-    pub(super) databases: HashMap<String, DatabaseId>,
-    pub(super) users: HashMap<String, UserId>,
-    pub(super) services: HashMap<String, (ServiceId, ServiceLimits)>,
+    pub(super) hosts: HashMap<Arc<str>, HostId>,
+    pub(super) databases: HashMap<Arc<str>, DatabaseId>,
+    pub(super) users: HashMap<Arc<str>, UserId>,
+    pub(super) services: HashMap<Arc<str>, (ServiceId, ServiceLimits)>,
 }
 
 /// Where a waiter is called.
@@ -48,6 +56,9 @@ pub(super) struct Names {
 pub(super) struct Desk {
     pub(super) waker: Waker,
     pub(super) outcome: Option<Outcome>,
+    pub(super) since: Duration,
+    /// The session's number; 0: of a client that is to be logged in.
+    pub(super) client: u32,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -71,11 +82,11 @@ impl State {
             host,
             database: *names
                 .databases
-                .entry(database.to_owned())
+                .entry(database.into())
                 .or_insert_with(|| book.add_database(settings.database_cap)),
             user: *names
                 .users
-                .entry(settings.target.identity.user.clone())
+                .entry(settings.target.identity.user.as_str().into())
                 .or_insert_with(|| book.add_user(settings.user_cap)),
         }
     }
@@ -152,6 +163,12 @@ impl State {
             .expect("a waiter has a desk until it leaves");
         desk.outcome = Some(outcome);
         wake.push(desk.waker.clone());
+    }
+
+    pub(super) fn forget_facts(&mut self, server: ServerId) {
+        if let Some(facts) = self.facts.get_mut(server.index()) {
+            *facts = None;
+        }
     }
 
     pub(super) fn unpark(&mut self, server: ServerId) -> Box<Connection> {
