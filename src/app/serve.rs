@@ -20,6 +20,7 @@ use super::look_up::LookUps;
 use super::watch::{self, Watch};
 use super::worker::{self, Dealer, FrontDoor, Inbox};
 use super::world::{Source, SourceError, World};
+use crate::admin::own::Own;
 use crate::client::credentials::Credentials;
 use crate::client::directory::{Ask, Directory, Quota};
 use crate::config::change::{Effect, between};
@@ -108,6 +109,8 @@ pub struct App {
     pub pools: Arc<Pools>,
     /// Client sockets, logged in or not.
     pub clients: Arc<Quota>,
+    /// What the console counts of itself.
+    pub console: Own,
     /// Admins on the console.
     pub admins: Arc<Quota>,
     /// Clients under a cap.
@@ -247,6 +250,7 @@ pub fn serve(source: Source, drain_limit: Duration) -> Result<(), StartError> {
         directory: Arc::default(),
         pools: Pools::new(errands),
         clients: Arc::default(),
+        console: Own::default(),
         admins: Arc::default(),
         quotas: Quotas::default(),
         look_ups: LookUps::default(),
@@ -441,7 +445,10 @@ async fn keep_time(app: Arc<App>, end: CancellationToken) {
             }
             _ = hurry.tick() => app.hurry(),
             _ = sweep.tick() => app.sweep(),
-            _ = stats.tick() => app.pools.end_stats_period(),
+            _ = stats.tick() => {
+                app.pools.end_stats_period();
+                app.console.end_stats_period(STATS_PERIOD);
+            }
             () = end.cancelled() => return,
         }
     }

@@ -13,7 +13,7 @@ mod state;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicU32};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 use std::task::Waker;
 use std::time::{Duration, SystemTime};
 
@@ -203,6 +203,7 @@ impl Pools {
             place,
             settings: RwLock::new(Arc::new(settings)),
             welcome: RwLock::default(),
+            doubtful: AtomicBool::new(false),
             last_failure: Mutex::default(),
             vouched: tokio::sync::Mutex::default(),
             statements: Store::default(),
@@ -290,6 +291,7 @@ impl Pools {
             let State {
                 book,
                 parked,
+                pools,
                 actions,
                 ..
             } = state;
@@ -297,8 +299,13 @@ impl Pools {
                 let Some((server, parked)) = connection else {
                     continue;
                 };
+                let pool = book.server(*server).map(|server| server.pool);
                 if !parked.is_fit() && book.die(now, *server, actions) {
                     *connection = None;
+                    let pool = pool.and_then(|pool| pools.get(pool.index())?.as_ref());
+                    if let Some(pool) = pool {
+                        pool.doubtful.store(true, Ordering::Relaxed);
+                    }
                 }
             }
         });
