@@ -85,7 +85,7 @@ impl Drop for EndOnDrop<'_> {
 
 #[test]
 fn another_max_connections_after_a_restart_is_noticed() {
-    let postgres = postgres_with(100);
+    let mut postgres = postgres_with(100);
     let pooler = Pooler::serve(&postgres, &format!("[pool]\nsize = 90\n\n{AUTO}"));
     let mut client = Raw::login(pooler.port(), "bob", "postgres");
     assert_eq!(client.value("select 1"), "1");
@@ -101,8 +101,7 @@ fn another_max_connections_after_a_restart_is_noticed() {
     eventually("it is monitored", || {
         pooler.log().contains("it is monitored again")
     });
-    postgres.sql("alter system set max_connections = 40");
-    postgres.restart();
+    postgres.restart_with(40);
     told("40", "31");
     let mut client = Raw::login(pooler.port(), "bob", "postgres");
     assert_eq!(client.value("select 1"), "1");
