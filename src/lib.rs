@@ -6,6 +6,7 @@ pub mod admin;
 pub mod app;
 pub mod client;
 pub mod config;
+pub mod incident;
 pub mod metrics;
 pub mod net;
 pub mod policy;

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use pgweir::app::built::without_effect;
-use pgweir::app::demo;
 use pgweir::app::serve::serve;
 use pgweir::app::world::Source;
+use pgweir::app::{demo, incident};
 use pgweir::client::credentials::Credentials;
 
 /// A third less memory for each idle client than glibc's allocator, which wastes what it aligns.
@@ -34,6 +34,8 @@ enum Command {
     },
     /// Show it: a throw-away Postgres, more clients than it takes, and the same clients through pgweir.
     Demo(Demo),
+    /// What was recorded when server connections ran short.
+    Incident(IncidentArgs),
     /// Ask a running pgweir whether it is alive: exit code 0 or 1.
     Healthcheck {
         /// Its `listen.http`.
@@ -66,6 +68,28 @@ struct Demo {
     /// How long they stay, once directly and once through pgweir.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=600))]
     seconds: u16,
+}
+
+#[derive(Debug, Args)]
+struct IncidentArgs {
+    /// Where incidents are kept: `incidents.directory` of the configuration.
+    #[arg(
+        long,
+        value_name = "DIRECTORY",
+        conflicts_with = "config",
+        global = true
+    )]
+    directory: Option<PathBuf>,
+    /// The configuration that says where.
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "/etc/pgweir/pooler.toml",
+        global = true
+    )]
+    config: PathBuf,
+    #[command(subcommand)]
+    what: incident::What,
 }
 
 fn main() -> ExitCode {
@@ -108,6 +132,18 @@ fn run(command: Command) -> anyhow::Result<()> {
             clients,
             stay: Duration::from_secs(seconds.into()),
         })?),
+        Command::Incident(IncidentArgs {
+            directory,
+            config,
+            what,
+        }) => {
+            let directory = match directory {
+                Some(directory) => directory,
+                None => incident::directory(&config)?,
+            };
+            print!("{}", incident::tell(&directory, &what)?);
+            Ok(())
+        }
         Command::Healthcheck { address } => healthcheck(&address),
     }
 }

@@ -189,6 +189,21 @@ impl Metrics {
         self.login_failures.with_label_values(&[reason]).inc();
     }
 
+    /// Clients that were not let in, in all.
+    pub fn login_failures(&self) -> u64 {
+        use prometheus::core::Collector;
+        let families = self.login_failures.collect();
+        let series = families.iter().flat_map(MetricFamily::get_metric);
+        let counts = series.map(|series| series.get_counter().get_value());
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a count"
+        )]
+        let all = counts.sum::<f64>() as u64;
+        all
+    }
+
     /// Counts a session that ended.
     pub fn session_ended(&self, reason: &str) {
         self.sessions_ended.with_label_values(&[reason]).inc();

@@ -31,7 +31,7 @@ use crate::pool::errand::Discard;
 use crate::pool::lease::{Called, Lease};
 use crate::pool::pools::{Accepted, Checkout, Member, Pool, Refused, Vouched};
 use crate::server::login::{ServerLogin, Welcome};
-use crate::session::run::{Session, Terms};
+use crate::session::run::{End, Session, Terms};
 use crate::wire::parameters::{OptionsError, Parameters};
 use crate::wire::reply::{
     Message, Report, ServerError, Severity, SqlState, authentication, backend_key_data,
@@ -179,6 +179,9 @@ pub async fn attend(app: Arc<App>, thread: ThreadId, arrival: Arrival) {
         return;
     };
     let end = session.await;
+    if let End::Refused(Refused::QueryWait { .. }) = &end {
+        app.watch.was_refused(&entry.who().service);
+    }
     farewell(&app, &entry, end.as_str(), &end);
 }
 

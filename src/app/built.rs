@@ -5,17 +5,11 @@ use crate::config::change::{between, plain};
 use crate::config::checked::{AuthMethod, Config};
 
 /// Settings by the beginning of their dotted names. Each goes from this list in the change that puts it in force.
-const NOT_IN_FORCE: [&str; 6] = [
+const NOT_IN_FORCE: [&str; 3] = [
     "auth.hba_file",
-    "budget.check_every",
-    "alerts.",
-    "incidents.",
-    "pressure.",
+    "pressure.idle_transaction",
     "log.pooler_errors",
 ];
-
-/// The same within `[services.NAME]`, by the end of their names.
-const NOT_IN_FORCE_BY_NAME: [&str; 2] = [".alert_servers", ".alert_clients"];
 
 /// Settings that were given a value that has no effect yet.
 pub fn without_effect(config: &Config) -> Vec<String> {
@@ -27,10 +21,7 @@ pub fn without_effect(config: &Config) -> Vec<String> {
 
 fn is_in_force(name: &str) -> bool {
     let begins = |prefix: &&str| name.starts_with(prefix);
-    let of_a_name = name.starts_with("services.");
-    let ends = |suffix: &&str| name.ends_with(suffix);
-    let late =
-        of_a_name && (NOT_IN_FORCE_BY_NAME.iter().any(ends) || name.contains(".deployments."));
+    let late = name.starts_with("services.") && name.contains(".deployments.");
     !late && !NOT_IN_FORCE.iter().any(begins)
 }
 
@@ -62,16 +53,15 @@ mod tests {
     #[test]
     fn a_setting_without_effect_is_named() {
         let given = config(
-            "[timeouts]\nquery = \"5s\"\n[pressure]\nmin_headroom = 9\n\
-             [services.site]\nmax_servers = 3\nalert_servers = 2\n[services.site.deployments]\ndry_run = true",
+            "[timeouts]\nquery = \"5s\"\n[pressure]\nidle_transaction = \"9s\"\n\
+             [services.site]\nmax_servers = 3\n[services.site.deployments]\ndry_run = true",
         );
         let mut named = without_effect(&given);
         named.sort();
         assert_eq!(
             named,
             [
-                "pressure.min_headroom",
-                "services.site.alert_servers",
+                "pressure.idle_transaction",
                 "services.site.deployments.dry_run",
             ]
         );

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::http;
 use super::look_up::LookUps;
 use super::phase::{Phase, Phases, live};
+use super::watch::{self, Watch};
 use super::worker::{self, Dealer, FrontDoor, Inbox};
 use super::world::{Source, SourceError, World};
 use crate::admin::own::Own;
@@ -111,6 +112,8 @@ pub struct App {
     pub look_ups: LookUps,
     /// Every series.
     pub metrics: Metrics,
+    /// Who has what at each Postgres, alerts and incidents.
+    pub watch: Watch,
 }
 
 impl App {
@@ -255,6 +258,7 @@ pub fn serve(source: Source, drain_limit: Duration) -> Result<(), StartError> {
         quotas: Quotas::default(),
         look_ups: LookUps::default(),
         metrics: Metrics::default(),
+        watch: Watch::new(),
     });
     // Held until the drain is over: a data thread ends, and its sessions with it, when nobody can send it clients any more.
     let dealer = Arc::new(Dealer::new(arrivals));
@@ -276,7 +280,13 @@ pub fn serve(source: Source, drain_limit: Duration) -> Result<(), StartError> {
     }
 
     let runtime = Builder::new_current_thread().enable_all().build()?;
+    let end = CancellationToken::new();
+    let watching = watch::start(Arc::clone(&app), end.clone())?;
     runtime.block_on(control(&app, http, drain_limit))?;
+    end.cancel();
+    if watching.join().is_err() {
+        tracing::error!("the watch panicked");
+    }
     drop(dealer);
     for worker in workers {
         if worker.join().is_err() {

@@ -427,6 +427,7 @@ impl World {
                 MaxServers::Exactly(most) => Some(most),
             },
             headroom: budget.headroom,
+            is_watched: self.is_watched(),
             is_probe: false,
             database_cap: database
                 .max_servers
@@ -437,12 +438,18 @@ impl World {
         }
     }
 
+    /// Whether each Postgres is watched over a connection of its own. Not if that one would be all that it may have.
+    pub fn is_watched(&self) -> bool {
+        let budget = &self.config.budget;
+        budget.check_every.is_some() && budget.max_servers != MaxServers::Exactly(1)
+    }
+
     /// The cap on clients of a service.
     pub fn service_clients(&self, name: &str) -> u32 {
         self.limits_of(name).max_clients
     }
 
-    fn limits_of(&self, service: &str) -> &checked::ServiceLimits {
+    pub(super) fn limits_of(&self, service: &str) -> &checked::ServiceLimits {
         let services = &self.config.services;
         let listed = services.listed.iter().find(|listed| listed.name == service);
         listed.map_or(&services.limits, |listed| &listed.limits)

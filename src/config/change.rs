@@ -144,7 +144,9 @@ pub fn plain(config: &Config) -> Config {
 
 fn effect_of(name: &str) -> Effect {
     match name {
-        "runtime.threads" | "log.format" => Effect::Restart,
+        "runtime.threads" | "log.format" | "incidents.directory" | "incidents.keep" => {
+            Effect::Restart
+        }
         _ if name.starts_with("listen.") || name.starts_with("tcp.") => Effect::Restart,
         _ => Effect::Live,
     }
@@ -296,7 +298,7 @@ compare! { deployments: Deployments {
 
 compare! { pressure: Pressure { waiters_for, min_headroom, idle_transaction } }
 
-compare! { alerts: Alerts { total_servers, webhook, repeat_every } }
+compare! { alerts: Alerts { total_servers, login_failures, webhook, webhook_ca, repeat_every } }
 
 compare! { incidents: Incidents { directory, keep, snapshot_every } }
 

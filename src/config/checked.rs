@@ -519,8 +519,12 @@ pub struct Pressure {
 pub struct Alerts {
     /// Alert above this many server connections in all; 0 = never.
     pub total_servers: u32,
+    /// Alert above this many logins that failed within a minute; 0 = never.
+    pub login_failures: u32,
     /// Receives a JSON POST. Secret, because such urls hold their token.
     pub webhook: Option<Secret>,
+    /// Authorities of its certificate, PEM; `None` = the system's.
+    pub webhook_ca: Option<PathBuf>,
     /// An alert that lasts is repeated; zero = never.
     pub repeat_every: Duration,
 }

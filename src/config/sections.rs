@@ -397,7 +397,9 @@ fn pressure(mut table: Table<'_, '_>) -> Pressure {
 fn alerts(mut table: Table<'_, '_>) -> Alerts {
     let alerts = Alerts {
         total_servers: table.get("total_servers", value::count),
+        login_failures: table.get("login_failures", value::count),
         webhook: table.get("webhook", value::webhook),
+        webhook_ca: table.get("webhook_ca", value::path),
         repeat_every: table.get("repeat_every", value::duration),
     };
     table.finish();

@@ -17,6 +17,6 @@ mod verify;
 pub const ALPN: &[u8] = b"postgresql";
 
 /// The cryptography: of rustls' two providers the one that takes less CPU for a small record.
-fn provider() -> std::sync::Arc<rustls::crypto::CryptoProvider> {
+pub(crate) fn provider() -> std::sync::Arc<rustls::crypto::CryptoProvider> {
     std::sync::Arc::new(rustls::crypto::ring::default_provider())
 }

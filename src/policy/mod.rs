@@ -1,3 +1,6 @@
-//! Choices without a socket or a task: which service a session belongs to.
+//! Choices without a socket or a task: which service a session belongs to, how many server connections a Postgres may have from
+//! us, when somebody is told.
 
+pub mod alert;
+pub mod budget;
 pub mod service;

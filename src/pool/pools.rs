@@ -4,6 +4,7 @@
 //! connection, once when it gives it back. That buys one exact budget and one queue over all threads, without a message from
 //! thread to thread. Sockets are read, written, opened and closed outside of it.
 
+mod ground;
 mod pool;
 mod refused;
 pub(super) mod rows;
@@ -22,6 +23,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
+pub use self::ground::{GroundView, Measured};
 pub(super) use self::pool::Granted;
 pub use self::pool::{Accepted, Checkout, Member, Pool, Vouched};
 pub use self::refused::Refused;
@@ -287,6 +289,7 @@ impl Pools {
     pub fn tick(&self) {
         self.update(|state, now| {
             state.book.tick(now, &mut state.actions);
+            state.try_again(now);
         });
         self.news.notify_waiters();
     }

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use super::close::{CancelError, CancelWay, cancel};
 use super::end::ServerEnd;
 use super::facts::Facts;
-use super::login::{LoginError, Row, Welcome, ask_with};
+use super::login::{LoginError, Row, Welcome, ask_rows, ask_with};
 use super::secure::Route;
 use super::state::Answer;
 use crate::metrics::Stint;
@@ -270,6 +270,15 @@ impl Connection {
         self.end.exchange_mut().lose();
         let mut packets = Packets::new(self.end.stream_mut());
         let answer = ask_with(&mut packets, sql, parameter).await?;
+        *self.end.exchange_mut() = Exchange::default();
+        answer.map_err(LoginError::Refused)
+    }
+
+    /// Runs a query of pgweir's own, and gives its rows. Dropped half-way, the connection is not used again.
+    pub async fn select(&mut self, sql: &str) -> Result<Vec<Row>, LoginError> {
+        self.end.exchange_mut().lose();
+        let mut packets = Packets::new(self.end.stream_mut());
+        let answer = ask_rows(&mut packets, sql).await?;
         *self.end.exchange_mut() = Exchange::default();
         answer.map_err(LoginError::Refused)
     }

@@ -129,6 +129,20 @@ impl DialError {
         }
     }
 
+    /// Whether Postgres as a whole has no connection left, rather than this role or this database, which have limits of their own.
+    pub fn found_full(&self) -> bool {
+        match self {
+            Self::Login(LoginError::Refused(error)) => {
+                let own_limit = ["InitializeSessionUserId", "CheckMyDatabase"];
+                error.code == SqlState::TOO_MANY_CONNECTIONS
+                    && !error
+                        .routine()
+                        .is_some_and(|routine| own_limit.contains(&&*routine))
+            }
+            _ => false,
+        }
+    }
+
     /// Whether what pgweir has shown was wrong: the password at Postgres is another one.
     pub fn refuses_proof(&self) -> bool {
         match self {

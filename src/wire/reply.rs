@@ -221,6 +221,13 @@ impl ServerError {
         }
     }
 
+    /// The function of Postgres' source that it comes from: what its message says in any language.
+    pub fn routine(&self) -> Option<String> {
+        let mut fields = self.body.split(|byte| *byte == 0);
+        let routine = fields.find_map(|field| field.strip_prefix(b"R"))?;
+        Some(String::from_utf8_lossy(routine).into_owned())
+    }
+
     /// The name that its message mentions first, in double quotes.
     pub fn quoted_name(&self) -> Option<String> {
         self.message.split('"').nth(1).map(str::to_owned)

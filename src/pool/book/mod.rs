@@ -328,6 +328,30 @@ impl Book {
         true
     }
 
+    /// A dial failed because Postgres has no connection left. As [`Self::dial_failed`], and what we have there is all that it
+    /// has for us: no more is dialled than that, until `set_budget` says otherwise.
+    pub fn dial_found_full(
+        &mut self,
+        now: Duration,
+        server: ServerId,
+        retry: Retry,
+        out: &mut Vec<Action>,
+    ) -> bool {
+        let now = self.advance(now);
+        let Some(server) = self.server_in(server, State::Dialing) else {
+            return false;
+        };
+        let group = self.servers[server].group;
+        let host = &mut self.hosts[self.groups[group].host as usize];
+        let others = host.capped.tally.total() - 1;
+        // No call to `limits_changed`: the failed one still counts, and nothing idle is to be closed for it.
+        host.capped.cap = host.capped.cap.min(others);
+        host.budget_known = true;
+        self.back_off(now, group, retry);
+        self.gone(now, server, out);
+        true
+    }
+
     /// Every waiter of this pool is refused. Its server connections stay.
     pub fn refuse_waiters(&mut self, pool: PoolId, why: Refusal, out: &mut Vec<Action>) {
         let Some(pool) = self.pool_at(pool) else {

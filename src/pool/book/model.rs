@@ -45,6 +45,7 @@ enum Step {
         which: usize,
         retry: bool,
     },
+    DialFull(usize),
     Die(usize),
     Tick,
     Pass(u64),
@@ -146,6 +147,7 @@ fn step() -> impl Strategy<Value = Step> {
         9 => (n.clone(), proptest::option::weighted(0.3, 0_u64..2000))
             .prop_map(|(which, lifetime)| Step::Dialed { which, lifetime }),
         2 => (n.clone(), any::<bool>()).prop_map(|(which, retry)| Step::DialFailed { which, retry }),
+        1 => n.clone().prop_map(Step::DialFull),
         2 => n.clone().prop_map(Step::Die),
         4 => Just(Step::Tick),
         5 => prop_oneof![0_u64..10, 0_u64..700].prop_map(Step::Pass),
@@ -773,7 +775,10 @@ impl Model {
                 }
                 self.is_back(host);
             }
-            Step::DialFailed { which, retry } => return self.dial_failed(which, retry, out),
+            Step::DialFailed { which, retry } => {
+                return self.dial_failed(which, retry, false, out);
+            }
+            Step::DialFull(which) => return self.dial_failed(which, true, true, out),
             Step::Tick => {
                 let _ = self.book.tick(now, out);
                 for (pool, retry_at) in self.retry_at.iter_mut().enumerate() {
@@ -948,7 +953,13 @@ impl Model {
         true
     }
 
-    fn dial_failed(&mut self, which: usize, retry: bool, out: &mut Vec<Action>) -> bool {
+    fn dial_failed(
+        &mut self,
+        which: usize,
+        retry: bool,
+        full: bool,
+        out: &mut Vec<Action>,
+    ) -> bool {
         let Some(id) = pick(&self.in_state(At::Dialing), which) else {
             return false;
         };
@@ -956,8 +967,18 @@ impl Model {
             first: Duration::from_secs(1),
             jitter: 0.5,
         });
-        assert!(self.book.dial_failed(self.now, id, retry, out));
+        if let Some(retry) = retry.filter(|_| full) {
+            assert!(self.book.dial_found_full(self.now, id, retry, out));
+        } else {
+            assert!(self.book.dial_failed(self.now, id, retry, out));
+        }
         let server = self.servers.remove(&id).unwrap();
+        if full {
+            let budget = self.world.budgets[server.host].unwrap_or(1);
+            // Those that it dialled on the way out are no one's yet.
+            let there = self.total(Cap::Host(server.host));
+            self.world.budgets[server.host] = Some(budget.min(there));
+        }
         self.failing[server.host] |= retry.is_some();
         let is_here = server.host == self.world.pools[server.pool].0;
         if retry.is_some() && is_here && self.retry_at[server.pool].is_none() {

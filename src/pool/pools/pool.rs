@@ -101,6 +101,7 @@ pub(super) struct Failure {
     message: Arc<[u8]>,
     code: Option<SqlState>,
     wants_proof: bool,
+    found_full: bool,
 }
 
 /// What became of the parameters that a client asked for at startup.
@@ -329,9 +330,13 @@ impl Pool {
     fn refused(&self, why: Refusal) -> Refused {
         let last = self.last_failure.lock().clone();
         match (why, last) {
-            (Refusal::QueryWait, last) => Refused::QueryWait {
-                last_error: last.map(|failure| failure.cause),
-            },
+            (Refusal::QueryWait, last) => {
+                let other = last.filter(|failure| !failure.found_full);
+                Refused::QueryWait {
+                    last_error: other.map(|failure| failure.cause),
+                    shortage: self.pools.shortage(self.host()).into(),
+                }
+            }
             (
                 Refusal::LoginRefused,
                 Some(Failure {
@@ -339,6 +344,7 @@ impl Pool {
                     message,
                     code,
                     wants_proof,
+                    found_full: _,
                 }),
             ) => Refused::Login {
                 cause,
@@ -363,6 +369,11 @@ impl Pool {
     /// Whose caps it falls under, as things are now.
     pub(super) fn place(&self) -> PoolPlace {
         *self.place.read()
+    }
+
+    /// The Postgres that it leads to.
+    pub fn host(&self) -> HostId {
+        self.place().host
     }
 
     /// The settings as they are now.
@@ -450,7 +461,6 @@ impl Pool {
             .target
             .leads_to_the_same(&self.settings.read().target);
         let settings = Arc::new(settings);
-        let before = self.settings();
         // First of all: what is dialled from the reconnect on counts as new, and must have been dialled as new.
         *self.settings.write() = Arc::clone(&settings);
         self.pools.update(|state, now| {
@@ -468,17 +478,10 @@ impl Pool {
             book.set_pool(now, self.id, settings.limits, actions);
             book.set_database_limit(now, database, settings.database_cap, actions);
             book.set_user_limit(now, user, settings.user_cap, actions);
-            match settings.budget {
-                Some(budget) => book.set_budget(now, host, budget, actions),
-                // It is asked of Postgres at the next login.
-                None if before.budget.is_some() || before.headroom != settings.headroom => {
-                    book.forget_budget(now, host, actions);
-                }
-                None => {}
-            }
             if reconnect {
                 book.reconnect(now, self.id, actions);
             }
+            state.configure(now, host, &settings);
         });
     }
 
@@ -491,13 +494,10 @@ impl Pool {
     pub(in crate::pool) async fn dial(&self, server: ServerId) {
         let settings = self.settings();
         let host = self.place().host;
-        let ask_limit = self.pools.read(|book| book.host(host).cap.is_none());
+        let ask_limit = self.pools.wants_limit(host);
         match crate::server::dial::dial(&settings.target, ask_limit).await {
-            Ok((connection, limit)) => {
-                let limit = limit.map(|limit| (host, limit));
-                self.dialed(server, connection, limit, &settings);
-            }
-            Err(error) => self.dial_failed(server, &error, &settings),
+            Ok((connection, limit)) => self.dialed(server, connection, host, limit, &settings),
+            Err(error) => self.dial_failed(server, host, &error, &settings),
         }
     }
 
@@ -505,7 +505,8 @@ impl Pool {
         &self,
         server: ServerId,
         connection: Connection,
-        limit: Option<(HostId, u32)>,
+        host: HostId,
+        limit: Option<u32>,
         settings: &PoolSettings,
     ) {
         tracing::debug!(
@@ -528,11 +529,7 @@ impl Pool {
             .server_lifetime
             .map(|life| life.mul_f32(rand::random_range(0.9..=1.1)));
         self.pools.update(|state, now| {
-            if let Some((host, limit)) = limit {
-                let budget = limit.saturating_sub(settings.headroom).max(1);
-                tracing::info!(limit, budget, "budget taken from Postgres");
-                state.book.set_budget(now, host, budget, &mut state.actions);
-            }
+            state.admitted(now, host, limit);
             let facts = Arc::clone(connection.facts());
             put(&mut state.facts, server.index(), (server, facts));
             put(
@@ -549,13 +546,20 @@ impl Pool {
         });
     }
 
-    fn dial_failed(&self, server: ServerId, error: &DialError, settings: &PoolSettings) {
+    fn dial_failed(
+        &self,
+        server: ServerId,
+        host: HostId,
+        error: &DialError,
+        settings: &PoolSettings,
+    ) {
         tracing::warn!(database = self.database, user = self.user, %error, "server login failed");
         let failure = Failure {
             cause: error.to_string().into(),
             message: error.to_client().into(),
             code: error.code(),
             wants_proof: error.wants_proof(),
+            found_full: error.found_full(),
         };
         *self.last_failure.lock() = Some(failure);
         if error.refuses_proof() {
@@ -566,6 +570,11 @@ impl Pool {
             jitter: rand::random(),
         };
         self.pools.update(|state, now| {
+            if error.found_full() {
+                state.refused(now, host, server, retry);
+                return;
+            }
+            state.failed(host, error);
             let mut retry = Some(retry);
             if !error.is_passing() {
                 // Refused before the dial is over: otherwise the book would dial again for the same waiters.

@@ -12,6 +12,8 @@ pub enum Refused {
     QueryWait {
         /// What Postgres said at the last failed login, if that is why.
         last_error: Option<Arc<str>>,
+        /// Who has the server connections.
+        shortage: Arc<str>,
     },
     /// Postgres refuses the login.
     #[error("Postgres refuses the login: {cause}")]
@@ -43,13 +45,17 @@ impl Refused {
     pub fn to_client(&self) -> Vec<u8> {
         let report = match self {
             Self::Login { message, .. } => return message.to_vec(),
-            Self::QueryWait { last_error: None } => {
-                Report::new(SqlState::TOO_MANY_CONNECTIONS, "query_wait_timeout")
-                    .detail("No server connection became free within query_wait.")
-                    .hint("All server connections that this client may have are in use.")
-            }
+            Self::QueryWait {
+                last_error: None,
+                shortage,
+            } => Report::new(SqlState::TOO_MANY_CONNECTIONS, "query_wait_timeout")
+                .detail(format!(
+                    "No server connection became free within query_wait. {shortage}"
+                ))
+                .hint("All server connections that this client may have are in use."),
             Self::QueryWait {
                 last_error: Some(error),
+                ..
             } => Report::new(SqlState::UNABLE_TO_CONNECT, "query_wait_timeout").detail(format!(
                 "Postgres could not be reached within query_wait: {error}"
             )),

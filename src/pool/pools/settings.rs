@@ -35,6 +35,8 @@ pub struct PoolSettings {
     pub budget: Option<u32>,
     /// See `budget`.
     pub headroom: u32,
+    /// Its Postgres is watched over a connection of its own, which counts in the budget.
+    pub is_watched: bool,
     /// It serves once, to try one password or one client's replication, and is forgotten after that.
     pub is_probe: bool,
     /// Caps on its database and user.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
+use super::ground::Ground;
 use super::steer::Gates;
 use super::{Key, Pool, PoolSettings};
 use crate::pool::book::{
@@ -31,6 +32,8 @@ pub(super) struct State {
     pub(super) pools: Vec<Option<Arc<Pool>>>,
     pub(super) by_name: HashMap<Key, Arc<Pool>>,
     pub(super) names: Names,
+    /// What is known of each Postgres, by the index of its id.
+    pub(super) grounds: Vec<Ground>,
     pub(super) gates: Gates,
     /// What was counted for pools that were forgotten.
     pub(super) past: Past,
@@ -75,18 +78,10 @@ pub(super) fn put<T>(table: &mut Vec<Option<T>>, index: usize, value: T) {
 
 impl State {
     pub(super) fn place(&mut self, database: &str, settings: &PoolSettings) -> PoolPlace {
-        let hosts: Vec<String> = settings
-            .target
-            .hosts
-            .iter()
-            .map(|host| crate::server::dial::name(host))
-            .collect();
+        let host = self.host(settings);
         let Self { book, names, .. } = self;
         PoolPlace {
-            host: *names
-                .hosts
-                .entry(hosts.join(",").into())
-                .or_insert_with(|| book.add_host(settings.budget)),
+            host,
             database: *names
                 .databases
                 .entry(database.into())

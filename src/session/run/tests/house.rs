@@ -216,6 +216,7 @@ impl House {
             cancel_limit: PATIENCE,
             budget: Some(100),
             headroom: 0,
+            is_watched: false,
             database_cap: 0,
             user_cap: 0,
         }
