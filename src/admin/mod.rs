@@ -3,11 +3,13 @@
 //! [`command::COMMANDS`] says what there is. [`console`] speaks the protocol with one client, [`process`] is what the console needs of
 //! the process around it, which it does not know.
 
+pub mod chatter;
 pub mod command;
 pub mod console;
 pub mod extended;
 pub mod own;
 pub mod process;
+pub mod query;
 pub mod show;
 pub mod table;
 pub mod words;
