@@ -73,6 +73,9 @@ pub enum Denied {
     /// There is no such database.
     #[error("no such database")]
     NoDatabase(String),
+    /// An operator has disabled it.
+    #[error("the database is disabled")]
+    Disabled(String),
     /// The user cannot be looked up.
     #[error("{0}")]
     LookUp(#[from] LookUpError),
@@ -107,6 +110,7 @@ impl Denied {
             Self::Login(_) => "login",
             Self::Full(_) => "too_many_clients",
             Self::NoDatabase(_) => "no_database",
+            Self::Disabled(_) => "disabled",
             Self::LookUp(_) => "auth_query",
             Self::Stranger(_) => "unknown_user",
             Self::NotAllowed(_) => "not_allowed",
@@ -143,6 +147,11 @@ impl Denied {
                 format!("database \"{name}\" does not exist"),
             )
             .hint("It is not in [databases], and there is no [databases.\"*\"]."),
+            // PgBouncer's words, with the code that Postgres has for such a database.
+            Self::Disabled(name) => Report::new(
+                SqlState::NOT_IN_PREREQUISITE_STATE,
+                format!("database \"{name}\" is disabled"),
+            ),
             Self::Stranger(user) => Report::new(
                 SqlState::INVALID_AUTHORIZATION,
                 format!("role \"{user}\" is not known to pgweir"),
@@ -165,11 +174,10 @@ impl Denied {
 
 /// Looks after one client from accept to goodbye.
 pub async fn attend(app: Arc<App>, thread: ThreadId, arrival: Arrival) {
-    // Boxed, because an idle task is as large as its largest phase.
-    let Some(session) = Box::pin(admit(&app, thread, arrival)).await else {
+    // Boxed, because an idle task is as large as its largest phase. The session is not looked at here: it would be kept in two places.
+    let Some((entry, session)) = Box::pin(admit(&app, thread, arrival)).await else {
         return;
     };
-    let entry = Arc::clone(session.entry());
     let end = session.await;
     farewell(&app, &entry, end.as_str(), &end);
 }
@@ -187,7 +195,11 @@ fn farewell(app: &App, entry: &Entry, reason: &'static str, end: &dyn Display) {
 }
 
 /// Lets a client in. One of the console is served here to its end: there are few of them, and they need no small task.
-async fn admit(app: &Arc<App>, thread: ThreadId, arrival: Arrival) -> Option<Session> {
+async fn admit(
+    app: &Arc<App>,
+    thread: ThreadId,
+    arrival: Arrival,
+) -> Option<(Arc<Entry>, Session)> {
     let peer = arrival.peer;
     let stream = arrival.socket.register().ok()?;
     let reception = Reception {
@@ -219,7 +231,10 @@ async fn admit(app: &Arc<App>, thread: ThreadId, arrival: Arrival) -> Option<Ses
         return None;
     }
     match reception.receive(&mut greeted, seat).await {
-        Ok((terms, lease)) => Some(session(greeted.packets, terms, lease, &reception.world)),
+        Ok((terms, lease)) => {
+            let session = session(greeted.packets, terms, lease, &reception.world);
+            Some((Arc::clone(session.entry()), session))
+        }
         Err(denied) => {
             refuse(app, *greeted, &denied).await;
             None
@@ -330,6 +345,9 @@ impl Reception<'_> {
             .world
             .database(&startup.database)
             .ok_or_else(|| Denied::NoDatabase(startup.database.clone()))?;
+        if self.app.pools.is_disabled(&startup.database) {
+            return Err(Denied::Disabled(startup.database.clone()));
+        }
         let (service, who) = self.classify(startup, *peer, secured);
         let replicates = startup.is_replication();
         let pool = self.pool(startup, database, credential);
@@ -825,4 +843,19 @@ fn hello(welcome: &Welcome, accepted: &Accepted, (id, secret): (u32, &[u8])) -> 
     }
     bytes.extend(ready_for_query());
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_task<F>(_attend: fn(Arc<App>, ThreadId, Arrival) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn the_task_of_a_client_keeps_its_session_once() {
+        let (task, session) = (size_of_task(attend), size_of::<Session>());
+        assert!(task < session + 128, "{task} for a session of {session}");
+    }
 }

@@ -7,6 +7,8 @@ pub mod demo;
 pub mod http;
 pub mod log;
 pub mod look_up;
+pub mod phase;
 pub mod serve;
+pub mod steer;
 pub mod worker;
 pub mod world;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering::Relaxed};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -15,7 +15,8 @@ use super::{PoolSettings, Pools, Purpose, Refused};
 use crate::config::checked::Secret;
 use crate::metrics::{Traffic, in_micros};
 use crate::pool::book::{
-    Asked, PoolId, PoolPlace, PoolView, Refusal, Retry, ServerId, ServiceId, ThreadId, WaiterId,
+    Asked, HostId, PoolId, PoolPlace, PoolView, Refusal, Retry, ServerId, ServiceId, ThreadId,
+    WaiterId,
 };
 use crate::pool::errand::{Discard, Errand, Task};
 use crate::pool::lease::{Lease, Ticket};
@@ -46,12 +47,14 @@ pub struct Pool {
     /// What it is there for.
     pub purpose: Purpose,
     /// Whose caps it falls under.
-    pub(super) place: PoolPlace,
+    pub(super) place: RwLock<PoolPlace>,
 
     /// What may change while it is in use.
     pub(super) settings: RwLock<Arc<PoolSettings>>,
     /// What Postgres told at the last login.
     pub(super) welcome: RwLock<Option<Arc<Welcome>>>,
+    /// A server connection died since: it may be another Postgres that answers now.
+    pub(super) doubtful: AtomicBool,
     pub(super) last_failure: Mutex<Option<Failure>>,
     pub(super) vouched: tokio::sync::Mutex<Option<Vouched>>,
     pub(super) statements: Store,
@@ -286,6 +289,9 @@ impl Pool {
         thread: ThreadId,
         reason: Discard,
     ) {
+        if reason == Discard::Died {
+            self.doubtful.store(true, Relaxed);
+        }
         self.pools.update(|state, _| state.book.discard(server));
         let task = Task::Close(connection, reason);
         self.send(Errand {
@@ -354,6 +360,11 @@ impl Pool {
         Some((view, wait))
     }
 
+    /// Whose caps it falls under, as things are now.
+    pub(super) fn place(&self) -> PoolPlace {
+        *self.place.read()
+    }
+
     /// The settings as they are now.
     pub fn settings(&self) -> Arc<PoolSettings> {
         Arc::clone(&self.settings.read())
@@ -410,8 +421,16 @@ impl Pool {
         accepted
     }
 
-    /// What Postgres told at the last login.
+    /// What Postgres told at the last login. `None`: there was none, or what it told may have been another one's, because connections
+    /// died and there is none any more.
     pub fn welcome(&self) -> Option<Arc<Welcome>> {
+        let has_server = || {
+            let view = self.pools.read(|book| book.pool(self.id));
+            view.is_some_and(|view| view.tally.idle + view.tally.granted + view.tally.leased > 0)
+        };
+        if self.doubtful.load(Relaxed) && !has_server() {
+            return None;
+        }
         self.welcome.read().clone()
     }
 
@@ -431,20 +450,31 @@ impl Pool {
             .target
             .leads_to_the_same(&self.settings.read().target);
         let settings = Arc::new(settings);
+        let before = self.settings();
         // First of all: what is dialled from the reconnect on counts as new, and must have been dialled as new.
         *self.settings.write() = Arc::clone(&settings);
         self.pools.update(|state, now| {
+            let place = state.place(&self.database, &settings);
+            let moved = std::mem::replace(&mut *self.place.write(), place) != place;
             let State { book, actions, .. } = state;
             let PoolPlace {
                 host,
                 database,
                 user,
-            } = self.place;
+            } = place;
+            if moved {
+                book.move_pool(now, self.id, host, actions);
+            }
             book.set_pool(now, self.id, settings.limits, actions);
             book.set_database_limit(now, database, settings.database_cap, actions);
             book.set_user_limit(now, user, settings.user_cap, actions);
-            if let Some(budget) = settings.budget {
-                book.set_budget(now, host, budget, actions);
+            match settings.budget {
+                Some(budget) => book.set_budget(now, host, budget, actions),
+                // It is asked of Postgres at the next login.
+                None if before.budget.is_some() || before.headroom != settings.headroom => {
+                    book.forget_budget(now, host, actions);
+                }
+                None => {}
             }
             if reconnect {
                 book.reconnect(now, self.id, actions);
@@ -460,11 +490,13 @@ impl Pool {
     /// Connects and logs in for the book.
     pub(in crate::pool) async fn dial(&self, server: ServerId) {
         let settings = self.settings();
-        let ask_limit = self
-            .pools
-            .read(|book| book.host(self.place.host).cap.is_none());
+        let host = self.place().host;
+        let ask_limit = self.pools.read(|book| book.host(host).cap.is_none());
         match crate::server::dial::dial(&settings.target, ask_limit).await {
-            Ok((connection, limit)) => self.dialed(server, connection, limit, &settings),
+            Ok((connection, limit)) => {
+                let limit = limit.map(|limit| (host, limit));
+                self.dialed(server, connection, limit, &settings);
+            }
             Err(error) => self.dial_failed(server, &error, &settings),
         }
     }
@@ -473,7 +505,7 @@ impl Pool {
         &self,
         server: ServerId,
         connection: Connection,
-        limit: Option<u32>,
+        limit: Option<(HostId, u32)>,
         settings: &PoolSettings,
     ) {
         tracing::debug!(
@@ -482,19 +514,24 @@ impl Pool {
             pid = connection.key.pid,
             "server connection opened"
         );
-        *self.welcome.write() = Some(Arc::clone(&connection.welcome));
+        let before = self
+            .welcome
+            .write()
+            .replace(Arc::clone(&connection.welcome));
+        if before.is_some_and(|before| before.parameters != connection.welcome.parameters) {
+            self.accepted.lock().clear();
+        }
+        self.doubtful.store(false, Relaxed);
         *self.last_failure.lock() = None;
         // A tenth more or less, so that connections made together do not all end together.
         let lifetime = settings
             .server_lifetime
             .map(|life| life.mul_f32(rand::random_range(0.9..=1.1)));
         self.pools.update(|state, now| {
-            if let Some(limit) = limit {
+            if let Some((host, limit)) = limit {
                 let budget = limit.saturating_sub(settings.headroom).max(1);
                 tracing::info!(limit, budget, "budget taken from Postgres");
-                state
-                    .book
-                    .set_budget(now, self.place.host, budget, &mut state.actions);
+                state.book.set_budget(now, host, budget, &mut state.actions);
             }
             let facts = Arc::clone(connection.facts());
             put(&mut state.facts, server.index(), (server, facts));
@@ -547,7 +584,8 @@ impl Pool {
     pub(in crate::pool) fn closed(&self, server: ServerId) {
         self.pools.update(|state, now| {
             state.forget_facts(server);
-            state.book.closed(now, server, &mut state.actions)
+            state.book.closed(now, server, &mut state.actions);
         });
+        self.pools.news.notify_waiters();
     }
 }

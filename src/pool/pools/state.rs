@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
+use super::steer::Gates;
 use super::{Key, Pool, PoolSettings};
 use crate::pool::book::{
     Action, Book, DatabaseId, HostId, PoolPlace, Refusal, ServerId, ServiceId, ServiceLimits,
@@ -30,6 +31,7 @@ pub(super) struct State {
     pub(super) pools: Vec<Option<Arc<Pool>>>,
     pub(super) by_name: HashMap<Key, Arc<Pool>>,
     pub(super) names: Names,
+    pub(super) gates: Gates,
     /// What was counted for pools that were forgotten.
     pub(super) past: Past,
     /// Probes made so far.
