@@ -4,8 +4,10 @@ use std::borrow::Cow;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use super::chatter;
 use super::process::{Access, Process};
-use super::table::{Column, Row, Table};
+use super::query::Query;
+use super::table::{Column, Kind, Row, Table};
 use super::words::{self, Unfinished, Word};
 use super::{act, show};
 use crate::client::directory::Who;
@@ -317,6 +319,12 @@ pub enum Plan {
     Begin,
     /// Its end, by that word.
     End(&'static str),
+    /// A query over a table.
+    Query(Arc<Query>),
+    /// Something of no consequence that drivers say to every server.
+    Known(Outcome),
+    /// Prepared statements are to be forgotten: that one, or all.
+    Forget(Option<String>, &'static str),
 }
 
 /// An argument of a command.
@@ -360,30 +368,30 @@ impl Plan {
         if let Some(plan) = transaction(&words) {
             return Ok(plan);
         }
-        let found = COMMANDS
-            .iter()
-            .filter_map(|command| Some((command, command.begins(&words)?)))
-            .max_by_key(|(_, count)| *count);
-        let (command, count) = found.ok_or_else(|| invalid(statement))?;
-        let arguments = arguments(command, &words[count..]);
-        if command.accepts(arguments.len()) {
-            Ok(Self::Command(command, arguments))
-        } else {
-            let usage = format!("Usage: {};", command.usage());
-            // PgBouncer's words.
-            let words = match (command.takes, arguments.len()) {
-                (["database"], 0) => "a database is required",
-                _ => "bad arguments",
-            };
-            Err(Report::new(SqlState::PROTOCOL_VIOLATION, words).hint(usage))
+        if let Some(plan) = chatter::plan(&words) {
+            return Ok(plan);
         }
+        if words[0].is("SELECT") {
+            // PgBouncer has SELECT x for SHOW x.
+            let as_show = [&[Word::Bare("SHOW".to_owned())], &words[1..]].concat();
+            if let Some(plan) = command(&as_show).and_then(Result::ok) {
+                return Ok(plan);
+            }
+        }
+        if is_query(&words[0]) {
+            return Query::read(statement).map(|query| Self::Query(Arc::new(query)));
+        }
+        command(&words).unwrap_or_else(|| Err(invalid(statement)))
     }
 
     /// The least that its sender must be allowed.
     pub fn access(&self) -> Access {
         match self {
-            Self::Empty | Self::Begin | Self::End(_) => Access::Stats,
             Self::Command(command, _) => command.access,
+            Self::Query(query) => query.source.map_or(Access::Stats, |table| table.access),
+            Self::Empty | Self::Begin | Self::End(_) | Self::Known(_) | Self::Forget(..) => {
+                Access::Stats
+            }
         }
     }
 
@@ -394,23 +402,60 @@ impl Plan {
                 Run::Show { columns, .. } => Some(columns),
                 Run::Tell(_) | Run::Act(_) => None,
             },
-            Self::Empty | Self::Begin | Self::End(_) => None,
+            Self::Query(query) => Some(&query.columns),
+            Self::Known(outcome) => outcome.table.as_ref().map(|table| &*table.columns),
+            Self::Empty | Self::Begin | Self::End(_) | Self::Forget(..) => None,
         }
     }
 
-    /// How many parameters it has.
-    pub fn parameters(&self) -> u16 {
+    /// The types of its parameters.
+    pub fn parameters(&self) -> Vec<Kind> {
         match self {
             Self::Command(_, arguments) => {
                 let numbers = arguments.iter().map(|argument| match argument {
-                    Argument::Parameter(number) => *number,
+                    Argument::Parameter(number) => usize::from(*number),
                     Argument::Text(_) => 0,
                 });
-                numbers.max().unwrap_or(0)
+                vec![Kind::Text; numbers.max().unwrap_or(0)]
             }
-            Self::Empty | Self::Begin | Self::End(_) => 0,
+            Self::Query(query) => query.parameters.clone(),
+            Self::Empty | Self::Begin | Self::End(_) | Self::Known(_) | Self::Forget(..) => vec![],
         }
     }
+}
+
+/// The command that a statement begins with, if it is one.
+fn command(words: &[Word]) -> Option<Result<Plan, Report>> {
+    let found = COMMANDS
+        .iter()
+        .filter_map(|command| Some((command, command.begins(words)?)))
+        .max_by_key(|(_, count)| *count);
+    let (command, count) = found?;
+    let arguments = arguments(command, &words[count..]);
+    Some(if command.accepts(arguments.len()) {
+        Ok(Plan::Command(command, arguments))
+    } else {
+        let usage = format!("Usage: {};", command.usage());
+        // PgBouncer's words.
+        let words = match (command.takes, arguments.len()) {
+            (["database"], 0) => "a database is required",
+            _ => "bad arguments",
+        };
+        Err(Report::new(SqlState::PROTOCOL_VIOLATION, words).hint(usage))
+    })
+}
+
+/// Whether a statement that begins so is a query. `SELECT(1)` is one as well.
+fn is_query(first: &Word) -> bool {
+    let Word::Bare(all) = first else {
+        return false;
+    };
+    let end = all.find(|c: char| !c.is_ascii_alphabetic());
+    let word = &all[..end.unwrap_or(all.len())];
+    let begins = ["SELECT", "WITH", "VALUES", "TABLE"];
+    // A query in parentheses has no word in front of them.
+    end == Some(0) && all.starts_with('(')
+        || begins.iter().any(|begin| word.eq_ignore_ascii_case(begin))
 }
 
 /// The begin or the end of a transaction.
@@ -499,6 +544,28 @@ mod tests {
             arguments_of("SHOW POOLS now"),
             Err("bad arguments".to_owned())
         );
+    }
+
+    #[test]
+    fn a_select_is_a_query_or_pgbouncers_other_word_for_show() {
+        for (statement, is_command) in [
+            ("SELECT pools", true),
+            ("select version;", true),
+            ("SELECT version()", false),
+            ("SELECT * FROM pools", false),
+            ("SELECT(1)", false),
+            ("(SELECT 1)", false),
+        ] {
+            match Plan::of(statement.trim_end_matches(';')) {
+                Ok(Plan::Command(..)) => assert!(is_command, "{statement}"),
+                Ok(Plan::Query(_)) => assert!(!is_command, "{statement}"),
+                Err(report) => {
+                    assert!(!is_command, "{statement}");
+                    assert_eq!(report.code, SqlState::NOT_SUPPORTED, "{statement}");
+                }
+                other => panic!("{statement}: {other:?}"),
+            }
+        }
     }
 
     #[test]

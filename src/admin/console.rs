@@ -16,7 +16,8 @@ use super::PGBOUNCER;
 use super::command::{Argument, Call, Done, Outcome, Plan, Run, unfinished};
 use super::extended::Prepared;
 use super::process::{Access, Process};
-use super::table::{Formats, Table, data_row, row_description};
+use super::query::{Environment, Query};
+use super::table::{Formats, Row, Table, data_row, row_description};
 use super::words;
 use crate::client::directory::{Ask, Entry, Listed, Seat};
 use crate::client::patience::Activity;
@@ -357,6 +358,12 @@ impl Console {
         let (command, arguments) = match plan {
             Plan::Command(command, arguments) => (command, arguments),
             Plan::Empty => return Ok(Ok(Outcome::tagged(""))),
+            Plan::Query(query) => return Ok(self.select(query, parameters).await),
+            Plan::Known(outcome) => return Ok(Ok(outcome.clone())),
+            Plan::Forget(name, tag) => {
+                let forgotten = self.prepared.forget(name.as_deref());
+                return Ok(forgotten.map(|()| Outcome::tagged(tag)));
+            }
             Plan::Begin => {
                 self.status = Status::InTransaction;
                 return Ok(Ok(Outcome::tagged("BEGIN")));
@@ -370,14 +377,10 @@ impl Console {
             Ok(arguments) => arguments,
             Err(report) => return Ok(Err(report)),
         };
-        let call = Call {
-            process: Arc::clone(&self.process),
-            caller: self.entry().who(),
-            arguments,
-        };
+        let call = self.call(arguments);
         let tag = command.tag().to_owned();
         let outcome = match command.run {
-            Run::Show { columns, rows } => rows(&call).map(|rows| Outcome {
+            Run::Show { columns, rows } => aside(move || rows(&call)).await.map(|rows| Outcome {
                 notices: vec![],
                 table: Some(Table {
                     columns: columns.into(),
@@ -397,6 +400,47 @@ impl Console {
             }),
         };
         Ok(outcome)
+    }
+
+    /// Answers a query over a table.
+    async fn select(
+        &self,
+        query: &Arc<Query>,
+        parameters: &[Option<String>],
+    ) -> Result<Outcome, Report> {
+        let who = self.entry().who();
+        let environment = Environment {
+            user: who.user.clone(),
+            database: who.database.clone(),
+            pid: self.entry().key().0,
+            parameters: query.read_parameters(parameters)?,
+        };
+        let (call, asked) = (self.call(vec![]), Arc::clone(query));
+        let rows = aside(move || {
+            let rows = match asked.source.map(|table| table.run) {
+                Some(Run::Show { rows, .. }) => rows(&call)?,
+                Some(Run::Tell(_) | Run::Act(_)) => vec![],
+                None => vec![vec![]],
+            };
+            asked.run(rows, &environment)
+        });
+        let rows = rows.await?;
+        Ok(Outcome {
+            notices: vec![],
+            tag: format!("SELECT {}", rows.len()),
+            table: Some(Table {
+                columns: query.columns.clone().into(),
+                rows,
+            }),
+        })
+    }
+
+    fn call(&self, arguments: Vec<String>) -> Call {
+        Call {
+            process: Arc::clone(&self.process),
+            caller: self.entry().who(),
+            arguments,
+        }
     }
 
     /// Waits for a command. One that is cancelled, or whose client leaves, is dropped.
@@ -509,6 +553,20 @@ impl Console {
 
 /// EmptyQueryResponse.
 pub(super) const EMPTY_QUERY: [u8; 5] = [b'I', 0, 0, 0, 4];
+
+/// Makes a table on a thread where it delays no client.
+async fn aside(
+    make: impl FnOnce() -> Result<Vec<Row>, Report> + Send + 'static,
+) -> Result<Vec<Row>, Report> {
+    let rows = tokio::task::spawn_blocking(make).await;
+    rows.unwrap_or_else(|error| {
+        tracing::error!(%error, "a table of the console could not be made");
+        Err(Report::new(
+            SqlState(*b"XX000"),
+            "the table could not be made",
+        ))
+    })
+}
 
 /// Ready when a session is asked this.
 async fn asked(entry: &Entry, ask: Ask) {

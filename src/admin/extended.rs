@@ -36,6 +36,7 @@ mod oid {
     pub(super) const UNKNOWN: u32 = 705;
     pub(super) const BPCHAR: u32 = 1042;
     pub(super) const VARCHAR: u32 = 1043;
+    pub(super) const NUMERIC: u32 = 1700;
 }
 
 /// What a client has prepared.
@@ -186,6 +187,21 @@ impl Prepared {
         self.portals.remove(name)
     }
 
+    /// Forgets a prepared statement, or all of them with the portals.
+    pub fn forget(&mut self, name: Option<&str>) -> Result<(), Report> {
+        match name {
+            None => {
+                self.statements.clear();
+                self.portals.clear();
+            }
+            Some(name) => {
+                self.statement(name)?;
+                self.statements.remove(name);
+            }
+        }
+        Ok(())
+    }
+
     /// Puts it back. Few may hold rows.
     pub fn put_back(&mut self, name: String, portal: Portal) -> Result<(), Report> {
         let suspended = self.portals.values().filter(|other| other.holds_rows());
@@ -221,9 +237,12 @@ impl Statement {
                 ));
             }
         };
-        let count = usize::from(plan.parameters()).max(given.len());
-        let of = |index| match given.get(index) {
-            None | Some(0 | &oid::UNKNOWN) => oid::TEXT,
+        let expected = plan.parameters();
+        let count = expected.len().max(given.len());
+        let of = |index: usize| match given.get(index) {
+            None | Some(0 | &oid::UNKNOWN) => {
+                expected.get(index).map_or(oid::TEXT, |kind| kind.oid())
+            }
             Some(oid) => *oid,
         };
         Ok(Self {
@@ -328,6 +347,7 @@ fn decode(oid: u32, value: &[u8], format: Format) -> Result<String, Report> {
             oid::INT8 => i64::from_be_bytes(value.try_into().ok()?).to_string(),
             oid::FLOAT4 => f32::from_be_bytes(value.try_into().ok()?).to_string(),
             oid::FLOAT8 => f64::from_be_bytes(value.try_into().ok()?).to_string(),
+            oid::NUMERIC => numeric(value)?,
             _ => return None,
         })
     };
@@ -340,6 +360,38 @@ fn decode(oid: u32, value: &[u8], format: Format) -> Result<String, Report> {
             )
         }),
     }
+}
+
+/// What `numeric_send` wrote, unless it is no number or beyond all columns.
+fn numeric(mut value: &[u8]) -> Option<String> {
+    let (count, weight) = (value.try_get_u16().ok()?, value.try_get_i16().ok()?);
+    let (sign, scale) = (value.try_get_u16().ok()?, value.try_get_u16().ok()?);
+    if !matches!(sign, 0 | 0x4000) || !(-8..=8).contains(&weight) || scale > 30 || count > 16 {
+        return None;
+    }
+    let digits: Vec<u16> = (0..count)
+        .map(|_| value.try_get_u16().ok())
+        .collect::<Option<_>>()?;
+    // The digit that stands for so many ten thousands to that power.
+    let at = |power: i16| {
+        let index = usize::try_from(weight - power).ok();
+        index
+            .and_then(|index| digits.get(index))
+            .copied()
+            .unwrap_or(0)
+    };
+    let written = |powers: Vec<i16>| {
+        let digits = powers.into_iter().map(|power| format!("{:04}", at(power)));
+        digits.collect::<Vec<_>>().concat()
+    };
+    let whole = written((0..=weight.max(0)).rev().collect());
+    let whole = whole.trim_start_matches('0');
+    let fraction = written((1..=8).map(|power: i16| -power).collect());
+    let fraction = &fraction[..usize::from(scale)];
+    let sign = if sign == 0 { "" } else { "-" };
+    let whole = if whole.is_empty() { "0" } else { whole };
+    let point = if fraction.is_empty() { "" } else { "." };
+    Some([sign, whole, point, fraction].concat())
 }
 
 /// Reads the body of a message.
@@ -403,5 +455,34 @@ impl Reader {
             return Err(self.malformed());
         }
         Ok((kind, self.text()?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `[ndigits, weight, sign, dscale, digits...]`.
+    fn numeric_of(words: &[u16]) -> Option<String> {
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_be_bytes()).collect();
+        numeric(&bytes)
+    }
+
+    #[test]
+    fn a_binary_numeric_is_read() {
+        for (words, expected) in [
+            (&[0, 0, 0, 0][..], Some("0")),
+            (&[1, 0, 0, 0, 7], Some("7")),
+            (&[3, 2, 0, 0, 1, 2345, 6789], Some("123456789")),
+            (&[2, 0, 0x4000, 6, 1, 5000], Some("-1.500000")),
+            (&[1, 0xffff, 0, 6, 1], Some("0.000100")),
+            (&[1, 1, 0, 0, 1], Some("10000")),
+            (&[0, 0, 0xc000, 0], None),
+            (&[1, 900, 0, 0, 1], None),
+            (&[2, 0, 0, 0, 1], None),
+            (&[1], None),
+        ] {
+            assert_eq!(numeric_of(words).as_deref(), expected, "{words:?}");
+        }
     }
 }

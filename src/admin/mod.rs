@@ -4,11 +4,13 @@
 //! the process around it, which it does not know.
 
 pub mod act;
+pub mod chatter;
 pub mod command;
 pub mod console;
 pub mod extended;
 pub mod own;
 pub mod process;
+pub mod query;
 pub mod show;
 pub mod table;
 pub mod words;

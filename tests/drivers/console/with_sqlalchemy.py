@@ -1,0 +1,20 @@
+"""SQLAlchemy on the console: what its dialect asks at connect, then tables."""
+
+from sqlalchemy import create_engine, text
+
+for driver in ("psycopg", "asyncpg"):
+    if driver == "psycopg":
+        with create_engine("postgresql+psycopg://").connect() as conn:
+            found = conn.execute(text("SELECT database FROM pools WHERE user = :user"), {"user": "pgbouncer"}).all()
+            assert found == [("pgbouncer",)], found
+    else:
+        import asyncio
+
+        from sqlalchemy.ext.asyncio import create_async_engine
+
+        async def main():
+            async with create_async_engine("postgresql+asyncpg://").connect() as conn:
+                found = (await conn.execute(text("SHOW LISTS"))).all()
+                assert len(found) == 14, found
+
+        asyncio.run(main())
