@@ -364,7 +364,7 @@ impl Console {
         };
         let call = Call {
             process: Arc::clone(&self.process),
-            caller: Arc::clone(&self.entry().who),
+            caller: self.entry().who(),
             arguments,
         };
         let tag = command.tag().to_owned();
@@ -417,7 +417,7 @@ impl Console {
     fn access(&self) -> Option<Access> {
         match self.standing {
             Standing::Owner => Some(Access::Admin),
-            Standing::Listed => Access::of(&self.process.config().auth, &self.entry().who.user),
+            Standing::Listed => Access::of(&self.process.config().auth, &self.entry().who().user),
         }
     }
 

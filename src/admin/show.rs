@@ -65,8 +65,8 @@ pub fn databases(call: &Call) -> Rows {
             names.insert(pool.database.clone());
         }
     }
-    for (who, count) in call.process.directory().count() {
-        *clients.entry(who.database.clone()).or_insert(0) += count;
+    for (who, tally) in call.process.directory().tally() {
+        *clients.entry(who.database.clone()).or_insert(0) += tally.total();
     }
     let row = |name: String| {
         let database = config.databases.get(&name);
@@ -132,8 +132,8 @@ pub fn users(call: &Call) -> Rows {
     for pool in call.process.pools().all() {
         counts.entry(pool.user.clone()).or_default().0 += servers_of(&pool);
     }
-    for (who, count) in call.process.directory().count() {
-        counts.entry(who.user.clone()).or_default().1 += count;
+    for (who, tally) in call.process.directory().tally() {
+        counts.entry(who.user.clone()).or_default().1 += tally.total();
     }
     let row = |(name, (servers, clients)): (String, (u64, u64))| {
         let user = config.users.get(&name);
@@ -192,7 +192,7 @@ pub fn lists(call: &Call) -> Rows {
 
 /// SHOW POOLS.
 pub fn pools(call: &Call) -> Rows {
-    let sessions = call.process.directory().count();
+    let sessions = call.process.directory().tally();
     let mut rows = BTreeMap::new();
     for pool in call.process.pools().all() {
         if pool.purpose != Purpose::Clients {
@@ -201,7 +201,7 @@ pub fn pools(call: &Call) -> Rows {
         let own = sessions
             .iter()
             .filter(|(who, _)| who.database == pool.database && who.user == pool.user);
-        let clients = own.map(|(_, count)| count).sum();
+        let clients = own.map(|(_, tally)| tally.total()).sum();
         if let Some(row) = pool_row(&pool, clients) {
             rows.insert((pool.database.clone(), pool.user.clone()), row);
         }

@@ -1,6 +1,7 @@
 //! The door of the console: who may come in, and what the process lets the console see.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::admit::{Denied, Reception};
 use super::serve::App;
@@ -12,6 +13,7 @@ use crate::client::greet::Greeted;
 use crate::client::login::LoginError;
 use crate::config::checked::{AuthMethod, Config, Database};
 use crate::metrics::Metrics;
+use crate::net::line::Line;
 use crate::net::listen::Peer;
 use crate::net::stream::Stream;
 use crate::pool::pools::{Pools, Vouched};
@@ -21,7 +23,7 @@ use crate::wire::startup::{Startup, secret_length};
 const MOST_ADMINS: u32 = 32;
 
 /// The service of the console's own sessions, in lists and metrics.
-const SERVICE: &str = "(console)";
+pub(super) const SERVICE: &str = "(console)";
 
 /// Whether a database is the console.
 pub(super) fn is_console(database: &str) -> bool {
@@ -137,17 +139,28 @@ impl Reception<'_> {
             user: greeted.startup.user.clone(),
             database: greeted.startup.database.clone(),
             service: SERVICE.to_owned(),
+            application_name: greeted
+                .startup
+                .parameter("application_name")
+                .unwrap_or_default()
+                .to_owned(),
+            ..Who::default()
         };
         let length = secret_length(greeted.startup.spoken());
-        let listed = self.app.directory.list(greeted.peer, who, length);
+        let line = Line::of(greeted.packets.stream());
+        let listed = self
+            .app
+            .directory
+            .list_as(greeted.peer, line, who, None, length);
         let hello = hello(listed.entry().key());
         let telling = async { greeted.packets.write(&hello).await.map_err(LoginError::Io) };
         if let Err(denied) = self.in_time(telling).await {
             return Err((greeted, denied));
         }
-        self.app.metrics.logins.inc();
+        let logins = &self.app.metrics.console_logins;
+        logins.fetch_add(1, Ordering::Relaxed);
         if self.world.config.log.connections {
-            let who = &listed.entry().who;
+            let who = listed.entry().who();
             tracing::info!(id = listed.entry().id(), user = who.user, peer = %greeted.peer, ?standing, "login to the console");
         }
         let process: Arc<dyn Process> = Arc::clone(self.app) as _;

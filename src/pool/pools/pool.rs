@@ -19,6 +19,7 @@ use crate::pool::book::{
 };
 use crate::pool::errand::{Discard, Errand, Task};
 use crate::pool::lease::{Lease, Ticket};
+use crate::repeats;
 use crate::server::close::CancelWay;
 use crate::server::connection::Connection;
 use crate::server::dial::DialError;
@@ -150,7 +151,10 @@ impl Pool {
     ) -> Checkout {
         loop {
             let waiting = match self.enqueue(service, thread, client, waker) {
-                Ok(granted) => Lease::begin(self, thread, granted),
+                Ok(granted) => {
+                    self.traffic(thread).waited(0);
+                    Lease::begin(self, thread, granted)
+                }
                 Err(waiter) => return Checkout::Ticket(Ticket::new(self, thread, waiter)),
             };
             // A connection that died while it was idle is closed; there may be another.
@@ -297,12 +301,9 @@ impl Pool {
     }
 
     /// A connection is gone without a goodbye.
-    pub(in crate::pool) fn lost(&self, server: ServerId) {
-        self.pools.update(|state, now| {
-            state.book.discard(server);
-            state.forget_facts(server);
-            state.book.closed(now, server, &mut state.actions);
-        });
+    pub(in crate::pool) fn lost(&self, server: ServerId, reason: Discard) {
+        self.pools.update(|state, _| state.book.discard(server));
+        self.closed(server, reason);
     }
 
     /// How cancel requests are sent to its Postgres.
@@ -489,6 +490,7 @@ impl Pool {
             .server_lifetime
             .map(|life| life.mul_f32(rand::random_range(0.9..=1.1)));
         self.pools.update(|state, now| {
+            state.counts_of(self.place.host).dialed();
             if let Some(limit) = limit {
                 let budget = limit.saturating_sub(settings.headroom).max(1);
                 tracing::info!(limit, budget, "budget taken from Postgres");
@@ -513,7 +515,10 @@ impl Pool {
     }
 
     fn dial_failed(&self, server: ServerId, error: &DialError, settings: &PoolSettings) {
-        tracing::warn!(database = self.database, user = self.user, %error, "server login failed");
+        let cause = format!("{} as {}: {error}", self.database, self.user);
+        if repeats::is_news("server login failed", cause) {
+            tracing::warn!(database = self.database, user = self.user, %error, "server login failed");
+        }
         let failure = Failure {
             cause: error.to_string().into(),
             message: error.to_client().into(),
@@ -529,6 +534,7 @@ impl Pool {
             jitter: rand::random(),
         };
         self.pools.update(|state, now| {
+            state.counts_of(self.place.host).dial_failed(error);
             let mut retry = Some(retry);
             if !error.is_passing() {
                 // Refused before the dial is over: otherwise the book would dial again for the same waiters.
@@ -544,10 +550,12 @@ impl Pool {
     }
 
     /// Postgres has freed the slot.
-    pub(in crate::pool) fn closed(&self, server: ServerId) {
+    pub(in crate::pool) fn closed(&self, server: ServerId, reason: Discard) {
         self.pools.update(|state, now| {
+            let counts = state.counts_of(self.place.host);
+            counts.closings.add(reason.as_str());
             state.forget_facts(server);
-            state.book.closed(now, server, &mut state.actions)
+            state.book.closed(now, server, &mut state.actions);
         });
     }
 }
