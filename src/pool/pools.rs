@@ -27,7 +27,7 @@ pub use self::refused::Refused;
 pub use self::settings::PoolSettings;
 use self::state::{Past, State, put};
 use super::book::{Book, ServiceId, ServiceLimits};
-use super::errand::Errand;
+use super::errand::{Discard, Errand};
 use super::stats::{Counted, DatabaseStats, Periods, Totals};
 use crate::metrics::Traffic;
 use crate::server::prepared::Store;
@@ -302,14 +302,25 @@ impl Pools {
                 book,
                 parked,
                 actions,
+                pools,
+                counts,
                 ..
             } = state;
             for connection in parked {
                 let Some((server, parked)) = connection else {
                     continue;
                 };
-                if !parked.is_fit() && book.die(now, *server, actions) {
+                if parked.is_fit() {
+                    continue;
+                }
+                let pool = book.server(*server).map(|view| view.pool.index());
+                if book.die(now, *server, actions) {
                     *connection = None;
+                    let pool = pool.and_then(|index| pools[index].as_ref());
+                    let counts = pool.and_then(|pool| counts[pool.place.host.index()].as_ref());
+                    if let Some(counts) = counts {
+                        counts.closings.add(Discard::Died.as_str());
+                    }
                 }
             }
         });
