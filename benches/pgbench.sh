@@ -15,6 +15,7 @@
 # 10 % it is no difference.
 #
 # ROUNDS, SECONDS_EACH, CLIENTS_IDLE and THREADS (of pgweir) can be set; PGWEIR and PGBOUNCER are other builds of them.
+# ONLY='idle|TLS' runs the scenarios whose name or arguments fit, in both programs and not directly.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -305,6 +306,7 @@ system_calls() {
 
 # in_turns SCENARIO ARGUMENTS...: first one program, then the other, the order changing from round to round
 in_turns() {
+  [[ -z "${ONLY:-}" || "$*" =~ $ONLY ]] || return 0
   local programs="pgbouncer pgweir"
   if [ $((round % 2)) -eq 0 ]; then programs="pgweir pgbouncer"; fi
   for program in $programs; do "$@"; done
@@ -388,7 +390,7 @@ for round in $(seq "$rounds"); do
       clients=${pair%:*} servers=${pair#*:}
       label="$protocol, $clients clients on $servers"
       # Postgres alone has no queue: only where every client has a connection.
-      if [ "$clients" -le 64 ]; then program=direct transactions_of "$label" "$servers" -S -M "$protocol" -c "$clients"; fi
+      if [ "$clients" -le 64 ] && [ -z "${ONLY:-}" ]; then program=direct transactions_of "$label" "$servers" -S -M "$protocol" -c "$clients"; fi
       in_turns transactions_of "$label" "$servers" -S -M "$protocol" -c "$clients"
     done
   done

@@ -188,11 +188,10 @@ impl Denied {
 
 /// Looks after one client from accept to goodbye.
 pub async fn attend(app: Arc<App>, thread: ThreadId, arrival: Arrival) {
-    // Boxed, because an idle task is as large as its largest phase.
-    let Some(session) = Box::pin(admit(&app, thread, arrival)).await else {
+    // Boxed, because an idle task is as large as its largest phase. The session is not looked at here: it would be kept in two places.
+    let Some((entry, session)) = Box::pin(admit(&app, thread, arrival)).await else {
         return;
     };
-    let entry = Arc::clone(session.entry());
     let end = session.await;
     app.metrics.session_ended(end.as_str());
     if app.logs_disconnections() {
@@ -224,7 +223,11 @@ fn farewell(entry: &Entry, reason: &'static str, end: &dyn Display) {
 }
 
 /// Lets a client in. One of the console is served here to its end: there are few of them, and they need no small task.
-async fn admit(app: &Arc<App>, thread: ThreadId, arrival: Arrival) -> Option<Session> {
+async fn admit(
+    app: &Arc<App>,
+    thread: ThreadId,
+    arrival: Arrival,
+) -> Option<(Arc<Entry>, Session)> {
     let peer = arrival.peer;
     let stream = arrival.socket.register().ok()?;
     let reception = Reception {
@@ -260,7 +263,10 @@ async fn admit(app: &Arc<App>, thread: ThreadId, arrival: Arrival) -> Option<Ses
         return None;
     }
     match reception.receive(&mut greeted, seat).await {
-        Ok((terms, lease)) => Some(session(greeted.packets, terms, lease, &reception.world)),
+        Ok((terms, lease)) => {
+            let session = session(greeted.packets, terms, lease, &reception.world);
+            Some((Arc::clone(session.entry()), session))
+        }
         Err(denied) => {
             refuse(app, *greeted, &denied).await;
             None
@@ -885,4 +891,19 @@ fn hello(welcome: &Welcome, accepted: &Accepted, (id, secret): (u32, &[u8])) -> 
     }
     bytes.extend(ready_for_query());
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_task<F>(_attend: fn(Arc<App>, ThreadId, Arrival) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn the_task_of_a_client_keeps_its_session_once() {
+        let (task, session) = (size_of_task(attend), size_of::<Session>());
+        assert!(task < session + 128, "{task} for a session of {session}");
+    }
 }

@@ -22,6 +22,7 @@ use super::ready::Reachable;
 use super::worker::{self, Dealer, FrontDoor, Inbox};
 use super::world::{Source, SourceError, World};
 use super::{http, log};
+use crate::admin::own::Own;
 use crate::client::credentials::Credentials;
 use crate::client::directory::{Ask, Directory, Quota};
 use crate::config::change::{Effect, between};
@@ -111,6 +112,8 @@ pub struct App {
     pub pools: Arc<Pools>,
     /// Client sockets, logged in or not.
     pub clients: Arc<Quota>,
+    /// What the console counts of itself.
+    pub console: Own,
     /// Admins on the console.
     pub admins: Arc<Quota>,
     /// Clients under a cap.
@@ -253,6 +256,7 @@ pub fn serve(source: Source, drain_limit: Duration) -> Result<(), StartError> {
         directory: Arc::default(),
         pools: Pools::new(errands),
         clients: Arc::default(),
+        console: Own::default(),
         admins: Arc::default(),
         quotas: Quotas::default(),
         look_ups: LookUps::default(),
@@ -448,7 +452,10 @@ async fn keep_time(app: Arc<App>, end: CancellationToken) {
             }
             _ = hurry.tick() => app.hurry(),
             _ = sweep.tick() => app.sweep(),
-            _ = stats.tick() => log::end_minute(&app.pools.end_stats_period()),
+            _ = stats.tick() => {
+                log::end_minute(&app.pools.end_stats_period());
+                app.console.end_stats_period(STATS_PERIOD);
+            }
             () = end.cancelled() => return,
         }
     }

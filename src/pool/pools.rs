@@ -12,7 +12,7 @@ mod state;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicU32};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 use std::task::Waker;
 use std::time::{Duration, SystemTime};
 
@@ -204,6 +204,7 @@ impl Pools {
             place,
             settings: RwLock::new(Arc::new(settings)),
             welcome: RwLock::default(),
+            doubtful: AtomicBool::new(false),
             last_failure: Mutex::default(),
             vouched: tokio::sync::Mutex::default(),
             statements: Store::default(),
@@ -301,8 +302,8 @@ impl Pools {
             let State {
                 book,
                 parked,
-                actions,
                 pools,
+                actions,
                 counts,
                 ..
             } = state;
@@ -313,13 +314,15 @@ impl Pools {
                 if parked.is_fit() {
                     continue;
                 }
-                let pool = book.server(*server).map(|view| view.pool.index());
+                let pool = book.server(*server).map(|server| server.pool);
                 if book.die(now, *server, actions) {
                     *connection = None;
-                    let pool = pool.and_then(|index| pools[index].as_ref());
-                    let counts = pool.and_then(|pool| counts[pool.place.host.index()].as_ref());
-                    if let Some(counts) = counts {
-                        counts.closings.add(Discard::Died.as_str());
+                    let pool = pool.and_then(|pool| pools.get(pool.index())?.as_ref());
+                    if let Some(pool) = pool {
+                        pool.doubtful.store(true, Ordering::Relaxed);
+                        if let Some(counts) = &counts[pool.place.host.index()] {
+                            counts.closings.add(Discard::Died.as_str());
+                        }
                     }
                 }
             }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering::Relaxed};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -53,6 +53,8 @@ pub struct Pool {
     pub(super) settings: RwLock<Arc<PoolSettings>>,
     /// What Postgres told at the last login.
     pub(super) welcome: RwLock<Option<Arc<Welcome>>>,
+    /// A server connection died since: it may be another Postgres that answers now.
+    pub(super) doubtful: AtomicBool,
     pub(super) last_failure: Mutex<Option<Failure>>,
     pub(super) vouched: tokio::sync::Mutex<Option<Vouched>>,
     pub(super) statements: Store,
@@ -290,6 +292,9 @@ impl Pool {
         thread: ThreadId,
         reason: Discard,
     ) {
+        if reason == Discard::Died {
+            self.doubtful.store(true, Relaxed);
+        }
         self.pools.update(|state, _| state.book.discard(server));
         let task = Task::Close(connection, reason);
         self.send(Errand {
@@ -411,8 +416,16 @@ impl Pool {
         accepted
     }
 
-    /// What Postgres told at the last login.
+    /// What Postgres told at the last login. `None`: there was none, or what it told may have been another one's, because connections
+    /// died and there is none any more.
     pub fn welcome(&self) -> Option<Arc<Welcome>> {
+        let has_server = || {
+            let view = self.pools.read(|book| book.pool(self.id));
+            view.is_some_and(|view| view.tally.idle + view.tally.granted + view.tally.leased > 0)
+        };
+        if self.doubtful.load(Relaxed) && !has_server() {
+            return None;
+        }
         self.welcome.read().clone()
     }
 
@@ -483,7 +496,14 @@ impl Pool {
             pid = connection.key.pid,
             "server connection opened"
         );
-        *self.welcome.write() = Some(Arc::clone(&connection.welcome));
+        let before = self
+            .welcome
+            .write()
+            .replace(Arc::clone(&connection.welcome));
+        if before.is_some_and(|before| before.parameters != connection.welcome.parameters) {
+            self.accepted.lock().clear();
+        }
+        self.doubtful.store(false, Relaxed);
         *self.last_failure.lock() = None;
         // A tenth more or less, so that connections made together do not all end together.
         let lifetime = settings
