@@ -4,7 +4,6 @@
 #
 #   benches/pgbench.sh          3 rounds of 5 seconds, everything
 #   benches/pgbench.sh quick    1 round of 2 seconds, fewer scenarios
-#   benches/pgbench.sh memory   resident bytes of an idle client alone
 #   benches/pgbench.sh scrape   10,000 idle clients in 200 pools and 16 busy ones: how long a scrape of /metrics takes, and what
 #                               scraping five times a second does to the busy ones' latency
 #   benches/pgbench.sh soak     pgweir alone, 10,000 idle and 1,000 busy clients for 5 minutes (SECONDS_EACH, CLIENTS_IDLE,
@@ -23,10 +22,9 @@ mode=${1:-full}
 case "$mode" in
   full) rounds=${ROUNDS:-3} seconds=${SECONDS_EACH:-5} bulk_mb=256 ;;
   quick) rounds=${ROUNDS:-1} seconds=${SECONDS_EACH:-2} bulk_mb=64 ;;
-  memory) rounds=${ROUNDS:-1} seconds=1 bulk_mb=1 ;;
   scrape) rounds=0 seconds=${SECONDS_EACH:-20} bulk_mb=1 ;;
   soak) rounds=0 seconds=${SECONDS_EACH:-300} bulk_mb=1 ;;
-  *) echo "usage: $0 [quick | memory | scrape | soak]" >&2; exit 2 ;;
+  *) echo "usage: $0 [quick | scrape | soak]" >&2; exit 2 ;;
 esac
 threads=${THREADS:-1}
 idle_clients=${CLIENTS_IDLE:-10000}
@@ -375,16 +373,9 @@ scrape() {
 if [ "$mode" = scrape ]; then mkfifo "$dir/hold.in"; scrape; exit 0; fi
 if [ "$mode" = soak ]; then mkfifo "$dir/hold.in"; soak; exit 0; fi
 
-# memory_of_clients: both kinds
-memory_of_clients() {
-  in_turns idle_memory "idle client, resident"
-  tls=yes in_turns idle_memory "idle TLS client, resident"
-}
-
 sizes="16:16 64:20 500:20"
 if [ "$mode" = quick ]; then sizes="16:16 500:20"; fi
 for round in $(seq "$rounds"); do
-  if [ "$mode" = memory ]; then memory_of_clients; continue; fi
   for protocol in simple extended prepared; do
     for pair in $sizes; do
       clients=${pair%:*} servers=${pair#*:}
@@ -403,7 +394,8 @@ for round in $(seq "$rounds"); do
   in_turns logins "login by trust and one query" trust
   tls=yes in_turns logins "login by trust over TLS and one query" trust
   if [ "$round" -eq 1 ]; then
-    memory_of_clients
+    in_turns idle_memory "idle client, resident"
+    tls=yes in_turns idle_memory "idle TLS client, resident"
     in_turns system_calls "system calls, 16 clients on 16" 16 16
     in_turns system_calls "system calls, 64 clients on 20" 20 64
   fi

@@ -7,7 +7,12 @@ use crate::session::run::{Session, Terms};
 
 #[test]
 fn an_idle_client_stays_small() {
-    let sizes = [size_of::<Entry>(), size_of::<Session>(), size_of::<Terms>()];
-    // Who makes one of them larger measures what that does to an idle client, by `benches/pgbench.sh memory`.
-    assert_eq!(sizes, [0, 0, 0]);
+    // Who makes one of them larger measures what that does to an idle client: `ONLY=idle_memory benches/pgbench.sh`.
+    for (what, size, most) in [
+        ("its entry in the directory", size_of::<Entry>(), 192),
+        ("its session", size_of::<Session>(), 256),
+        ("of that, its terms", size_of::<Terms>(), 64),
+    ] {
+        assert!(size <= most, "{what}: {size} bytes");
+    }
 }
