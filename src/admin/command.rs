@@ -5,9 +5,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use super::process::{Access, Process};
-use super::show;
 use super::table::{Column, Row, Table};
 use super::words::{self, Unfinished, Word};
+use super::{act, show};
 use crate::client::directory::Who;
 use crate::wire::reply::{Report, SqlState};
 
@@ -183,6 +183,90 @@ pub const COMMANDS: &[Command] = &[
         help: "connections that would be handed to the next process, without descriptors and secrets",
         run: show::sockets::FDS,
     },
+    Command {
+        name: "PAUSE",
+        takes: &["[database]"],
+        access: Access::Admin,
+        help: "closes server connections as they come free, has clients wait, and waits until none is left; Ctrl-C undoes it",
+        run: Run::Act(act::pause),
+    },
+    Command {
+        name: "RESUME",
+        takes: &["[database]"],
+        access: Access::Admin,
+        help: "undoes PAUSE, SUSPEND and KILL",
+        run: Run::Act(act::resume),
+    },
+    Command {
+        name: "DISABLE",
+        takes: &["database"],
+        access: Access::Admin,
+        help: "refuses new clients of a database",
+        run: Run::Act(act::disable),
+    },
+    Command {
+        name: "ENABLE",
+        takes: &["database"],
+        access: Access::Admin,
+        help: "lets them in again",
+        run: Run::Act(act::enable),
+    },
+    Command {
+        name: "RECONNECT",
+        takes: &["[database]"],
+        access: Access::Admin,
+        help: "has server connections replaced as they come free",
+        run: Run::Act(act::reconnect),
+    },
+    Command {
+        name: "WAIT_CLOSE",
+        takes: &["[database]"],
+        access: Access::Admin,
+        help: "waits until those that are to be replaced are gone",
+        run: Run::Act(act::wait_close),
+    },
+    Command {
+        name: "KILL",
+        takes: &["[database]"],
+        access: Access::Admin,
+        help: "drops clients and server connections at once, and leaves the database paused",
+        run: Run::Act(act::kill),
+    },
+    Command {
+        name: "KILL_CLIENT",
+        takes: &["id"],
+        access: Access::Admin,
+        help: "drops one client, by its id in SHOW CLIENTS",
+        run: Run::Act(act::kill_client),
+    },
+    Command {
+        name: "SUSPEND",
+        takes: &[],
+        access: Access::Admin,
+        help: "lends no server connection any more, and waits for those that are lent; Ctrl-C undoes it",
+        run: Run::Act(act::suspend),
+    },
+    Command {
+        name: "RELOAD",
+        takes: &[],
+        access: Access::Admin,
+        help: "reads the configuration again, which ends what SET has set",
+        run: Run::Act(act::reload),
+    },
+    Command {
+        name: "SET",
+        takes: &["key", "value"],
+        access: Access::Admin,
+        help: "changes a setting until the next RELOAD",
+        run: Run::Act(act::set),
+    },
+    Command {
+        name: "SHUTDOWN",
+        takes: &["[WAIT_FOR_SERVERS|WAIT_FOR_CLIENTS]"],
+        access: Access::Admin,
+        help: "ends pgweir: at once, when no server connection is lent, or when the last client has left",
+        run: Run::Act(act::shutdown),
+    },
 ];
 
 impl Command {
@@ -286,7 +370,12 @@ impl Plan {
             Ok(Self::Command(command, arguments))
         } else {
             let usage = format!("Usage: {};", command.usage());
-            Err(Report::new(SqlState::PROTOCOL_VIOLATION, "bad arguments").hint(usage))
+            // PgBouncer's words.
+            let words = match (command.takes, arguments.len()) {
+                (["database"], 0) => "a database is required",
+                _ => "bad arguments",
+            };
+            Err(Report::new(SqlState::PROTOCOL_VIOLATION, words).hint(usage))
         }
     }
 

@@ -3,6 +3,7 @@
 //! [`command::COMMANDS`] says what there is. [`console`] speaks the protocol with one client, [`process`] is what the console needs of
 //! the process around it, which it does not know.
 
+pub mod act;
 pub mod command;
 pub mod console;
 pub mod extended;

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use super::own::Own;
 use crate::client::directory::{Directory, Quota};
+use crate::config::SetError;
 use crate::config::checked::{Auth, Config};
 use crate::metrics::Metrics;
-use crate::pool::pools::Pools;
+use crate::pool::pools::{Pools, Shutting, SteerError};
 
 /// The process, as the console sees it. `app` is it; a test may be another.
 pub trait Process: Debug + Send + Sync {
@@ -27,6 +28,30 @@ pub trait Process: Debug + Send + Sync {
     fn own(&self) -> &Own;
     /// Whether clients are served.
     fn state(&self) -> State;
+
+    /// Whether a database may be named in a command; `None`: all.
+    fn find(&self, database: Option<&str>) -> Result<(), ActError>;
+    /// Begins to pause a database, or all.
+    fn pause(&self, database: Option<&str>) -> Result<Shutting, ActError>;
+    /// Begins to suspend everything.
+    fn suspend(&self) -> Result<Shutting, ActError>;
+    /// Undoes what was paused, suspended or killed.
+    fn resume(&self, database: Option<&str>) -> Result<(), ActError>;
+    /// Refuses new clients of a database, or lets them in again.
+    fn disable(&self, database: &str, disabled: bool) -> Result<(), ActError>;
+    /// Has the server connections of a database, or of all, replaced as they come free.
+    fn reconnect(&self, database: Option<&str>) -> Result<(), ActError>;
+    /// Drops every client of a database, or of all, and leaves it paused. Their server connections are brought back to order, which
+    /// cancels what they run, and closed.
+    fn kill(&self, database: Option<&str>) -> Result<Shutting, ActError>;
+    /// Drops one client, by the number that `SHOW CLIENTS` gives it.
+    fn kill_client(&self, id: u32) -> Result<(), ActError>;
+    /// Begins to end the process. False if it is ending as fast already.
+    fn shut_down(&self, how: Shutdown) -> bool;
+    /// Changes a setting until the configuration is read again. Takes time.
+    fn set(&self, name: &str, value: &str) -> Result<(), ActError>;
+    /// Reads the configuration again. Takes time.
+    fn reload(&self) -> Result<(), ActError>;
 }
 
 /// Whether clients are served.
@@ -59,4 +84,49 @@ impl Access {
             is_in(&auth.stats).then_some(Self::Stats)
         }
     }
+}
+
+/// How the process is to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shutdown {
+    /// At once.
+    Immediate,
+    /// When no server connection is left, of which none is lent any more.
+    WaitForServers,
+    /// When the last client has left by itself.
+    WaitForClients,
+    /// When every client has ended its transaction, or a limit has passed.
+    Drain,
+}
+
+/// Why something cannot be done: in PgBouncer's words.
+#[derive(Debug, thiserror::Error)]
+pub enum ActError {
+    /// No such database is served.
+    #[error("no such database: {0}")]
+    NoDatabase(String),
+    /// The console's own database was named.
+    #[error("cannot pause admin db: {0}")]
+    Console(String),
+    /// That is no number of a client.
+    #[error("invalid client pointer supplied")]
+    NoNumber,
+    /// What follows the command is none of what may.
+    #[error("bad arguments")]
+    Arguments,
+    /// No client has this number.
+    #[error("client not found")]
+    NoClient,
+    /// It is too late.
+    #[error("pooler is shutting down")]
+    ShuttingDown,
+    /// The pools are not as they would have to be.
+    #[error("{0}")]
+    Steer(#[from] SteerError),
+    /// The configuration is wrong.
+    #[error("RELOAD failed, see logs for additional details")]
+    Reload(String),
+    /// A setting cannot be set.
+    #[error("SET failed")]
+    Set(SetError),
 }

@@ -78,6 +78,9 @@ pub enum Denied {
     /// There is no such database.
     #[error("no such database")]
     NoDatabase(String),
+    /// An operator has disabled it.
+    #[error("the database is disabled")]
+    Disabled(String),
     /// The user cannot be looked up.
     #[error("{0}")]
     LookUp(#[from] LookUpError),
@@ -130,6 +133,7 @@ impl Denied {
             Self::Login(_) => "login",
             Self::Full(_) => "too_many_clients",
             Self::NoDatabase(_) => "no_database",
+            Self::Disabled(_) => "disabled",
             Self::LookUp(_) => "auth_query",
             Self::Stranger(_) => "unknown_user",
             Self::NotAllowed(_) => "not_allowed",
@@ -166,6 +170,11 @@ impl Denied {
                 format!("database \"{name}\" does not exist"),
             )
             .hint("It is not in [databases], and there is no [databases.\"*\"]."),
+            // PgBouncer's words, with the code that Postgres has for such a database.
+            Self::Disabled(name) => Report::new(
+                SqlState::NOT_IN_PREREQUISITE_STATE,
+                format!("database \"{name}\" is disabled"),
+            ),
             Self::Stranger(user) => Report::new(
                 SqlState::INVALID_AUTHORIZATION,
                 format!("role \"{user}\" is not known to pgweir"),
@@ -396,6 +405,9 @@ impl Reception<'_> {
             .world
             .database(&startup.database)
             .ok_or_else(|| Denied::NoDatabase(startup.database.clone()))?;
+        if self.app.pools.is_disabled(&startup.database) {
+            return Err(Denied::Disabled(startup.database.clone()));
+        }
         let (service, who) = self.classify(startup, *peer, secured);
         let replicates = startup.is_replication();
         let pool = self.pool(startup, database, credential);

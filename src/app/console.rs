@@ -8,7 +8,7 @@ use super::serve::App;
 use crate::admin::DATABASES;
 use crate::admin::console::{Console, Standing, hello};
 use crate::admin::own::Own;
-use crate::admin::process::{Access, Process, State};
+use crate::admin::process::{Access, ActError, Process, Shutdown, State};
 use crate::client::directory::{Directory, Quota, Seat, Who};
 use crate::client::greet::Greeted;
 use crate::client::login::LoginError;
@@ -17,7 +17,8 @@ use crate::metrics::Metrics;
 use crate::net::line::Line;
 use crate::net::listen::Peer;
 use crate::net::stream::Stream;
-use crate::pool::pools::{Pools, Vouched};
+use crate::pool::book::Gate;
+use crate::pool::pools::{Pools, Shutting, Vouched};
 use crate::wire::startup::{Startup, secret_length};
 
 /// Admins on the console at once. They are let in where `max_clients` is reached, so something else must bound them.
@@ -58,7 +59,6 @@ impl Reception<'_> {
         greeted: &mut Greeted,
         seat: Option<Seat>,
     ) -> Result<(Standing, Seat), Denied> {
-        self.refuse_early()?;
         self.check_tls(&greeted.startup, greeted.peer, greeted.secured.as_ref())?;
         if let Some(answer) = greeted.startup.negotiate() {
             let written = greeted.packets.write(&answer).await;
@@ -73,11 +73,15 @@ impl Reception<'_> {
             return Err(Denied::Unproved);
         }
         let user = &greeted.startup.user;
-        let seat = match Access::of(&self.world.config.auth, user) {
+        let access = Access::of(&self.world.config.auth, user);
+        let seat = match access {
             Some(Access::Admin) => self.seat_of_admin()?,
             Some(Access::Stats) => seat.ok_or(Denied::Full("max_clients"))?,
             None => return Err(Denied::NotAllowed(user.clone())),
         };
+        if self.app.is_draining() && access != Some(Access::Admin) {
+            return Err(Denied::Draining);
+        }
         Ok((Standing::Listed, seat))
     }
 
@@ -222,7 +226,58 @@ impl Process for App {
     }
 
     fn state(&self) -> State {
-        State::Active
+        match self.pools.gate() {
+            Gate::Open => State::Active,
+            Gate::Suspended => State::Suspended,
+            Gate::Paused => State::Paused,
+        }
+    }
+
+    fn find(&self, database: Option<&str>) -> Result<(), ActError> {
+        self.find(database)
+    }
+
+    fn pause(&self, database: Option<&str>) -> Result<Shutting, ActError> {
+        self.pause(database)
+    }
+
+    fn suspend(&self) -> Result<Shutting, ActError> {
+        self.suspend()
+    }
+
+    fn resume(&self, database: Option<&str>) -> Result<(), ActError> {
+        self.resume(database)
+    }
+
+    fn disable(&self, database: &str, disabled: bool) -> Result<(), ActError> {
+        self.disable(database, disabled)
+    }
+
+    fn reconnect(&self, database: Option<&str>) -> Result<(), ActError> {
+        self.reconnect(database)
+    }
+
+    fn kill(&self, database: Option<&str>) -> Result<Shutting, ActError> {
+        self.kill(database)
+    }
+
+    fn kill_client(&self, id: u32) -> Result<(), ActError> {
+        self.kill_client(id)
+    }
+
+    fn shut_down(&self, how: Shutdown) -> bool {
+        self.shut_down(how)
+    }
+
+    fn set(&self, name: &str, value: &str) -> Result<(), ActError> {
+        self.set(name, value)
+    }
+
+    fn reload(&self) -> Result<(), ActError> {
+        self.reload().map_err(|error| {
+            tracing::error!("not reloaded, the old configuration stays:\n{error}");
+            ActError::Reload(error.to_string())
+        })
     }
 }
 

@@ -3,28 +3,29 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use dashmap::DashMap;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::task::{JoinSet, spawn_blocking};
-use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, sleep, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
 use tokio_util::sync::CancellationToken;
 
 use super::admit::Denied;
 use super::look_up::LookUps;
+use super::phase::{Phase, Phases, live};
 use super::ready::Reachable;
 use super::worker::{self, Dealer, FrontDoor, Inbox};
 use super::world::{Source, SourceError, World};
 use super::{http, log};
 use crate::admin::own::Own;
+use crate::admin::process::Shutdown;
 use crate::client::credentials::Credentials;
-use crate::client::directory::{Ask, Directory, Quota};
+use crate::client::directory::{Directory, Quota};
 use crate::config::change::{Effect, between};
 use crate::config::checked::{Config, Listen};
 use crate::metrics::Metrics;
@@ -47,9 +48,6 @@ const HURRY: Duration = Duration::from_millis(250);
 /// How often idle connections are looked at that Postgres may have closed.
 const SWEEP: Duration = Duration::from_secs(1);
 
-/// How often the end of a drain is looked for.
-const DRAIN_CHECK: Duration = Duration::from_millis(20);
-
 /// Why the process could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -68,14 +66,6 @@ pub enum StartError {
     /// A thread or the runtime could not be started.
     #[error("cannot start: {0}")]
     Thread(#[from] io::Error),
-}
-
-/// What the process does with new clients.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-enum Phase {
-    Serving,
-    Draining,
 }
 
 /// What a cap on clients is for.
@@ -103,9 +93,12 @@ impl Quotas {
 /// What all threads share.
 #[derive(Debug)]
 pub struct App {
-    source: Source,
+    pub(super) source: Source,
     world: RwLock<Arc<World>>,
-    phase: AtomicU8,
+    /// Held while the configuration changes: one change is made on top of the other.
+    pub(super) reloading: Mutex<()>,
+    /// Its life.
+    pub phases: Phases,
     /// Sessions.
     pub directory: Arc<Directory>,
     /// Server connections.
@@ -134,7 +127,7 @@ impl App {
 
     /// Whether no new client is let in.
     pub fn is_draining(&self) -> bool {
-        self.phase.load(Ordering::Acquire) == Phase::Draining as u8
+        self.phases.now() != Phase::Serving
     }
 
     /// Whether a line is written for each goodbye.
@@ -172,10 +165,19 @@ impl App {
             .retain(|_, quota| Arc::strong_count(quota) > 1);
     }
 
-    /// Reads the configuration again. A wrong one changes nothing.
+    /// Reads the configuration again. A wrong one changes nothing; a right one ends what was set since the last.
     pub fn reload(&self) -> Result<(), SourceError> {
+        let _one_at_a_time = self.reloading.lock();
         let old = self.world();
-        let new = self.source.load(&old.credentials, Some(&old.tls))?;
+        let new = self.source.load(&old.credentials, Some(&old.tls));
+        self.metrics.reloaded(new.is_ok());
+        let new = new?;
+        self.put_in_force(&old, new);
+        Ok(())
+    }
+
+    /// Goes on with another configuration.
+    pub(super) fn put_in_force(&self, old: &World, new: World) {
         for change in between(&old.config, &new.config) {
             match change.effect {
                 Effect::Live => tracing::info!(setting = change.name, "changed"),
@@ -196,7 +198,6 @@ impl App {
             self.pools
                 .service(&service.name, true, new.service_limits(Some(index)));
         }
-        Ok(())
     }
 }
 
@@ -252,7 +253,8 @@ pub fn serve(source: Source, drain_limit: Duration) -> Result<(), StartError> {
     let app = Arc::new(App {
         source,
         world: RwLock::new(Arc::new(world)),
-        phase: AtomicU8::new(Phase::Serving as u8),
+        phases: Phases::default(),
+        reloading: Mutex::default(),
         directory: Arc::default(),
         pools: Pools::new(errands),
         clients: Arc::default(),
@@ -265,11 +267,9 @@ pub fn serve(source: Source, drain_limit: Duration) -> Result<(), StartError> {
     });
     // Held until the drain is over: a data thread ends, and its sessions with it, when nobody can send it clients any more.
     let dealer = Arc::new(Dealer::new(arrivals));
-    let closing = CancellationToken::new();
     let mut door = Some(FrontDoor {
         listeners,
         dealer: Arc::clone(&dealer),
-        closing: closing.clone(),
     });
     let mut workers = vec![];
     for (index, (arrivals, errands)) in
@@ -290,7 +290,7 @@ pub fn serve(source: Source, drain_limit: Duration) -> Result<(), StartError> {
         let _entered = runtime.enter();
         runtime.spawn(http::serve(listener, Arc::clone(&app))?);
     }
-    runtime.block_on(control(&app, closing, drain_limit))?;
+    runtime.block_on(control(&app, drain_limit))?;
     drop(dealer);
     runtime.block_on(end_of(workers));
     Ok(())
@@ -310,56 +310,28 @@ async fn end_of(workers: Vec<JoinHandle<()>>) {
 }
 
 /// Everything that is not a client's, but HTTP: signals, time.
-async fn control(
-    app: &Arc<App>,
-    closing: CancellationToken,
-    drain_limit: Duration,
-) -> Result<(), StartError> {
+async fn control(app: &Arc<App>, drain_limit: Duration) -> Result<(), StartError> {
     let mut signals = Signals::new()?;
-    let end = CancellationToken::new();
+    let over = CancellationToken::new();
     let mut tasks = JoinSet::new();
-    tasks.spawn(keep_time(Arc::clone(app), end.clone()));
-    signals.serve(app).await;
-
-    app.phase.store(Phase::Draining as u8, Ordering::Release);
-    closing.cancel();
-    tracing::info!(
-        clients = app.directory.len(),
-        limit = drain_limit.as_secs_f32(),
-        "draining"
-    );
+    tasks.spawn(keep_time(Arc::clone(app), over.clone()));
     tokio::select! {
-        () = drain(app, drain_limit) => {}
-        () = signals.end() => tracing::warn!("told twice: leaving at once"),
+        () = signals.heed(app) => {}
+        () = live(app, drain_limit) => {}
     }
-    end.cancel();
+    over.cancel();
     tasks.join_all().await;
     tracing::info!(clients = app.directory.len(), "ended");
     Ok(())
-}
-
-/// Asks every session to leave at its transaction boundary, and waits for them.
-async fn drain(app: &App, limit: Duration) {
-    let deadline = Instant::now() + limit;
-    while !app.directory.is_empty() && Instant::now() < deadline {
-        // Asked again and again, for those that were still logging in.
-        app.directory.ask_all(Ask::Drain);
-        sleep(DRAIN_CHECK).await;
-    }
-    if !app.directory.is_empty() {
-        tracing::warn!(
-            clients = app.directory.len(),
-            "still in a transaction: closed"
-        );
-        app.directory.ask_all(Ask::Leave);
-        sleep_until(deadline + Duration::from_secs(1)).await;
-    }
 }
 
 struct Signals {
     hangup: Signal,
     terminate: Signal,
     interrupt: Signal,
+    quit: Signal,
+    pause: Signal,
+    resume: Signal,
 }
 
 impl Signals {
@@ -368,33 +340,41 @@ impl Signals {
             hangup: signal(SignalKind::hangup())?,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
+            pause: signal(SignalKind::user_defined1())?,
+            resume: signal(SignalKind::user_defined2())?,
         })
     }
 
-    /// Returns when the process is told to end.
-    async fn end(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-
-    /// Reloads as often as asked, until the process is told to end.
-    async fn serve(&mut self, app: &App) {
+    /// Does what signals ask for. Returns never.
+    async fn heed(&mut self, app: &App) {
         loop {
             tokio::select! {
-                _ = self.hangup.recv() => {
-                    let reloaded = app.reload();
-                    app.metrics.reloaded(reloaded.is_ok());
-                    match reloaded {
-                        Ok(()) => tracing::info!("reloaded"),
-                        Err(error) => tracing::error!("not reloaded, the old configuration stays:\n{error}"),
-                    }
-                }
-                _ = self.terminate.recv() => return,
-                _ = self.interrupt.recv() => return,
+                _ = self.hangup.recv() => match app.reload() {
+                    Ok(()) => tracing::info!("reloaded"),
+                    Err(error) => tracing::error!("not reloaded, the old configuration stays:\n{error}"),
+                },
+                _ = self.terminate.recv() => end(app, Shutdown::Drain),
+                _ = self.interrupt.recv() => end(app, Shutdown::Drain),
+                _ = self.quit.recv() => end(app, Shutdown::Immediate),
+                _ = self.pause.recv() => match app.pause(None) {
+                    // Nobody waits for it.
+                    Ok(pausing) => pausing.keep(),
+                    Err(error) => tracing::warn!("not paused: {error}"),
+                },
+                _ = self.resume.recv() => if let Err(error) = app.resume(None) {
+                    tracing::warn!("not resumed: {error}");
+                },
             }
         }
+    }
+}
+
+/// Begins to end the process; told a second time, at once.
+fn end(app: &App, how: Shutdown) {
+    if !app.shut_down(how) {
+        tracing::warn!("told twice: leaving at once");
+        app.shut_down(Shutdown::Immediate);
     }
 }
 

@@ -9,9 +9,10 @@ use crate::client::credentials::{Credential, Credentials};
 use crate::client::directory::Who;
 use crate::client::greet::Secured;
 use crate::client::patience::Patience;
+use crate::config::change::between;
 use crate::config::checked::{self, AuthMethod, Config, Database, MaxServers, Secret, Timeouts};
 use crate::config::ident_file::IdentMap;
-use crate::config::{self};
+use crate::config::{self, Mistakes, Overrides, SetError};
 use crate::net::tls::accept::Acceptor;
 use crate::net::tls::connect::Connector;
 use crate::net::tls::files::TlsError;
@@ -115,13 +116,18 @@ pub struct World {
     /// As checked.
     pub config: Arc<Config>,
     /// Who may log in.
-    pub credentials: Credentials,
+    pub credentials: Arc<Credentials>,
     /// Which service a session belongs to.
     pub classifier: Classifier,
     /// Certificates, keys and authorities.
     pub tls: TlsSides,
     /// Whom the names in certificates may log in as; `None`: as that name.
-    idents: Option<IdentMap>,
+    idents: Option<Arc<IdentMap>>,
+    /// The file as it was read, where there is one: what is set at run time is laid over this, not over what the file holds by
+    /// then.
+    text: Option<Secret>,
+    /// What was set at run time.
+    overrides: Overrides,
 }
 
 impl Source {
@@ -130,20 +136,77 @@ impl Source {
     ///
     /// `tls`: what TLS was made with so far. It is kept as long as the files hold the same.
     pub fn load(&self, known: &Credentials, tls: Option<&TlsSides>) -> Result<World, SourceError> {
-        let config = match self {
-            Self::File(path) => config::load(path)?,
-            Self::Url { to, listen } => config::from_url(to, listen)?,
+        let text = match self {
+            Self::File(path) => Some(Secret::new(config::read(path)?)),
+            Self::Url { .. } => None,
         };
+        let overrides = Overrides::default();
+        let config = self.config(text.as_ref(), &overrides)?;
         let promises = unsafe_to_ignore(&config);
         if !promises.is_empty() {
             return Err(SourceError::NotBuilt(promises));
         }
         Ok(World {
-            credentials: known.successor(users(&config)?),
+            credentials: Arc::new(known.successor(users(&config)?)),
             classifier: Classifier::new(&config.services),
             tls: TlsSides::read(&config, tls)?,
-            idents: idents(&config)?,
+            idents: idents(&config)?.map(Arc::new),
             config: Arc::new(config),
+            text,
+            overrides,
+        })
+    }
+
+    fn config(&self, text: Option<&Secret>, overrides: &Overrides) -> Result<Config, Mistakes> {
+        match self {
+            Self::File(path) => config::parse_over(
+                text.map_or("", Secret::expose),
+                overrides,
+                &path.display().to_string(),
+                &config::environment,
+            ),
+            Self::Url { to, listen } => config::from_url_over(to, listen, overrides),
+        }
+    }
+
+    /// The configuration in force with one setting changed. What the files beside it hold is read again only if the setting names
+    /// one.
+    pub fn set(&self, world: &World, name: &str, value: &str) -> Result<World, SetError> {
+        let read = |overrides: &Overrides| self.config(world.text.as_ref(), overrides);
+        let (overrides, config) = world.overrides.with(name, value, &world.config, read)?;
+        let promises = unsafe_to_ignore(&config);
+        if !promises.is_empty() {
+            return Err(SetError::Wrong(SourceError::NotBuilt(promises).to_string()));
+        }
+        let changes = between(&world.config, &config);
+        let touches = |tables: &[&str]| {
+            let mut names = changes.iter().map(|change| &change.name);
+            names.any(|name| tables.iter().any(|table| name.starts_with(table)))
+        };
+        let wrong = |error: SourceError| SetError::Wrong(error.to_string());
+        let credentials = if touches(&["auth.", "users", "databases"]) {
+            Arc::new(world.credentials.successor(users(&config).map_err(wrong)?))
+        } else {
+            Arc::clone(&world.credentials)
+        };
+        let idents = if touches(&["auth."]) {
+            idents(&config).map_err(wrong)?.map(Arc::new)
+        } else {
+            world.idents.clone()
+        };
+        let tls = if touches(&["tls."]) {
+            TlsSides::read(&config, Some(&world.tls)).map_err(|error| wrong(error.into()))?
+        } else {
+            world.tls.clone()
+        };
+        Ok(World {
+            credentials,
+            classifier: Classifier::new(&config.services),
+            tls,
+            idents,
+            config: Arc::new(config),
+            text: world.text.clone(),
+            overrides,
         })
     }
 }
@@ -462,11 +525,13 @@ mod tests {
         let file = format!("[databases.\"*\"]\nurl = \"postgres://db\"\n{text}");
         let config = config::parse(&file, "test", &|_| None).unwrap();
         World {
-            credentials: Credentials::new([0; 32], []),
+            credentials: Arc::new(Credentials::new([0; 32], [])),
             classifier: Classifier::new(&config.services),
             tls: TlsSides::read(&config, None).unwrap(),
             idents: None,
             config: Arc::new(config),
+            text: None,
+            overrides: Overrides::default(),
         }
     }
 

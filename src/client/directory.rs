@@ -453,7 +453,24 @@ impl Directory {
 
     /// Asks the same of every session.
     pub fn ask_all(&self, ask: Ask) {
-        self.sessions.iter().for_each(|entry| entry.ask(ask));
+        self.ask_those(ask, |_| true);
+    }
+
+    /// Asks the same of every session of those.
+    pub fn ask_those(&self, ask: Ask, wanted: impl Fn(&Who) -> bool) {
+        let wanted = self.sessions.iter().filter(|entry| wanted(&entry.who()));
+        wanted.for_each(|entry| entry.ask(ask));
+    }
+
+    /// How many sessions there are of those.
+    pub fn count_those(&self, wanted: impl Fn(&Who) -> bool) -> usize {
+        let wanted = self.sessions.iter().filter(|entry| wanted(&entry.who()));
+        wanted.count()
+    }
+
+    /// The session of this number.
+    pub fn by_id(&self, id: u32) -> Option<Arc<Entry>> {
+        self.sessions.get(&id).map(|entry| Arc::clone(&entry))
     }
 
     /// Every session as it is now, in no order. A session that begins or ends meanwhile waits for a part of them at most.

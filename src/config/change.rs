@@ -144,7 +144,7 @@ pub fn plain(config: &Config) -> Config {
 
 fn effect_of(name: &str) -> Effect {
     match name {
-        "runtime.threads" | "log.format" | "log.level" | "budget.headroom" => Effect::Restart,
+        "runtime.threads" | "log.format" => Effect::Restart,
         _ if name.starts_with("listen.") || name.starts_with("tcp.") => Effect::Restart,
         _ => Effect::Live,
     }

@@ -80,6 +80,7 @@ impl Discard {
             Self::Book(CloseReason::OverBudget) => "over_budget",
             Self::Book(CloseReason::OverLimit) => "over_limit",
             Self::Book(CloseReason::Reconnect) => "reconnect",
+            Self::Book(CloseReason::Paused) => "paused",
             Self::Died => "died",
             Self::Abandoned => "abandoned",
             Self::Probe => "probe",

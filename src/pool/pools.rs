@@ -9,6 +9,7 @@ mod refused;
 pub(super) mod rows;
 mod settings;
 mod state;
+mod steer;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,8 +18,8 @@ use std::task::Waker;
 use std::time::{Duration, SystemTime};
 
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
 pub(super) use self::pool::Granted;
@@ -26,7 +27,8 @@ pub use self::pool::{Accepted, Checkout, Member, Pool, Vouched};
 pub use self::refused::Refused;
 pub use self::settings::PoolSettings;
 use self::state::{Past, State, put};
-use super::book::{Book, ServiceId, ServiceLimits};
+pub use self::steer::{Shutting, SteerError};
+use super::book::{Book, Gate, ServiceId, ServiceLimits};
 use super::errand::{Discard, Errand};
 use super::stats::{Counted, DatabaseStats, Periods, Totals};
 use crate::metrics::Traffic;
@@ -45,6 +47,8 @@ pub struct Pools {
     periods: Mutex<(Duration, Periods)>,
     /// Lets cancel requests through.
     cancels: Arc<Semaphore>,
+    /// Server connections have gone, or time has passed: for those who wait for something rare.
+    news: Notify,
 }
 
 /// Cancel requests on their way to Postgres at once, over all pools. Each costs it a process for a moment, so that a storm of
@@ -86,6 +90,7 @@ impl Pools {
             wall_epoch: SystemTime::now(),
             periods: Mutex::default(),
             cancels: Arc::new(Semaphore::new(CANCELS_AT_ONCE)),
+            news: Notify::new(),
         })
     }
 
@@ -194,6 +199,11 @@ impl Pools {
         };
         let place = state.place(&database, &settings);
         let id = state.book.add_pool(place, settings.limits);
+        let gate = state.gates.of(&database);
+        if gate != Gate::Open {
+            let now = self.now();
+            state.book.set_gate(now, id, gate, &mut state.actions);
+        }
         let pool = Arc::new(Pool {
             id,
             name: database.as_str().into(),
@@ -201,7 +211,7 @@ impl Pools {
             database,
             user,
             purpose,
-            place,
+            place: RwLock::new(place),
             settings: RwLock::new(Arc::new(settings)),
             welcome: RwLock::default(),
             doubtful: AtomicBool::new(false),
@@ -292,6 +302,7 @@ impl Pools {
         self.update(|state, now| {
             state.book.tick(now, &mut state.actions);
         });
+        self.news.notify_waiters();
     }
 
     /// Drops idle connections that Postgres has closed, and forgets pools that never came to anything. Called about once a
@@ -320,7 +331,7 @@ impl Pools {
                     let pool = pool.and_then(|pool| pools.get(pool.index())?.as_ref());
                     if let Some(pool) = pool {
                         pool.doubtful.store(true, Ordering::Relaxed);
-                        if let Some(counts) = &counts[pool.place.host.index()] {
+                        if let Some(counts) = &counts[pool.place().host.index()] {
                             counts.closings.add(Discard::Died.as_str());
                         }
                     }

@@ -95,6 +95,12 @@ impl SqlState {
     pub const IDLE_SESSION_TIMEOUT: Self = Self(*b"57P05");
     /// admin_shutdown
     pub const ADMIN_SHUTDOWN: Self = Self(*b"57P01");
+    /// config_file_error
+    pub const CONFIG_FILE_ERROR: Self = Self(*b"F0000");
+    /// internal_error
+    pub const INTERNAL_ERROR: Self = Self(*b"XX000");
+    /// object_not_in_prerequisite_state
+    pub const NOT_IN_PREREQUISITE_STATE: Self = Self(*b"55000");
     /// cannot_connect_now
     pub const CANNOT_CONNECT_NOW: Self = Self(*b"57P03");
 

@@ -7,7 +7,7 @@ use super::{OWN, Rows, hosts, is_own, load_balance, mode, own_sessions, port};
 use crate::admin::command::{Call, Run};
 use crate::admin::table::{Cell, Row, int4, text};
 use crate::config::checked::{Config, Database};
-use crate::pool::pools::Purpose;
+use crate::pool::pools::{Pools, Purpose};
 use crate::row;
 
 /// SHOW DATABASES: those that are listed, those that somebody has come to through `*`, and the console.
@@ -61,6 +61,7 @@ pub(super) fn rows(call: &Call) -> Rows {
             &config,
             now(&servers),
             now(&clients),
+            call.process.pools(),
         ))
     };
     let mut rows: Vec<_> = names.into_iter().filter_map(row).collect();
@@ -74,6 +75,7 @@ fn database_row(
     config: &Config,
     servers: u64,
     clients: u64,
+    pools: &Pools,
 ) -> Row {
     let Config {
         pool,
@@ -101,8 +103,8 @@ fn database_row(
             .max_clients
             .unwrap_or(limits.max_clients_per_database),
         clients,
-        0u8,
-        0u8,
+        u8::from(pools.is_paused(name)),
+        u8::from(pools.is_disabled(name)),
     ]
 }
 

@@ -15,7 +15,8 @@ use super::{PoolSettings, Pools, Purpose, Refused};
 use crate::config::checked::Secret;
 use crate::metrics::{Traffic, in_micros};
 use crate::pool::book::{
-    Asked, PoolId, PoolPlace, PoolView, Refusal, Retry, ServerId, ServiceId, ThreadId, WaiterId,
+    Asked, HostId, PoolId, PoolPlace, PoolView, Refusal, Retry, ServerId, ServiceId, ThreadId,
+    WaiterId,
 };
 use crate::pool::errand::{Discard, Errand, Task};
 use crate::pool::lease::{Lease, Ticket};
@@ -47,7 +48,7 @@ pub struct Pool {
     /// What it is there for.
     pub purpose: Purpose,
     /// Whose caps it falls under.
-    pub(super) place: PoolPlace,
+    pub(super) place: RwLock<PoolPlace>,
 
     /// What may change while it is in use.
     pub(super) settings: RwLock<Arc<PoolSettings>>,
@@ -360,6 +361,11 @@ impl Pool {
         Some((view, wait))
     }
 
+    /// Whose caps it falls under, as things are now.
+    pub(super) fn place(&self) -> PoolPlace {
+        *self.place.read()
+    }
+
     /// The settings as they are now.
     pub fn settings(&self) -> Arc<PoolSettings> {
         Arc::clone(&self.settings.read())
@@ -445,20 +451,31 @@ impl Pool {
             .target
             .leads_to_the_same(&self.settings.read().target);
         let settings = Arc::new(settings);
+        let before = self.settings();
         // First of all: what is dialled from the reconnect on counts as new, and must have been dialled as new.
         *self.settings.write() = Arc::clone(&settings);
         self.pools.update(|state, now| {
+            let place = state.place(&self.database, &settings);
+            let moved = std::mem::replace(&mut *self.place.write(), place) != place;
             let State { book, actions, .. } = state;
             let PoolPlace {
                 host,
                 database,
                 user,
-            } = self.place;
+            } = place;
+            if moved {
+                book.move_pool(now, self.id, host, actions);
+            }
             book.set_pool(now, self.id, settings.limits, actions);
             book.set_database_limit(now, database, settings.database_cap, actions);
             book.set_user_limit(now, user, settings.user_cap, actions);
-            if let Some(budget) = settings.budget {
-                book.set_budget(now, host, budget, actions);
+            match settings.budget {
+                Some(budget) => book.set_budget(now, host, budget, actions),
+                // It is asked of Postgres at the next login.
+                None if before.budget.is_some() || before.headroom != settings.headroom => {
+                    book.forget_budget(now, host, actions);
+                }
+                None => {}
             }
             if reconnect {
                 book.reconnect(now, self.id, actions);
@@ -474,11 +491,13 @@ impl Pool {
     /// Connects and logs in for the book.
     pub(in crate::pool) async fn dial(&self, server: ServerId) {
         let settings = self.settings();
-        let ask_limit = self
-            .pools
-            .read(|book| book.host(self.place.host).cap.is_none());
+        let host = self.place().host;
+        let ask_limit = self.pools.read(|book| book.host(host).cap.is_none());
         match crate::server::dial::dial(&settings.target, ask_limit).await {
-            Ok((connection, limit)) => self.dialed(server, connection, limit, &settings),
+            Ok((connection, limit)) => {
+                let limit = limit.map(|limit| (host, limit));
+                self.dialed(server, connection, limit, &settings);
+            }
             Err(error) => self.dial_failed(server, &error, &settings),
         }
     }
@@ -487,7 +506,7 @@ impl Pool {
         &self,
         server: ServerId,
         connection: Connection,
-        limit: Option<u32>,
+        limit: Option<(HostId, u32)>,
         settings: &PoolSettings,
     ) {
         tracing::debug!(
@@ -510,13 +529,11 @@ impl Pool {
             .server_lifetime
             .map(|life| life.mul_f32(rand::random_range(0.9..=1.1)));
         self.pools.update(|state, now| {
-            state.counts_of(self.place.host).dialed();
-            if let Some(limit) = limit {
+            state.counts_of(self.place().host).dialed();
+            if let Some((host, limit)) = limit {
                 let budget = limit.saturating_sub(settings.headroom).max(1);
                 tracing::info!(limit, budget, "budget taken from Postgres");
-                state
-                    .book
-                    .set_budget(now, self.place.host, budget, &mut state.actions);
+                state.book.set_budget(now, host, budget, &mut state.actions);
             }
             let facts = Arc::clone(connection.facts());
             put(&mut state.facts, server.index(), (server, facts));
@@ -554,7 +571,7 @@ impl Pool {
             jitter: rand::random(),
         };
         self.pools.update(|state, now| {
-            state.counts_of(self.place.host).dial_failed(error);
+            state.counts_of(self.place().host).dial_failed(error);
             let mut retry = Some(retry);
             if !error.is_passing() {
                 // Refused before the dial is over: otherwise the book would dial again for the same waiters.
@@ -572,10 +589,11 @@ impl Pool {
     /// Postgres has freed the slot.
     pub(in crate::pool) fn closed(&self, server: ServerId, reason: Discard) {
         self.pools.update(|state, now| {
-            let counts = state.counts_of(self.place.host);
+            let counts = state.counts_of(self.place().host);
             counts.closings.add(reason.as_str());
             state.forget_facts(server);
             state.book.closed(now, server, &mut state.actions);
         });
+        self.pools.news.notify_waiters();
     }
 }

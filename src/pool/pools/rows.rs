@@ -98,7 +98,7 @@ impl Pools {
                 waiters: part.waiters,
             };
             Some(PoolRow {
-                host: named(&hosts, pool.place.host.index()),
+                host: named(&hosts, pool.place().host.index()),
                 mode: settings.mode,
                 limits: settings.limits,
                 clients: pool.clients.load(Relaxed),

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::Waker;
 use std::time::Duration;
 
+use super::steer::Gates;
 use super::{Key, Pool, PoolSettings};
 use crate::pool::book::{
     Action, Book, DatabaseId, HostId, PoolPlace, Refusal, ServerId, ServiceId, ServiceLimits,
@@ -32,6 +33,7 @@ pub(super) struct State {
     pub(super) pools: Vec<Option<Arc<Pool>>>,
     pub(super) by_name: HashMap<Key, Arc<Pool>>,
     pub(super) names: Names,
+    pub(super) gates: Gates,
     /// What was counted for pools that were forgotten.
     pub(super) past: Arc<Past>,
     /// What happened to the server connections of each Postgres, by the index of its id.
@@ -141,7 +143,9 @@ impl State {
                     let pool = self.pools[pool.index()]
                         .clone()
                         .expect("the book dials for pools that exist");
-                    self.counts_of(pool.place.host).dials.fetch_add(1, Relaxed);
+                    self.counts_of(pool.place().host)
+                        .dials
+                        .fetch_add(1, Relaxed);
                     errands.push(Errand {
                         pool,
                         thread,
