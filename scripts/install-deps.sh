@@ -46,6 +46,8 @@ has go || missing+=(golang-go)
 { has php && php -r 'exit(extension_loaded("pdo_pgsql") && extension_loaded("pcntl") ? 0 : 1);'; } || missing+=(php-cli php-pgsql)
 # Reads the console as it would read PgBouncer's.
 has prometheus-pgbouncer-exporter || missing+=(prometheus-pgbouncer-exporter)
+# Scrapes the metrics in a test, and promtool checks them. Only installed, never started as a service.
+{ has prometheus && has promtool; } || missing+=(prometheus)
 if [ "$bench" = yes ]; then
   has pgbouncer || [ -x /usr/sbin/pgbouncer ] || missing+=(pgbouncer)
   has strace || missing+=(strace)
@@ -75,6 +77,9 @@ if [ ${#missing[@]} -gt 0 ]; then
   as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
   case " ${missing[*]} " in
     *" pgbouncer "*) if [ -d /run/systemd/system ]; then as_root systemctl disable --quiet pgbouncer || true; fi ;;
+  esac
+  case " ${missing[*]} " in
+    *" prometheus "*) if [ -d /run/systemd/system ]; then as_root systemctl disable --quiet prometheus || true; fi ;;
   esac
 fi
 

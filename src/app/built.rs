@@ -5,11 +5,7 @@ use crate::config::change::{between, plain};
 use crate::config::checked::{AuthMethod, Config};
 
 /// Settings by the beginning of their dotted names. Each goes from this list in the change that puts it in force.
-const NOT_IN_FORCE: [&str; 3] = [
-    "auth.hba_file",
-    "pressure.idle_transaction",
-    "log.pooler_errors",
-];
+const NOT_IN_FORCE: [&str; 2] = ["auth.hba_file", "pressure.idle_transaction"];
 
 /// Settings that were given a value that has no effect yet.
 pub fn without_effect(config: &Config) -> Vec<String> {

@@ -1,6 +1,7 @@
 //! The door of the console: who may come in, and what the process lets the console see.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::admit::{Denied, Reception};
 use super::serve::App;
@@ -24,7 +25,7 @@ use crate::wire::startup::{Startup, secret_length};
 const MOST_ADMINS: u32 = 32;
 
 /// The service of the console's own sessions, in lists and metrics.
-const SERVICE: &str = "(console)";
+pub(super) const SERVICE: &str = "(console)";
 
 /// Whether a database is the console.
 pub(super) fn is_console(database: &str) -> bool {
@@ -158,7 +159,8 @@ impl Reception<'_> {
         if let Err(denied) = self.in_time(telling).await {
             return Err((greeted, denied));
         }
-        self.app.metrics.logins.inc();
+        let logins = &self.app.metrics.console_logins;
+        logins.fetch_add(1, Ordering::Relaxed);
         self.app.console.logged_in();
         if self.world.config.log.connections {
             let who = listed.entry().who();

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use dashmap::DashMap;
@@ -10,16 +11,18 @@ use parking_lot::{Mutex, RwLock};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::unbounded_channel;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
 use tokio_util::sync::CancellationToken;
 
-use super::http;
+use super::admit::Denied;
 use super::look_up::LookUps;
 use super::phase::{Phase, Phases, live};
+use super::ready::Reachable;
 use super::watch::{self, Watch};
 use super::worker::{self, Dealer, FrontDoor, Inbox};
 use super::world::{Source, SourceError, World};
+use super::{http, log};
 use crate::admin::own::Own;
 use crate::admin::process::Shutdown;
 use crate::client::credentials::Credentials;
@@ -31,6 +34,7 @@ use crate::net::listen::Listener;
 use crate::pool::book::ThreadId;
 use crate::pool::pools::{Pool, Pools, Purpose};
 use crate::pool::stats::STATS_PERIOD;
+use crate::session::run::End;
 use crate::wire::startup::CancelKey;
 
 /// The port in the name of the unix socket, where no TCP address gives one.
@@ -114,6 +118,8 @@ pub struct App {
     pub metrics: Metrics,
     /// Who has what at each Postgres, alerts and incidents.
     pub watch: Watch,
+    /// Whether any Postgres is there.
+    pub reachable: Reachable,
 }
 
 impl App {
@@ -134,7 +140,9 @@ impl App {
 
     /// Stops what a session runs, if the key is right. Returns when that was passed on.
     pub async fn cancel(&self, key: &CancelKey) {
-        if let Some(asked) = self.directory.ask_to_cancel(key) {
+        let asked = self.directory.ask_to_cancel(key);
+        self.metrics.cancel_asked(asked.is_some());
+        if let Some(asked) = asked {
             // Nobody ever sends anything: whoever is done with it drops the other end.
             let _ = asked.await;
         } else {
@@ -164,7 +172,9 @@ impl App {
     pub fn reload(&self) -> Result<(), SourceError> {
         let _one_at_a_time = self.reloading.lock();
         let old = self.world();
-        let new = self.source.load(&old.credentials, Some(&old.tls))?;
+        let new = self.source.load(&old.credentials, Some(&old.tls));
+        self.metrics.reloaded(new.is_ok());
+        let new = new?;
         self.put_in_force(&old, new);
         Ok(())
     }
@@ -177,9 +187,7 @@ impl App {
                 Effect::Restart => tracing::warn!(setting = change.name, "needs a restart"),
             }
         }
-        if new.config.log.level != old.config.log.level {
-            super::log::set_level(&new.config.log.level);
-        }
+        log::follow(&old.config.log, &new.config.log);
         new.warn();
         new.credentials.derive_all();
         let new = Arc::new(new);
@@ -231,7 +239,7 @@ fn reload_pool(world: &World, pool: &Pool) {
 pub fn serve(source: Source, drain_limit: Duration) -> Result<(), StartError> {
     // The key makes the salts of unknown users: the same at each login, and not to be foretold.
     let world = source.load(&Credentials::new(rand::random(), []), None)?;
-    super::log::start(&world.config.log);
+    log::start(&world.config.log);
     world.warn();
     raise_file_limit(&world.config);
     world.credentials.derive_all();
@@ -257,7 +265,8 @@ pub fn serve(source: Source, drain_limit: Duration) -> Result<(), StartError> {
         admins: Arc::default(),
         quotas: Quotas::default(),
         look_ups: LookUps::default(),
-        metrics: Metrics::default(),
+        metrics: Metrics::new(&Denied::WORDS, &End::WORDS),
+        reachable: Reachable::default(),
         watch: Watch::new(),
     });
     // Held until the drain is over: a data thread ends, and its sessions with it, when nobody can send it clients any more.
@@ -280,47 +289,47 @@ pub fn serve(source: Source, drain_limit: Duration) -> Result<(), StartError> {
     }
 
     let runtime = Builder::new_current_thread().enable_all().build()?;
+    // It ends with the runtime, when nothing else is left.
+    if let Some(listener) = http {
+        let _entered = runtime.enter();
+        runtime.spawn(http::serve(listener, Arc::clone(&app))?);
+    }
     let end = CancellationToken::new();
     let watching = watch::start(Arc::clone(&app), end.clone())?;
-    runtime.block_on(control(&app, http, drain_limit))?;
+    runtime.block_on(control(&app, drain_limit))?;
     end.cancel();
-    if watching.join().is_err() {
-        tracing::error!("the watch panicked");
-    }
     drop(dealer);
-    for worker in workers {
-        if worker.join().is_err() {
-            tracing::error!("a data thread panicked");
-        }
-    }
+    runtime.block_on(end_of(workers, watching));
     Ok(())
 }
 
-/// Everything that is not a client's: signals, time, HTTP.
-async fn control(
-    app: &Arc<App>,
-    http: Option<std::net::TcpListener>,
-    drain_limit: Duration,
-) -> Result<(), StartError> {
-    let mut signals = Signals::new()?;
-    let http_end = CancellationToken::new();
-    let mut tasks = JoinSet::new();
-    if let Some(listener) = http {
-        let serving = http::serve(listener, Arc::clone(app))?;
-        let end = http_end.clone();
-        tasks.spawn(async move {
-            tokio::select! {
-                () = serving => {}
-                () = end.cancelled() => {}
+/// Waits for the data threads and the watch.
+async fn end_of(workers: Vec<JoinHandle<()>>, watching: JoinHandle<()>) {
+    let ended = spawn_blocking(|| {
+        if watching.join().is_err() {
+            tracing::error!("the watch panicked");
+        }
+        for worker in workers {
+            if worker.join().is_err() {
+                tracing::error!("a data thread panicked");
             }
-        });
-    }
-    tasks.spawn(keep_time(Arc::clone(app), http_end.clone()));
+        }
+    });
+    // It cannot fail: it does not panic, and nobody cancels it.
+    let _ = ended.await;
+}
+
+/// Everything that is not a client's, but HTTP: signals, time.
+async fn control(app: &Arc<App>, drain_limit: Duration) -> Result<(), StartError> {
+    let mut signals = Signals::new()?;
+    let over = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(keep_time(Arc::clone(app), over.clone()));
     tokio::select! {
         () = signals.heed(app) => {}
         () = live(app, drain_limit) => {}
     }
-    http_end.cancel();
+    over.cancel();
     tasks.join_all().await;
     tracing::info!(clients = app.directory.len(), "ended");
     Ok(())
@@ -434,7 +443,7 @@ async fn keep_time(app: Arc<App>, end: CancellationToken) {
             _ = hurry.tick() => app.hurry(),
             _ = sweep.tick() => app.sweep(),
             _ = stats.tick() => {
-                app.pools.end_stats_period();
+                log::end_minute(&app.pools.end_stats_period());
                 app.console.end_stats_period(STATS_PERIOD);
             }
             () = end.cancelled() => return,

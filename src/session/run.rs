@@ -21,6 +21,7 @@ use crate::pool::book::{ServiceId, ThreadId};
 use crate::pool::errand::Discard;
 use crate::pool::lease::{Called, Lease, Ticket};
 use crate::pool::pools::{Checkout, Member, Refused};
+use crate::repeats::POOLER_ERROR;
 use crate::server::end::{ServerEnd, Settled};
 use crate::server::state::Touched;
 use crate::wire::WireError;
@@ -88,6 +89,31 @@ pub enum End {
 impl End {
     fn client(error: EndError) -> Self {
         RelayError::client(error).into()
+    }
+
+    /// The words that there are.
+    pub const WORDS: [&str; 16] = [
+        "goodbye",
+        "client_gone",
+        "protocol_violation",
+        "server_lost",
+        "query_wait",
+        "server_login",
+        "pool_removed",
+        "transaction_block",
+        "too_many_statements",
+        "parameters",
+        "drained",
+        "killed",
+        "client_idle",
+        "idle_transaction",
+        "transaction",
+        "query",
+    ];
+
+    /// Whether its client is told of an error.
+    pub fn is_told(&self) -> bool {
+        !matches!(self, Self::Goodbye | Self::ClientGone(_))
     }
 
     /// The word for logs and metrics.
@@ -712,6 +738,8 @@ impl Session {
                 if self.client.send(cx, &words).is_err() {
                     return;
                 }
+                let id = self.terms.listed.entry().id();
+                tracing::debug!(target: POOLER_ERROR, id, "canceled while it waited");
                 if rest.is_empty() {
                     self.phase = Phase::Idle;
                     self.terms.listed.does(Activity::Idle);

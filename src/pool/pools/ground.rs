@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::state::State;
+use super::state::{State, put};
 use super::{PoolSettings, Pools};
 use crate::policy::budget::{Ceiling, Limits, automatic, beside_monitor};
 use crate::pool::book::{HostId, Retry, ServerId, Tally};
@@ -88,6 +88,7 @@ impl State {
             book,
             names,
             grounds,
+            counts,
             ..
         } = self;
         if let Some(host) = names.hosts.get(&*key) {
@@ -107,6 +108,7 @@ impl State {
             refusals: 0,
             trouble: None,
         });
+        put(counts, id.index(), Arc::default());
         names.hosts.insert(key.into(), id);
         id
     }

@@ -20,6 +20,7 @@ use crate::pool::book::{
 };
 use crate::pool::errand::{Discard, Errand, Task};
 use crate::pool::lease::{Lease, Ticket};
+use crate::repeats;
 use crate::server::close::CancelWay;
 use crate::server::connection::Connection;
 use crate::server::dial::DialError;
@@ -154,7 +155,10 @@ impl Pool {
     ) -> Checkout {
         loop {
             let waiting = match self.enqueue(service, thread, client, waker) {
-                Ok(granted) => Lease::begin(self, thread, granted),
+                Ok(granted) => {
+                    self.traffic(thread).waited(0);
+                    Lease::begin(self, thread, granted)
+                }
                 Err(waiter) => return Checkout::Ticket(Ticket::new(self, thread, waiter)),
             };
             // A connection that died while it was idle is closed; there may be another.
@@ -304,12 +308,9 @@ impl Pool {
     }
 
     /// A connection is gone without a goodbye.
-    pub(in crate::pool) fn lost(&self, server: ServerId) {
-        self.pools.update(|state, now| {
-            state.book.discard(server);
-            state.forget_facts(server);
-            state.book.closed(now, server, &mut state.actions);
-        });
+    pub(in crate::pool) fn lost(&self, server: ServerId, reason: Discard) {
+        self.pools.update(|state, _| state.book.discard(server));
+        self.closed(server, reason);
     }
 
     /// How cancel requests are sent to its Postgres.
@@ -529,6 +530,7 @@ impl Pool {
             .server_lifetime
             .map(|life| life.mul_f32(rand::random_range(0.9..=1.1)));
         self.pools.update(|state, now| {
+            state.counts_of(host).dialed();
             state.admitted(now, host, limit);
             let facts = Arc::clone(connection.facts());
             put(&mut state.facts, server.index(), (server, facts));
@@ -553,7 +555,10 @@ impl Pool {
         error: &DialError,
         settings: &PoolSettings,
     ) {
-        tracing::warn!(database = self.database, user = self.user, %error, "server login failed");
+        let cause = format!("{} as {}: {error}", self.database, self.user);
+        if repeats::is_news("server login failed", cause) {
+            tracing::warn!(database = self.database, user = self.user, %error, "server login failed");
+        }
         let failure = Failure {
             cause: error.to_string().into(),
             message: error.to_client().into(),
@@ -570,6 +575,7 @@ impl Pool {
             jitter: rand::random(),
         };
         self.pools.update(|state, now| {
+            state.counts_of(host).dial_failed(error);
             if error.found_full() {
                 state.refused(now, host, server, retry);
                 return;
@@ -590,8 +596,10 @@ impl Pool {
     }
 
     /// Postgres has freed the slot.
-    pub(in crate::pool) fn closed(&self, server: ServerId) {
+    pub(in crate::pool) fn closed(&self, server: ServerId, reason: Discard) {
         self.pools.update(|state, now| {
+            let counts = state.counts_of(self.place().host);
+            counts.closings.add(reason.as_str());
             state.forget_facts(server);
             state.book.closed(now, server, &mut state.actions);
         });
