@@ -57,6 +57,7 @@ pub fn between(old: &Config, new: &Config) -> Vec<Change> {
 fn effect_of(name: &str) -> Effect {
     match name {
         "runtime.threads" | "log.format" | "log.level" | "budget.headroom" => Effect::Restart,
+        "listen.http_password" => Effect::Live,
         _ if name.starts_with("listen.") || name.starts_with("tcp.") => Effect::Restart,
         _ => Effect::Live,
     }
@@ -132,7 +133,9 @@ macro_rules! compare {
     };
 }
 
-compare! { listen: Listen { addresses, unix_socket_dir, unix_socket_mode, http, proxy_protocol_from } }
+compare! { listen: Listen {
+    addresses, unix_socket_dir, unix_socket_mode, http, http_password, proxy_protocol_from,
+} }
 
 compare! { pool: PoolDefaults {
     mode, size, min_size, reserve_size, reserve_after, max_prepared_statements, server_reset_query,
