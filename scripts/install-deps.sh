@@ -44,6 +44,9 @@ has go || missing+=(golang-go)
 [ -d /usr/share/gocode/src/github.com/lib/pq ] || missing+=(golang-github-lib-pq-dev)
 { has ruby && ruby -rpg -e 1 2>/dev/null; } || missing+=(ruby-pg)
 { has php && php -r 'exit(extension_loaded("pdo_pgsql") && extension_loaded("pcntl") ? 0 : 1);'; } || missing+=(php-cli php-pgsql)
+# The status page is looked at by a browser, the alerting rules by Prometheus' own tool.
+has chromium || missing+=(chromium)
+has promtool || missing+=(prometheus)
 if [ "$bench" = yes ]; then
   has pgbouncer || [ -x /usr/sbin/pgbouncer ] || missing+=(pgbouncer)
   has strace || missing+=(strace)
