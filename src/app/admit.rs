@@ -19,6 +19,7 @@ use crate::client::greet::{GreetError, Greeted, Greeting, Secured, greet};
 use crate::client::login::{LoginError, Method, ask_password, authenticate};
 use crate::config::checked::{AuthMethod, Config, Database, Mode, Secret, TlsMode};
 use crate::net::end::EndError;
+use crate::net::line::Line;
 use crate::net::listen::Peer;
 use crate::net::packet::Packets;
 use crate::net::stream::Stream;
@@ -26,7 +27,7 @@ use crate::policy::service::Facts;
 use crate::pool::book::{ServiceId, ThreadId};
 use crate::pool::errand::Discard;
 use crate::pool::lease::{Called, Lease};
-use crate::pool::pools::{Accepted, Checkout, Pool, Refused, Vouched};
+use crate::pool::pools::{Accepted, Checkout, Member, Pool, Refused, Vouched};
 use crate::server::login::{ServerLogin, Welcome};
 use crate::session::run::{Session, Terms};
 use crate::wire::parameters::{OptionsError, Parameters};
@@ -164,7 +165,7 @@ pub async fn attend(app: Arc<App>, thread: ThreadId, arrival: Arrival) {
     let end = session.await;
     app.metrics.session_ended(end.as_str());
     if app.logs_disconnections() {
-        let (who, age) = (&entry.who, entry.since.elapsed());
+        let (who, age) = (entry.who(), entry.since.elapsed());
         tracing::info!(
             id = entry.id(), user = who.user, database = who.database, service = who.service, peer = %entry.peer,
             reason = end.as_str(), seconds = age.as_secs_f32(), "session ended: {end}"
@@ -322,10 +323,11 @@ impl Reception<'_> {
         let server = lease.as_mut().map(|lease| lease.connection().key.pid);
         let server = server.filter(|pid| *pid != 0);
         let secret_length = secret_length(startup.spoken());
+        let line = Line::of(packets.stream());
         let listed = self
             .app
             .directory
-            .list_as(*peer, who, server, secret_length);
+            .list_as(*peer, line, who, server, secret_length);
         if self.app.is_draining() {
             return Err(Denied::Draining);
         }
@@ -333,8 +335,9 @@ impl Reception<'_> {
         self.in_time(async { packets.write(&hello).await.map_err(LoginError::Io) })
             .await?;
         self.app.metrics.logins.inc();
+        pool.traffic(self.thread).logins.add(1);
         if self.world.config.log.connections {
-            let who = &listed.entry().who;
+            let who = listed.entry().who();
             tracing::info!(
                 id = listed.entry().id(), user = who.user, database = who.database, service = who.service, %peer,
                 tls = secured.map(|secured| secured.version), resumed = secured.map(|secured| secured.resumed), "login"
@@ -342,7 +345,7 @@ impl Reception<'_> {
         }
         let most = settings.max_prepared_statements as usize;
         let terms = Terms {
-            pool,
+            pool: Member::of(pool),
             service,
             thread: self.thread,
             mode: settings.mode,
@@ -423,10 +426,11 @@ impl Reception<'_> {
         secured: Option<&Secured>,
     ) -> (ServiceId, Who) {
         let subject = secured.and_then(|secured| secured.subject.as_ref());
+        let application_name = startup.parameter("application_name").unwrap_or_default();
         let classified = self.world.classifier.classify(&Facts {
             user: &startup.user,
             database: &startup.database,
-            application_name: startup.parameter("application_name").unwrap_or_default(),
+            application_name,
             address: peer.ip(),
             certificate: subject.and_then(|subject| subject.common_name.as_deref()),
         });
@@ -442,6 +446,8 @@ impl Reception<'_> {
                 user,
                 database,
                 service: classified.service.to_string(),
+                deployment: None,
+                application_name: application_name.to_owned(),
             },
         )
     }
@@ -586,7 +592,8 @@ impl Reception<'_> {
         service: ServiceId,
     ) -> Result<Lease, Refused> {
         loop {
-            let asked = poll_fn(|cx| Poll::Ready(pool.ask(service, self.thread, cx.waker()))).await;
+            let asked =
+                poll_fn(|cx| Poll::Ready(pool.ask(service, self.thread, 0, cx.waker()))).await;
             let mut ticket = match asked {
                 Checkout::Lease(lease) => return Ok(lease),
                 Checkout::Ticket(ticket) => ticket,

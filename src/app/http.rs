@@ -1,5 +1,6 @@
 //! HTTP: metrics and health. Reachable until the very end.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
@@ -67,8 +68,13 @@ fn clients(app: &App) -> [MetricFamily; 2] {
         "Clients that are logged in.",
         &["database", "user", "service"],
     );
-    for (who, count) in app.directory.count() {
-        sessions.add(&[&who.database, &who.user, &who.service], count);
+    let mut counts = BTreeMap::new();
+    for (who, tally) in app.directory.tally() {
+        let key = (who.database.clone(), who.user.clone(), who.service.clone());
+        *counts.entry(key).or_default() += tally.total();
+    }
+    for ((database, user, service), count) in counts {
+        sessions.add(&[&database, &user, &service], count);
     }
     let mut sockets = Reading::gauge(
         "pgweir_client_sockets",

@@ -475,6 +475,7 @@ mod tests {
             user: user.into(),
             database: database.into(),
             service: service.into(),
+            ..Who::default()
         }
     }
 

@@ -20,7 +20,7 @@ use crate::net::stream::Stream;
 use crate::pool::book::{ServiceId, ThreadId};
 use crate::pool::errand::Discard;
 use crate::pool::lease::{Called, Lease, Ticket};
-use crate::pool::pools::{Checkout, Pool, Refused};
+use crate::pool::pools::{Checkout, Member, Refused};
 use crate::server::end::{ServerEnd, Settled};
 use crate::server::state::Touched;
 use crate::wire::WireError;
@@ -198,7 +198,7 @@ impl From<RelayError> for End {
 #[derive(Debug)]
 pub struct Terms {
     /// Its pool.
-    pub pool: Arc<Pool>,
+    pub pool: Member,
     /// Its service.
     pub service: ServiceId,
     /// Its thread.
@@ -260,13 +260,17 @@ impl Session {
             (Some(lease), None) => Phase::Leased(lease),
             (Some(lease), Some(early)) => Phase::EarlyLeased(lease, early.into()),
         };
-        Self {
+        let mut session = Self {
             client,
             phase,
             parameters: Arc::clone(&terms.startup),
             terms,
             asked: None,
+        };
+        if let Phase::Leased(lease) | Phase::EarlyLeased(lease, _) = &mut session.phase {
+            take_on(&session.terms, lease);
         }
+        session
     }
 
     /// Its entry in the directory.
@@ -336,8 +340,8 @@ impl Session {
             thread,
             ..
         } = &self.terms;
-        match pool.ask(*service, *thread, cx.waker()) {
-            Checkout::Lease(lease) => self.begin(cx, lease, said),
+        match pool.ask(*service, *thread, self.entry().id(), cx.waker()) {
+            Checkout::Lease(lease) => self.got(cx, lease, said),
             Checkout::Ticket(ticket) => {
                 self.wait_from_now();
                 Ok(Phase::Waiting(ticket, said.into()))
@@ -352,6 +356,14 @@ impl Session {
         }
     }
 
+    /// A server connection was lent for a transaction, which begins.
+    fn got(&mut self, cx: &mut Context<'_>, mut lease: Lease, said: &[u8]) -> Result<Phase, End> {
+        take_on(&self.terms, &mut lease);
+        let connection = lease.connection();
+        connection.stint.begin(connection.lent);
+        self.begin(cx, lease, said)
+    }
+
     /// Sends on what was said before the lease, behind what makes the server's session one of this client's.
     fn begin(&mut self, cx: &mut Context<'_>, mut lease: Lease, said: &[u8]) -> Result<Phase, End> {
         self.terms.listed.does(Activity::Active);
@@ -359,6 +371,8 @@ impl Session {
         let end = &mut lease.connection().end;
         let changes_role = end.state().changes_role(&self.parameters);
         let front = end.change_to(&self.parameters).unwrap_or_default();
+        lease.connection().note_state();
+        let end = &mut lease.connection().end;
         if changes_role {
             // If the connection is gone, reading from it will say why.
             let _ = end.send(cx, &front, true);
@@ -419,7 +433,7 @@ impl Session {
         };
         let said = mem::take(said);
         Poll::Ready(match called {
-            Called::Lease(lease) => self.begin(cx, lease, &said),
+            Called::Lease(lease) => self.got(cx, lease, &said),
             Called::Again => self.check_out(cx, &said),
             Called::Refused(refused) => Err(End::Refused(refused)),
         })
@@ -445,6 +459,7 @@ impl Session {
         };
         if self.asked.is_none() {
             traffic.transactions.add(1);
+            self.entry().counts.transactions.add(1);
         }
         Poll::Ready(self.boundary(cx, proof))
     }
@@ -476,6 +491,9 @@ impl Session {
     /// A transaction has ended.
     fn boundary(&mut self, cx: &mut Context<'_>, proof: Settled) -> Result<Phase, End> {
         self.terms.listed.does(Activity::Idle);
+        if let Some(statements) = self.client.statements() {
+            self.terms.listed.has_prepared(statements.len());
+        }
         let Phase::Leased(mut lease) = mem::replace(&mut self.phase, Phase::Idle) else {
             return Ok(Phase::Idle);
         };
@@ -495,6 +513,7 @@ impl Session {
             }
             return Ok(Phase::Idle);
         }
+        lease.lap();
         let drain = self.entry().asked(Ask::Drain);
         self.phase = Phase::Leased(lease);
         // If the client is too slow for its reply, it is asked again later.
@@ -511,6 +530,13 @@ impl Session {
         let Some(touched) = end.touched() else {
             return false;
         };
+        if let Some((_, name)) = touched
+            .reported
+            .iter()
+            .find(|(name, _)| **name == *APPLICATION_NAME)
+        {
+            self.terms.listed.is_called(name);
+        }
         let startup = &self.terms.startup;
         let left = startup.iter().filter(|(name, _)| !touched.resets(name));
         end.state_mut().set_parameters(&Arc::new(left.collect()));
@@ -571,6 +597,9 @@ impl Session {
             Arc::new(found)
         };
         end.state_mut().set_parameters(&found);
+        if let Some(name) = wanted.value(APPLICATION_NAME) {
+            self.terms.listed.is_called(name);
+        }
         wanted
     }
 
@@ -681,6 +710,15 @@ impl Future for Session {
     }
 }
 
+/// The parameter by which a session says what it is.
+const APPLICATION_NAME: &str = "application_name";
+
+/// Notes that a session has got this server connection.
+fn take_on(terms: &Terms, lease: &mut Lease) {
+    lease.connection().serves(terms.listed.entry().id());
+    terms.pool.traffic(terms.thread).assignments.add(1);
+}
+
 static NO_PARAMETERS: Parameters = Parameters::NONE;
 
 /// A client's parameters, and what it heard since they were true.
@@ -710,9 +748,14 @@ fn relaying<'a>(
         startup: &terms.startup,
         heard,
     });
+    let epoch = terms.pool.epoch();
+    let connection = lease.connection();
     Relay {
         client,
-        server: &mut lease.connection().end,
+        server: &mut connection.end,
+        stint: &mut connection.stint,
+        counts: &terms.listed.entry().counts,
+        epoch,
         traffic: terms.pool.traffic(terms.thread),
         blocks: terms.mode != Mode::Statement,
         tracking,

@@ -6,3 +6,4 @@ mod leases;
 mod patience;
 mod threads;
 mod vanishing;
+mod views;

@@ -16,13 +16,14 @@ use tokio::task::{JoinHandle, spawn_local};
 use crate::client::directory::{Ask, Directory, Entry, Who};
 use crate::client::end::ClientEnd;
 use crate::client::patience::{Activity, Doing, Patience};
+use crate::client::view::ClientRow;
 use crate::config::checked::{Host, Mode, Tcp};
 use crate::net::listen::Peer;
 use crate::net::packet::{Packet, Packets};
 use crate::net::stream::{Stream, unix_path};
 use crate::pool::book::{PoolLimits, PoolView, ServiceId, ServiceLimits, ThreadId};
 use crate::pool::errand::Errand;
-use crate::pool::pools::{Pool, PoolSettings, Pools};
+use crate::pool::pools::{Member, Pool, PoolSettings, Pools};
 use crate::server::dial::Target;
 use crate::server::login::{Identity, ServerLogin};
 use crate::server::secure::Security;
@@ -383,11 +384,12 @@ impl Thread {
             user: "ann".into(),
             database: "site".into(),
             service: "site".into(),
+            ..Who::default()
         };
         let listed = directory.list(Peer::Unix(None), who, 4);
         let entry = Arc::clone(listed.entry());
         let terms = Terms {
-            pool: Arc::clone(&self.pool),
+            pool: Member::of(Arc::clone(&self.pool)),
             service: self.service,
             thread: self.id,
             mode: self.pool.settings().mode,
@@ -466,6 +468,12 @@ impl Client {
             news.push(packet.expect("it is open").tag as char);
         }
         news
+    }
+
+    /// The session as others see it.
+    pub(super) fn row(&self) -> ClientRow {
+        let row = self.directory.row_of(self.entry.id());
+        row.expect("it is listed")
     }
 
     /// Asks the session something from outside.
