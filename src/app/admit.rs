@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::look_up::LookUpError;
+use super::page::Whom;
 use super::serve::{App, Capped};
 use super::worker::Arrival;
 use super::world::World;
@@ -164,6 +165,9 @@ pub async fn attend(app: Arc<App>, thread: ThreadId, arrival: Arrival) {
     let entry = Arc::clone(session.entry());
     let end = session.await;
     app.metrics.session_ended(end.as_str());
+    app.page
+        .recent
+        .ended(&end, Whom::from(&*entry.who()), &entry.peer);
     if app.logs_disconnections() {
         let (who, age) = (entry.who(), entry.since.elapsed());
         tracing::info!(
@@ -195,6 +199,7 @@ async fn admit(app: &Arc<App>, thread: ThreadId, arrival: Arrival) -> Option<Ses
             // A probe that connects and leaves (a load balancer's) is no event.
             if !matches!(&denied, Denied::Greeting(GreetError::Io(_))) {
                 app.metrics.login_failed(denied.as_str());
+                app.page.recent.refused(&denied, Whom::default(), &peer);
                 tracing::info!(%peer, reason = denied.as_str(), "login refused: {denied}");
             }
             return None;
@@ -205,6 +210,12 @@ async fn admit(app: &Arc<App>, thread: ThreadId, arrival: Arrival) -> Option<Ses
         Err(denied) => {
             app.metrics.login_failed(denied.as_str());
             let Startup { user, database, .. } = &greeted.startup;
+            let whom = Whom {
+                user,
+                database,
+                ..Whom::default()
+            };
+            app.page.recent.refused(&denied, whom, &peer);
             tracing::info!(%peer, user, database, reason = denied.as_str(), "login refused: {denied}");
             if let Some(words) = denied.last_words() {
                 // The client may be gone; it was to be told, no more.

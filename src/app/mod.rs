@@ -5,7 +5,9 @@ pub mod built;
 pub mod demo;
 pub mod http;
 pub mod log;
+
 pub mod look_up;
+pub mod page;
 pub mod serve;
 pub mod worker;
 pub mod world;

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::http;
 use super::look_up::LookUps;
+use super::page::{self, Page};
 use super::worker::{self, Dealer, FrontDoor, Inbox};
 use super::world::{Source, SourceError, World};
 use crate::client::credentials::Credentials;
@@ -113,6 +114,8 @@ pub struct App {
     pub look_ups: LookUps,
     /// Every series.
     pub metrics: Metrics,
+    /// What the status page remembers.
+    pub page: Page,
 }
 
 impl App {
@@ -245,6 +248,7 @@ pub fn serve(source: Source, drain_limit: Duration) -> Result<(), StartError> {
         quotas: Quotas::default(),
         look_ups: LookUps::default(),
         metrics: Metrics::default(),
+        page: Page::default(),
     });
     // Held until the drain is over: a data thread ends, and its sessions with it, when nobody can send it clients any more.
     let dealer = Arc::new(Dealer::new(arrivals));
@@ -416,7 +420,8 @@ fn listen(config: &Config) -> Result<Vec<Listener>, StartError> {
 async fn keep_time(app: Arc<App>, end: CancellationToken) {
     let (mut tick, mut hurry, mut sweep) = (interval(TICK), interval(HURRY), interval(SWEEP));
     let mut stats = interval_at(Instant::now() + STATS_PERIOD, STATS_PERIOD);
-    for interval in [&mut tick, &mut hurry] {
+    let mut look = interval(page::LOOK);
+    for interval in [&mut tick, &mut hurry, &mut look] {
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     }
     let start = Instant::now();
@@ -429,6 +434,7 @@ async fn keep_time(app: Arc<App>, end: CancellationToken) {
             _ = hurry.tick() => app.hurry(),
             _ = sweep.tick() => app.sweep(),
             _ = stats.tick() => app.pools.end_stats_period(),
+            _ = look.tick() => app.page.look(&app),
             () = end.cancelled() => return,
         }
     }
