@@ -622,7 +622,7 @@ fn the_picture_in_the_docs() {
     let pooler = Pooler::serve(&postgres, "");
     let mut browser = open_with(&pooler, Screen::WIDE, trouble());
     let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/status-page.png");
-    browser.screenshot(&file, 1280, 1120);
+    browser.screenshot(&file, 1280, 960);
 }
 
 fn later() -> Value {

@@ -254,11 +254,12 @@ impl Browser {
     fn hear(&mut self, message: &Value) {
         let parameters = &message["params"];
         match message["method"].as_str().unwrap_or_default() {
-            "Runtime.exceptionThrown" => self.complaints.push(parameters.to_string()),
+            "Runtime.exceptionThrown" | "Runtime.consoleAPICalled" => {
+                self.complaints.push(parameters.to_string());
+            }
             "Log.entryAdded" if parameters["entry"]["level"] != "info" => {
                 self.complaints.push(parameters["entry"].to_string());
             }
-            "Runtime.consoleAPICalled" => self.complaints.push(parameters.to_string()),
             "Fetch.requestPaused" => self.answer(&parameters["requestId"]),
             _ => {}
         }

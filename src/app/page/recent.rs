@@ -11,10 +11,12 @@ use super::printable::{name, text};
 use crate::app::admit::Denied;
 use crate::client::directory::Who;
 use crate::net::listen::Peer;
-use crate::session::run::End;
 
 /// Kept of each kind. What repeats takes one place.
 const KEPT: usize = 50;
+
+/// Ends of sessions that are as they should be.
+const NO_NEWS: [&str; 3] = ["goodbye", "client_gone", "drained"];
 
 /// Something that happened to one client, or to several alike.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -84,10 +86,9 @@ impl Recent {
     }
 
     /// A session has ended. Those that went of their own accord, or because pgweir shuts down, are not worth a line.
-    pub fn ended(&self, end: &End, whom: Whom<'_>, peer: &Peer) {
-        if !matches!(end, End::Goodbye | End::ClientGone(_) | End::Drained) {
-            let closing = new(end.as_str(), end, whom, peer);
-            self.closings.lock().note(closing);
+    pub fn ended(&self, reason: &'static str, why: &dyn Display, whom: Whom<'_>, peer: &Peer) {
+        if !NO_NEWS.contains(&reason) {
+            self.closings.lock().note(new(reason, why, whom, peer));
         }
     }
 
@@ -107,7 +108,7 @@ impl Recent {
     }
 }
 
-fn new(reason: &'static str, why: &impl Display, whom: Whom<'_>, peer: &Peer) -> Happening {
+fn new(reason: &'static str, why: &dyn Display, whom: Whom<'_>, peer: &Peer) -> Happening {
     Happening {
         at: super::milliseconds(SystemTime::now()),
         reason,
@@ -191,8 +192,8 @@ mod tests {
     #[test]
     fn who_goes_of_its_own_accord_is_no_news() {
         let recent = Recent::default();
-        for end in [End::Goodbye, End::Drained, End::Killed] {
-            recent.ended(&end, Whom::default(), &PEER);
+        for reason in ["goodbye", "drained", "killed"] {
+            recent.ended(reason, &"why", Whom::default(), &PEER);
         }
         let (last, total) = recent.closings();
         assert_eq!((total, last[0].reason), (1, "killed"));
