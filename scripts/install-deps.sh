@@ -44,9 +44,10 @@ has go || missing+=(golang-go)
 [ -d /usr/share/gocode/src/github.com/lib/pq ] || missing+=(golang-github-lib-pq-dev)
 { has ruby && ruby -rpg -e 1 2>/dev/null; } || missing+=(ruby-pg)
 { has php && php -r 'exit(extension_loaded("pdo_pgsql") && extension_loaded("pcntl") ? 0 : 1);'; } || missing+=(php-cli php-pgsql)
-# The status page is looked at by a browser, the alerting rules by Prometheus' own tool.
+# The status page is looked at by a browser.
 has chromium || missing+=(chromium)
-has promtool || missing+=(prometheus)
+# Scrapes the metrics in a test, and promtool checks them. Only installed, never started as a service.
+{ has prometheus && has promtool; } || missing+=(prometheus)
 if [ "$bench" = yes ]; then
   has pgbouncer || [ -x /usr/sbin/pgbouncer ] || missing+=(pgbouncer)
   has strace || missing+=(strace)
@@ -76,6 +77,9 @@ if [ ${#missing[@]} -gt 0 ]; then
   as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
   case " ${missing[*]} " in
     *" pgbouncer "*) if [ -d /run/systemd/system ]; then as_root systemctl disable --quiet pgbouncer || true; fi ;;
+  esac
+  case " ${missing[*]} " in
+    *" prometheus "*) if [ -d /run/systemd/system ]; then as_root systemctl disable --quiet prometheus || true; fi ;;
   esac
 fi
 

@@ -10,6 +10,7 @@ pub mod metrics;
 pub mod net;
 pub mod policy;
 pub mod pool;
+pub mod repeats;
 pub mod server;
 pub mod session;
 pub mod wire;

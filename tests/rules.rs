@@ -78,10 +78,7 @@ fn every_series_and_label_that_they_name_is_exported() {
     assert!(expressions.len() > 15, "{expressions:?}");
     for expression in expressions {
         let names = names(&expression);
-        let series: Vec<_> = names
-            .iter()
-            .filter(|name| name.starts_with("pgweir_"))
-            .collect();
+        let series: Vec<_> = names.iter().filter(|name| is_series(name)).collect();
         let mut labels: BTreeSet<&str> = OF_PROMETHEUS.into();
         for name in &series {
             let known = exported.get(name.as_str());
@@ -168,12 +165,10 @@ fn busy() -> (Postgres, Pooler) {
 fn exported() -> BTreeMap<String, BTreeSet<String>> {
     let (_postgres, pooler) = busy();
     let mut known = scraped(&pooler.http("/metrics").1);
-    for line in MANUAL
-        .lines()
-        .filter_map(|line| line.strip_prefix("| `pgweir_"))
-    {
+    let rows = MANUAL.lines().filter_map(|line| line.strip_prefix("| `"));
+    for line in rows.filter(|line| is_series(line)) {
         let columns: Vec<_> = line.split(" | ").collect();
-        let name = format!("pgweir_{}", columns[0].trim_end_matches('`'));
+        let name = columns[0].trim_end_matches('`').to_owned();
         let labels: BTreeSet<_> = columns[2]
             .split(", ")
             .map(|label| label.trim_matches(['`', ' ', '|']).to_owned())
@@ -183,10 +178,17 @@ fn exported() -> BTreeMap<String, BTreeSet<String>> {
     known
 }
 
+/// Whether something is, or begins with, the name of one of our series.
+fn is_series(text: &str) -> bool {
+    ["pgweir_", "process_"]
+        .iter()
+        .any(|prefix| text.starts_with(prefix))
+}
+
 /// The labels of each series of a scrape.
 fn scraped(text: &str) -> BTreeMap<String, BTreeSet<String>> {
     let mut known: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for line in text.lines().filter(|line| line.starts_with("pgweir_")) {
+    for line in text.lines().filter(|line| is_series(line)) {
         let series = line.rsplit_once(' ').expect("a value").0;
         let (name, labels) = series.split_once('{').unwrap_or((series, ""));
         let labels = labels

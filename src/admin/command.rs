@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::process::{Access, Process};
 use super::show;
-use super::table::{Column, Row, Table, int4, text};
+use super::table::{Column, Row, Table};
 use super::words::{self, Unfinished, Word};
 use crate::client::directory::Who;
 use crate::wire::reply::{Report, SqlState};
@@ -84,129 +84,119 @@ pub const COMMANDS: &[Command] = &[
         help: "every command",
         run: Run::Tell(|_| help()),
     },
+    Command::show("SHOW VERSION", "the version", show::process::VERSION),
+    Command::show(
+        "SHOW STATE",
+        "whether clients are served, paused or suspended",
+        show::process::STATE,
+    ),
+    Command::show(
+        "SHOW CONFIG",
+        "every setting with its value in force, without secrets",
+        show::process::CONFIG,
+    ),
+    Command::show(
+        "SHOW MEM",
+        "memory that the process holds, and how many things there are",
+        show::process::MEM,
+    ),
+    Command::show(
+        "SHOW DATABASES",
+        "one row for each database",
+        show::databases::DATABASES,
+    ),
+    Command::show("SHOW USERS", "one row for each user", show::users::USERS),
+    Command::show(
+        "SHOW POOLS",
+        "one row for each pool: a database and a role at Postgres",
+        show::pools::POOLS,
+    ),
+    Command::show(
+        "SHOW CLIENTS",
+        "one row for each session",
+        show::sockets::CLIENTS,
+    ),
+    Command::show(
+        "SHOW SERVERS",
+        "one row for each connection to Postgres",
+        show::sockets::SERVERS,
+    ),
+    Command::show(
+        "SHOW SOCKETS",
+        "sessions and connections to Postgres",
+        show::sockets::SOCKETS,
+    ),
+    Command::show(
+        "SHOW ACTIVE_SOCKETS",
+        "the same, without those that rest",
+        show::sockets::ACTIVE_SOCKETS,
+    ),
+    Command::show(
+        "SHOW STATS",
+        "totals since the start and averages over the last minute, for each database; times in microseconds",
+        show::stats::STATS,
+    ),
+    Command::show(
+        "SHOW STATS_TOTALS",
+        "the totals alone",
+        show::stats::STATS_TOTALS,
+    ),
+    Command::show(
+        "SHOW STATS_AVERAGES",
+        "the averages alone",
+        show::stats::STATS_AVERAGES,
+    ),
+    Command::show(
+        "SHOW TOTALS",
+        "both, over all databases",
+        show::stats::TOTALS,
+    ),
+    Command::show(
+        "SHOW LISTS",
+        "how many there are of what",
+        show::lists::LISTS,
+    ),
+    Command::show(
+        "SHOW PEERS",
+        "other processes that cancel requests are sent on to: none yet",
+        show::pools::PEERS,
+    ),
+    Command::show(
+        "SHOW PEER_POOLS",
+        "the cancel requests that are sent on to them: none yet",
+        show::pools::PEER_POOLS,
+    ),
+    Command::show(
+        "SHOW DNS_HOSTS",
+        "names that were looked up: none, every dial asks anew",
+        show::lists::DNS_HOSTS,
+    ),
+    Command::show(
+        "SHOW DNS_ZONES",
+        "their zones: none likewise",
+        show::lists::DNS_ZONES,
+    ),
     Command {
-        name: "SHOW VERSION",
+        name: "SHOW FDS",
         takes: &[],
-        access: Access::Stats,
-        help: "the version",
-        run: Run::Show {
-            columns: &[text("version")],
-            rows: show::version,
-        },
-    },
-    Command {
-        name: "SHOW STATE",
-        takes: &[],
-        access: Access::Stats,
-        help: "whether clients are served, paused or suspended",
-        run: Run::Show {
-            columns: &[text("key"), text("value")],
-            rows: show::state,
-        },
-    },
-    Command {
-        name: "SHOW CONFIG",
-        takes: &[],
-        access: Access::Stats,
-        help: "every setting with its value in force, without secrets",
-        run: Run::Show {
-            columns: &[
-                text("key"),
-                text("value"),
-                text("default"),
-                text("changeable"),
-            ],
-            rows: show::config,
-        },
-    },
-    Command {
-        name: "SHOW DATABASES",
-        takes: &[],
-        access: Access::Stats,
-        help: "one row for each database",
-        run: Run::Show {
-            columns: &[
-                text("name"),
-                text("host"),
-                int4("port"),
-                text("database"),
-                text("force_user"),
-                int4("pool_size"),
-                int4("min_pool_size"),
-                int4("reserve_pool_size"),
-                int4("server_lifetime"),
-                text("pool_mode"),
-                text("load_balance_hosts"),
-                int4("max_connections"),
-                int4("current_connections"),
-                int4("max_client_connections"),
-                int4("current_client_connections"),
-                int4("paused"),
-                int4("disabled"),
-            ],
-            rows: show::databases,
-        },
-    },
-    Command {
-        name: "SHOW USERS",
-        takes: &[],
-        access: Access::Stats,
-        help: "one row for each user",
-        run: Run::Show {
-            columns: &[
-                text("name"),
-                text("pool_size"),
-                text("reserve_pool_size"),
-                text("pool_mode"),
-                int4("max_user_connections"),
-                int4("current_connections"),
-                int4("max_user_client_connections"),
-                int4("current_client_connections"),
-            ],
-            rows: show::users,
-        },
-    },
-    Command {
-        name: "SHOW LISTS",
-        takes: &[],
-        access: Access::Stats,
-        help: "how many there are of what",
-        run: Run::Show {
-            columns: &[text("list"), int4("items")],
-            rows: show::lists,
-        },
-    },
-    Command {
-        name: "SHOW POOLS",
-        takes: &[],
-        access: Access::Stats,
-        help: "one row for each pool",
-        run: Run::Show {
-            columns: &[
-                text("database"),
-                text("user"),
-                int4("cl_active"),
-                int4("cl_waiting"),
-                int4("cl_active_cancel_req"),
-                int4("cl_waiting_cancel_req"),
-                int4("sv_active"),
-                int4("sv_active_cancel"),
-                int4("sv_being_canceled"),
-                int4("sv_idle"),
-                int4("sv_used"),
-                int4("sv_tested"),
-                int4("sv_login"),
-                int4("maxwait"),
-                int4("maxwait_us"),
-                text("pool_mode"),
-                text("load_balance_hosts"),
-            ],
-            rows: show::pools,
-        },
+        access: Access::Admin,
+        help: "connections that would be handed to the next process, without descriptors and secrets",
+        run: show::sockets::FDS,
     },
 ];
 
 impl Command {
+    /// A table for everybody who may look.
+    const fn show(name: &'static str, help: &'static str, run: Run) -> Self {
+        Self {
+            name,
+            takes: &[],
+            access: Access::Stats,
+            help,
+            run,
+        }
+    }
+
     /// Its name and what it takes.
     pub fn usage(&self) -> String {
         [&[self.name], self.takes].concat().join(" ")

@@ -29,6 +29,9 @@ use crate::wire::reply::{
 /// The longest message that is read. Commands are short, and so are queries of their tables.
 const LONGEST_MESSAGE: usize = 64 * 1024;
 
+/// The type and the length of a message.
+const HEADER: usize = 5;
+
 /// So much is gathered before it is written.
 const GATHERED: usize = 64 * 1024;
 
@@ -251,7 +254,11 @@ impl Console {
             }
         });
         tokio::select! {
-            packet = self.packets.read(LONGEST_MESSAGE) => Ok(packet?),
+            packet = self.packets.read(LONGEST_MESSAGE) => {
+                let packet = packet?;
+                self.process.own().received(HEADER + packet.body.len());
+                Ok(packet)
+            }
             () = drained => Err(End::Drained),
         }
     }
@@ -342,6 +349,7 @@ impl Console {
         plan: &Plan,
         parameters: &[Option<String>],
     ) -> Result<Result<Outcome, Report>, End> {
+        self.process.own().answered();
         if self.access() < Some(plan.access()) {
             let report = Report::new(SqlState::PROTOCOL_VIOLATION, "admin access needed");
             return Ok(Err(report));
@@ -451,6 +459,7 @@ impl Console {
             return Ok(());
         }
         self.is_writing = true;
+        self.process.own().sent(self.replies.len());
         let written = self.packets.write(&self.replies).await;
         self.is_writing = false;
         self.replies.clear();

@@ -6,6 +6,7 @@
 pub mod command;
 pub mod console;
 pub mod extended;
+pub mod own;
 pub mod process;
 pub mod show;
 pub mod table;

@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use super::own::Own;
 use crate::client::directory::{Directory, Quota};
 use crate::config::checked::{Auth, Config};
 use crate::metrics::Metrics;
@@ -22,6 +23,8 @@ pub trait Process: Debug + Send + Sync {
     fn pools(&self) -> &Pools;
     /// Every series.
     fn metrics(&self) -> &Metrics;
+    /// What the console counts of itself.
+    fn own(&self) -> &Own;
     /// Whether clients are served.
     fn state(&self) -> State;
 }

@@ -33,6 +33,22 @@ impl Kind {
         }
     }
 
+    /// Its name for people.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Bool => "boolean",
+            Self::Int8 => "bigint",
+            Self::Int4 => "integer",
+            Self::Text | Self::Time => "text",
+            Self::Numeric => "numeric",
+        }
+    }
+
+    /// Whether it can be computed with.
+    pub const fn is_number(self) -> bool {
+        matches!(self, Self::Int4 | Self::Int8 | Self::Numeric)
+    }
+
     /// Its length in bytes; -1 = it varies.
     const fn length(self) -> i16 {
         match self {
@@ -54,7 +70,8 @@ pub struct Column {
 }
 
 impl Column {
-    const fn new(name: &'static str, kind: Kind) -> Self {
+    /// A column of that name and type.
+    pub const fn new(name: &'static str, kind: Kind) -> Self {
         Self {
             name: Cow::Borrowed(name),
             kind,
@@ -93,7 +110,7 @@ pub const fn time(name: &'static str) -> Column {
 }
 
 /// A value.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Cell {
     /// Nothing.
     Null,

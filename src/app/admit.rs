@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::console::is_console;
 use super::look_up::LookUpError;
@@ -21,6 +21,7 @@ use crate::client::end::ClientEnd;
 use crate::client::greet::{GreetError, Greeted, Greeting, Secured, greet};
 use crate::client::login::{LoginError, Method, ask_password, authenticate};
 use crate::config::checked::{AuthMethod, Config, Database, Mode, Secret, TlsMode};
+use crate::metrics::Counts;
 use crate::net::end::EndError;
 use crate::net::line::Line;
 use crate::net::listen::Peer;
@@ -31,6 +32,7 @@ use crate::pool::book::{ServiceId, ThreadId};
 use crate::pool::errand::Discard;
 use crate::pool::lease::{Called, Lease};
 use crate::pool::pools::{Accepted, Checkout, Member, Pool, Refused, Vouched};
+use crate::repeats::{self, POOLER_ERROR};
 use crate::server::login::{ServerLogin, Welcome};
 use crate::session::run::{Session, Terms};
 use crate::wire::parameters::{OptionsError, Parameters};
@@ -46,6 +48,9 @@ const LAST_WORDS_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long Postgres may take to say what it thinks of a client's parameters.
 const TAKE_ON_LIMIT: Duration = Duration::from_secs(30);
+
+/// What is said of a client that is not let in.
+const REFUSED: &str = "login refused";
 
 /// Why a client was not let in. Each has its own word in log and metrics.
 #[derive(Debug, thiserror::Error)]
@@ -98,6 +103,24 @@ pub enum Denied {
 }
 
 impl Denied {
+    /// The words that there are.
+    pub const WORDS: [&str; 14] = [
+        "greeting",
+        "client_login",
+        "ssl_required",
+        "parameters",
+        "login",
+        "too_many_clients",
+        "no_database",
+        "auth_query",
+        "unknown_user",
+        "not_allowed",
+        "unproved",
+        "method",
+        "draining",
+        "refused",
+    ];
+
     /// The word for logs and metrics.
     pub fn as_str(&self) -> &'static str {
         match self {
@@ -166,37 +189,54 @@ impl Denied {
 
 /// Looks after one client from accept to goodbye.
 pub async fn attend(app: Arc<App>, thread: ThreadId, arrival: Arrival) {
-    // Boxed, because an idle task is as large as its largest phase.
-    let Some(session) = Box::pin(admit(&app, thread, arrival)).await else {
+    // Boxed, because an idle task is as large as its largest phase. The session is not looked at here: it would be kept in two places.
+    let Some((entry, session)) = Box::pin(admit(&app, thread, arrival)).await else {
         return;
     };
-    let entry = Arc::clone(session.entry());
     let end = session.await;
-    farewell(&app, &entry, end.as_str(), &end);
-}
-
-/// Notes that a session has ended.
-fn farewell(app: &App, entry: &Entry, reason: &'static str, end: &dyn Display) {
-    app.metrics.session_ended(reason);
-    let who = entry.who();
+    app.metrics.session_ended(end.as_str());
     let recent = &app.page.recent;
-    recent.ended(reason, end, Whom::from(&*who), &entry.peer);
+    recent.ended(end.as_str(), &end, Whom::from(&*entry.who()), &entry.peer);
     if app.logs_disconnections() {
-        let age = entry.since.elapsed();
+        farewell(&entry, end.as_str(), &end);
+    } else if end.is_told() {
+        let who = entry.who();
         tracing::info!(
-            id = entry.id(), user = who.user, database = who.database, service = who.service, peer = %entry.peer,
-            reason, seconds = age.as_secs_f32(), "session ended: {end}"
+            target: POOLER_ERROR, id = entry.id(), user = who.user, database = who.database, service = who.service,
+            reason = end.as_str(), "session ended: {end}"
         );
     }
 }
 
+/// Says that a session has ended, and what it did.
+fn farewell(entry: &Entry, reason: &'static str, end: &dyn Display) {
+    let (who, age) = (entry.who(), entry.since.elapsed());
+    let Counts {
+        received,
+        sent,
+        queries,
+        transactions,
+    } = &entry.counts;
+    tracing::info!(
+        id = entry.id(), user = who.user, database = who.database, service = who.service,
+        deployment = who.deployment.as_deref(), peer = %entry.peer, reason, seconds = age.as_secs_f32(),
+        transactions = transactions.read(), queries = queries.read(), received = received.read(), sent = sent.read(),
+        "session ended: {end}"
+    );
+}
+
 /// Lets a client in. One of the console is served here to its end: there are few of them, and they need no small task.
-async fn admit(app: &Arc<App>, thread: ThreadId, arrival: Arrival) -> Option<Session> {
+async fn admit(
+    app: &Arc<App>,
+    thread: ThreadId,
+    arrival: Arrival,
+) -> Option<(Arc<Entry>, Session)> {
     let peer = arrival.peer;
     let stream = arrival.socket.register().ok()?;
     let reception = Reception {
         app,
         thread,
+        began: Instant::now(),
         world: app.world(),
     };
     // Counted before it says a word, so that silent sockets are bounded too; told only once it can hear.
@@ -214,7 +254,10 @@ async fn admit(app: &Arc<App>, thread: ThreadId, arrival: Arrival) -> Option<Ses
             if !matches!(&denied, Denied::Greeting(GreetError::Io(_))) {
                 app.metrics.login_failed(denied.as_str());
                 app.page.recent.refused(&denied, Whom::default(), &peer);
-                tracing::info!(%peer, reason = denied.as_str(), "login refused: {denied}");
+                let cause = format!("{}: {denied}, from {}", denied.as_str(), place(peer));
+                if repeats::is_news(REFUSED, cause) {
+                    tracing::info!(%peer, reason = denied.as_str(), "login refused: {denied}");
+                }
             }
             return None;
         }
@@ -224,7 +267,10 @@ async fn admit(app: &Arc<App>, thread: ThreadId, arrival: Arrival) -> Option<Ses
         return None;
     }
     match reception.receive(&mut greeted, seat).await {
-        Ok((terms, lease)) => Some(session(greeted.packets, terms, lease, &reception.world)),
+        Ok((terms, lease)) => {
+            let session = session(greeted.packets, terms, lease, &reception.world);
+            Some((Arc::clone(session.entry()), session))
+        }
         Err(denied) => {
             refuse(app, *greeted, &denied).await;
             None
@@ -241,10 +287,18 @@ async fn serve_console(reception: Reception<'_>, greeted: Greeted, seat: Option<
         Ok(console) => {
             let entry = Arc::clone(console.entry());
             let end = console.run().await;
-            farewell(app, &entry, end.as_str(), &end);
+            if app.logs_disconnections() {
+                farewell(&entry, end.as_str(), &end);
+            }
         }
         Err((greeted, denied)) => refuse(app, greeted, &denied).await,
     }
+}
+
+/// Where a client came from, without its port: that is another one each time.
+fn place(peer: Peer) -> String {
+    peer.ip()
+        .map_or_else(|| peer.to_string(), |address| address.to_string())
 }
 
 /// Tells a client why it is not let in.
@@ -262,7 +316,16 @@ async fn refuse(app: &App, greeted: Greeted, denied: &Denied) {
         ..Whom::default()
     };
     app.page.recent.refused(denied, whom, &peer);
-    tracing::info!(%peer, user, database, reason = denied.as_str(), "login refused: {denied}");
+    let cause = format!(
+        "{}: {denied}, {user} at {database} from {}",
+        denied.as_str(),
+        place(peer)
+    );
+    if repeats::is_news(REFUSED, cause) {
+        tracing::info!(
+            target: POOLER_ERROR, %peer, user, database, reason = denied.as_str(), "login refused: {denied}"
+        );
+    }
     if let Some(words) = denied.last_words() {
         // The client may be gone; it was to be told, no more.
         let _ = timeout(LAST_WORDS_LIMIT, packets.write(&words)).await;
@@ -292,6 +355,8 @@ struct Welcomed {
 pub(super) struct Reception<'a> {
     pub(super) app: &'a Arc<App>,
     thread: ThreadId,
+    /// When the client was accepted.
+    began: Instant,
     pub(super) world: Arc<World>,
 }
 
@@ -388,7 +453,7 @@ impl Reception<'_> {
         let hello = hello(&welcome, &accepted, listed.entry().key());
         self.in_time(async { packets.write(&hello).await.map_err(LoginError::Io) })
             .await?;
-        self.app.metrics.logins.inc();
+        self.app.metrics.logins.add(self.began.elapsed());
         pool.traffic(self.thread).logins.add(1);
         if self.world.config.log.connections {
             let who = listed.entry().who();
@@ -836,4 +901,19 @@ fn hello(welcome: &Welcome, accepted: &Accepted, (id, secret): (u32, &[u8])) -> 
     }
     bytes.extend(ready_for_query());
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_task<F>(_attend: fn(Arc<App>, ThreadId, Arrival) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn the_task_of_a_client_keeps_its_session_once() {
+        let (task, session) = (size_of_task(attend), size_of::<Session>());
+        assert!(task < session + 128, "{task} for a session of {session}");
+    }
 }

@@ -5,13 +5,12 @@ use crate::config::change::{between, plain};
 use crate::config::checked::{AuthMethod, Config};
 
 /// Settings by the beginning of their dotted names. Each goes from this list in the change that puts it in force.
-const NOT_IN_FORCE: [&str; 6] = [
+const NOT_IN_FORCE: [&str; 5] = [
     "auth.hba_file",
     "budget.check_every",
     "alerts.",
     "incidents.",
     "pressure.",
-    "log.pooler_errors",
 ];
 
 /// The same within `[services.NAME]`, by the end of their names.

@@ -1,11 +1,13 @@
 //! The door of the console: who may come in, and what the process lets the console see.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::admit::{Denied, Reception};
 use super::serve::App;
 use crate::admin::DATABASES;
 use crate::admin::console::{Console, Standing, hello};
+use crate::admin::own::Own;
 use crate::admin::process::{Access, Process, State};
 use crate::client::directory::{Directory, Quota, Seat, Who};
 use crate::client::greet::Greeted;
@@ -22,7 +24,7 @@ use crate::wire::startup::{Startup, secret_length};
 const MOST_ADMINS: u32 = 32;
 
 /// The service of the console's own sessions, in lists and metrics.
-const SERVICE: &str = "(console)";
+pub(super) const SERVICE: &str = "(console)";
 
 /// Whether a database is the console.
 pub(super) fn is_console(database: &str) -> bool {
@@ -134,19 +136,16 @@ impl Reception<'_> {
         standing: Standing,
         seat: Seat,
     ) -> Result<Console, (Greeted, Denied)> {
+        let application_name = greeted.startup.parameter("application_name");
         let who = Who {
             user: greeted.startup.user.clone(),
             database: greeted.startup.database.clone(),
             service: SERVICE.to_owned(),
-            application_name: greeted
-                .startup
-                .parameter("application_name")
-                .unwrap_or_default()
-                .to_owned(),
-            ..Who::default()
+            deployment: None,
+            application_name: application_name.unwrap_or_default().to_owned(),
         };
-        let length = secret_length(greeted.startup.spoken());
         let line = Line::of(greeted.packets.stream());
+        let length = secret_length(greeted.startup.spoken());
         let listed = self
             .app
             .directory
@@ -156,7 +155,9 @@ impl Reception<'_> {
         if let Err(denied) = self.in_time(telling).await {
             return Err((greeted, denied));
         }
-        self.app.metrics.logins.inc();
+        let logins = &self.app.metrics.console_logins;
+        logins.fetch_add(1, Ordering::Relaxed);
+        self.app.console.logged_in();
         if self.world.config.log.connections {
             let who = listed.entry().who();
             tracing::info!(id = listed.entry().id(), user = who.user, peer = %greeted.peer, ?standing, "login to the console");
@@ -214,6 +215,10 @@ impl Process for App {
 
     fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    fn own(&self) -> &Own {
+        &self.console
     }
 
     fn state(&self) -> State {

@@ -9,6 +9,9 @@ pub mod log;
 
 pub mod look_up;
 pub mod page;
+mod process;
+pub mod ready;
+mod scrape;
 pub mod serve;
 pub mod worker;
 pub mod world;

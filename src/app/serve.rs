@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use dashmap::DashMap;
@@ -11,15 +12,18 @@ use parking_lot::RwLock;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::unbounded_channel;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::http;
+use super::admit::Denied;
 use super::look_up::LookUps;
 use super::page::{self, Page};
+use super::ready::Reachable;
 use super::worker::{self, Dealer, FrontDoor, Inbox};
 use super::world::{Source, SourceError, World};
+use super::{http, log};
+use crate::admin::own::Own;
 use crate::client::credentials::Credentials;
 use crate::client::directory::{Ask, Directory, Quota};
 use crate::config::change::{Effect, between};
@@ -29,6 +33,7 @@ use crate::net::listen::Listener;
 use crate::pool::book::ThreadId;
 use crate::pool::pools::{Pool, Pools, Purpose};
 use crate::pool::stats::STATS_PERIOD;
+use crate::session::run::End;
 use crate::wire::startup::CancelKey;
 
 /// The port in the name of the unix socket, where no TCP address gives one.
@@ -108,6 +113,8 @@ pub struct App {
     pub pools: Arc<Pools>,
     /// Client sockets, logged in or not.
     pub clients: Arc<Quota>,
+    /// What the console counts of itself.
+    pub console: Own,
     /// Admins on the console.
     pub admins: Arc<Quota>,
     /// Clients under a cap.
@@ -118,6 +125,8 @@ pub struct App {
     pub metrics: Metrics,
     /// What the status page remembers.
     pub page: Page,
+    /// Whether any Postgres is there.
+    pub reachable: Reachable,
 }
 
 impl App {
@@ -138,7 +147,9 @@ impl App {
 
     /// Stops what a session runs, if the key is right. Returns when that was passed on.
     pub async fn cancel(&self, key: &CancelKey) {
-        if let Some(asked) = self.directory.ask_to_cancel(key) {
+        let asked = self.directory.ask_to_cancel(key);
+        self.metrics.cancel_asked(asked.is_some());
+        if let Some(asked) = asked {
             // Nobody ever sends anything: whoever is done with it drops the other end.
             let _ = asked.await;
         } else {
@@ -174,6 +185,7 @@ impl App {
                 Effect::Restart => tracing::warn!(setting = change.name, "needs a restart"),
             }
         }
+        log::follow(&old.config.log, &new.config.log);
         new.warn();
         new.credentials.derive_all();
         let new = Arc::new(new);
@@ -226,7 +238,7 @@ fn reload_pool(world: &World, pool: &Pool) {
 pub fn serve(source: Source, drain_limit: Duration) -> Result<(), StartError> {
     // The key makes the salts of unknown users: the same at each login, and not to be foretold.
     let world = source.load(&Credentials::new(rand::random(), []), None)?;
-    super::log::start(&world.config.log);
+    log::start(&world.config.log);
     world.warn();
     raise_file_limit(&world.config);
     world.credentials.derive_all();
@@ -247,10 +259,12 @@ pub fn serve(source: Source, drain_limit: Duration) -> Result<(), StartError> {
         directory: Arc::default(),
         pools: Pools::new(errands),
         clients: Arc::default(),
+        console: Own::default(),
         admins: Arc::default(),
         quotas: Quotas::default(),
         look_ups: LookUps::default(),
-        metrics: Metrics::default(),
+        metrics: Metrics::new(&Denied::WORDS, &End::WORDS),
+        reachable: Reachable::default(),
         page: Page::default(),
     });
     // Held until the drain is over: a data thread ends, and its sessions with it, when nobody can send it clients any more.
@@ -275,37 +289,40 @@ pub fn serve(source: Source, drain_limit: Duration) -> Result<(), StartError> {
     }
 
     let runtime = Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(control(&app, http, closing, drain_limit))?;
-    drop(dealer);
-    for worker in workers {
-        if worker.join().is_err() {
-            tracing::error!("a data thread panicked");
-        }
+    // It ends with the runtime, when nothing else is left.
+    if let Some(listener) = http {
+        let _entered = runtime.enter();
+        runtime.spawn(http::serve(listener, Arc::clone(&app))?);
     }
+    runtime.block_on(control(&app, closing, drain_limit))?;
+    drop(dealer);
+    runtime.block_on(end_of(workers));
     Ok(())
 }
 
-/// Everything that is not a client's: signals, time, HTTP.
+/// Waits for the data threads.
+async fn end_of(workers: Vec<JoinHandle<()>>) {
+    let ended = spawn_blocking(|| {
+        for worker in workers {
+            if worker.join().is_err() {
+                tracing::error!("a data thread panicked");
+            }
+        }
+    });
+    // It cannot fail: it does not panic, and nobody cancels it.
+    let _ = ended.await;
+}
+
+/// Everything that is not a client's, but HTTP: signals, time.
 async fn control(
     app: &Arc<App>,
-    http: Option<std::net::TcpListener>,
     closing: CancellationToken,
     drain_limit: Duration,
 ) -> Result<(), StartError> {
     let mut signals = Signals::new()?;
-    let http_end = CancellationToken::new();
+    let end = CancellationToken::new();
     let mut tasks = JoinSet::new();
-    if let Some(listener) = http {
-        let serving = http::serve(listener, Arc::clone(app))?;
-        let end = http_end.clone();
-        tasks.spawn(async move {
-            tokio::select! {
-                () = serving => {}
-                () = end.cancelled() => {}
-            }
-        });
-    }
-    tasks.spawn(keep_time(Arc::clone(app), http_end.clone()));
+    tasks.spawn(keep_time(Arc::clone(app), end.clone()));
     signals.serve(app).await;
 
     app.phase.store(Phase::Draining as u8, Ordering::Release);
@@ -319,7 +336,7 @@ async fn control(
         () = drain(app, drain_limit) => {}
         () = signals.end() => tracing::warn!("told twice: leaving at once"),
     }
-    http_end.cancel();
+    end.cancel();
     tasks.join_all().await;
     tracing::info!(clients = app.directory.len(), "ended");
     Ok(())
@@ -370,10 +387,14 @@ impl Signals {
     async fn serve(&mut self, app: &App) {
         loop {
             tokio::select! {
-                _ = self.hangup.recv() => match app.reload() {
-                    Ok(()) => tracing::info!("reloaded"),
-                    Err(error) => tracing::error!("not reloaded, the old configuration stays:\n{error}"),
-                },
+                _ = self.hangup.recv() => {
+                    let reloaded = app.reload();
+                    app.metrics.reloaded(reloaded.is_ok());
+                    match reloaded {
+                        Ok(()) => tracing::info!("reloaded"),
+                        Err(error) => tracing::error!("not reloaded, the old configuration stays:\n{error}"),
+                    }
+                }
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
             }
@@ -436,7 +457,10 @@ async fn keep_time(app: Arc<App>, end: CancellationToken) {
             }
             _ = hurry.tick() => app.hurry(),
             _ = sweep.tick() => app.sweep(),
-            _ = stats.tick() => app.pools.end_stats_period(),
+            _ = stats.tick() => {
+                log::end_minute(&app.pools.end_stats_period());
+                app.console.end_stats_period(STATS_PERIOD);
+            }
             _ = look.tick() => app.page.look(&app),
             () = end.cancelled() => return,
         }

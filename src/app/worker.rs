@@ -18,6 +18,7 @@ use crate::net::listen::{Listener, Peer};
 use crate::net::stream::Unregistered;
 use crate::pool::book::ThreadId;
 use crate::pool::errand::Errand;
+use crate::repeats;
 
 /// How long to wait after `accept` failed for want of file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -141,7 +142,9 @@ async fn accept(
             Ok((socket, peer)) => deal(thread, &app, &dealer, Arrival { socket, peer }),
             // The client left before it was accepted, or the process is out of descriptors: the next one may fare better.
             Err(error) => {
-                tracing::warn!(%error, address = listener.name(), "accept failed");
+                if repeats::is_news("accept failed", format!("{}: {error}", listener.name())) {
+                    tracing::warn!(%error, address = listener.name(), "accept failed");
+                }
                 sleep(ACCEPT_PAUSE).await;
             }
         }

@@ -133,6 +133,11 @@ impl Entry {
         }
     }
 
+    /// Asks the session, whose own task calls this, what it was asked already and could not do yet.
+    pub fn asks_later(&self, ask: Ask) {
+        self.asked.fetch_or(ask as u8, Ordering::AcqRel);
+    }
+
     /// What it does, since when by the directory's clock.
     pub fn doing(&self) -> Doing {
         Doing::from_word(self.doing.load(Ordering::Relaxed))

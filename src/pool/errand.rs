@@ -55,6 +55,22 @@ pub enum Discard {
 }
 
 impl Discard {
+    /// The words that there are.
+    pub const WORDS: [&str; 12] = [
+        "server_idle",
+        "server_lifetime",
+        "made_room",
+        "over_budget",
+        "over_limit",
+        "reconnect",
+        "died",
+        "abandoned",
+        "probe",
+        "replication",
+        "reset_failed",
+        "move_failed",
+    ];
+
     /// The word for logs and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -95,7 +111,7 @@ impl Errand {
                     "server connection closed"
                 );
                 close(*connection, &pool.cancel_way()).await;
-                pool.closed(server);
+                pool.closed(server, reason);
             }
             Task::Recover(mut connection) => {
                 let settings = pool.settings();

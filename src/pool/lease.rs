@@ -68,7 +68,7 @@ impl Lease {
             Err(error) => {
                 // The socket is closed already; Postgres frees the slot when it notices, which is at once.
                 tracing::warn!(%error, reason = Discard::MoveFailed.as_str(), "server connection lost");
-                self.pool.lost(self.server);
+                self.pool.lost(self.server, Discard::MoveFailed);
                 return None;
             }
         }

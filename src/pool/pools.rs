@@ -12,7 +12,7 @@ mod state;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicU32};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 use std::task::Waker;
 use std::time::{Duration, SystemTime};
 
@@ -27,8 +27,8 @@ pub use self::refused::Refused;
 pub use self::settings::PoolSettings;
 use self::state::{Past, State, put};
 use super::book::{Book, ServiceId, ServiceLimits};
-use super::errand::Errand;
-use super::stats::{DatabaseStats, Periods, Totals};
+use super::errand::{Discard, Errand};
+use super::stats::{Counted, DatabaseStats, Periods, Totals};
 use crate::metrics::Traffic;
 use crate::server::prepared::Store;
 
@@ -54,8 +54,11 @@ const CANCELS_AT_ONCE: usize = 16;
 /// Services that are kept apart. Far more than anybody lists, and few enough to be weighed against each other.
 const MOST_SERVICES: usize = 1000;
 
-/// The account of those beyond [`MOST_SERVICES`].
-const OTHER_SERVICES: &str = "(others)";
+/// The account of those beyond [`MOST_SERVICES`] or [`MOST_PAST`].
+pub const OTHERS: &str = "(others)";
+
+/// Pools that were forgotten whose counts are kept apart.
+const MOST_PAST: usize = 1000;
 
 /// What a pool is there for. Only those for clients are found by the names that clients give.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -102,7 +105,7 @@ impl Pools {
             } = state;
             let services = &mut names.services;
             let full = !listed && services.len() >= MOST_SERVICES && !services.contains_key(name);
-            let name = if full { OTHER_SERVICES } else { name };
+            let name = if full { OTHERS } else { name };
             if let Some((id, known)) = services.get_mut(name) {
                 if *known != limits {
                     *known = limits;
@@ -201,6 +204,7 @@ impl Pools {
             place,
             settings: RwLock::new(Arc::new(settings)),
             welcome: RwLock::default(),
+            doubtful: AtomicBool::new(false),
             last_failure: Mutex::default(),
             vouched: tokio::sync::Mutex::default(),
             statements: Store::default(),
@@ -217,17 +221,23 @@ impl Pools {
 
     /// What was counted for each database and role, pools that were forgotten included. Never less than before.
     pub fn traffic(&self) -> Vec<(Arc<str>, Arc<str>, Totals)> {
-        let (pools, mut sums) = {
-            let state = self.state.lock();
-            let pools: Vec<_> = state.by_name.values().cloned().collect();
-            (pools, state.past.clone())
-        };
+        let counted = self.counted().into_iter();
+        counted
+            .map(|((database, role), counted)| (database, role, counted.totals))
+            .collect()
+    }
+
+    /// The same, with the times that histograms are made of.
+    pub fn counted(&self) -> HashMap<(Arc<str>, Arc<str>), Counted> {
+        // In this order nothing is missed or counted twice: a pool that somebody holds is not forgotten.
+        let pools = self.all();
+        let past = Arc::clone(&self.state.lock().past);
+        let mut sums = Past::clone(&past);
         for pool in pools {
             let key = (Arc::clone(&pool.name), Arc::clone(&pool.role));
-            *sums.entry(key).or_default() += Totals::of(&pool.traffic);
+            *sums.entry(key).or_default() += Counted::of(&pool.traffic);
         }
-        let flat = |((database, role), totals)| (database, role, totals);
-        sums.into_iter().map(flat).collect()
+        sums
     }
 
     /// The statistics of each database, by name.
@@ -246,12 +256,12 @@ impl Pools {
         stats
     }
 
-    /// A period of the statistics is over: averages are of what was counted in it.
-    pub fn end_stats_period(&self) {
+    /// A period of the statistics is over: averages are of what was counted in it. Gives those of all databases together.
+    pub fn end_stats_period(&self) -> Totals {
         let (now, totals) = (self.now(), self.totals());
         let mut periods = self.periods.lock();
         let length = now.saturating_sub(std::mem::replace(&mut periods.0, now));
-        periods.1.roll(totals, length);
+        periods.1.roll(totals, length)
     }
 
     fn totals(&self) -> HashMap<Arc<str>, Totals> {
@@ -264,7 +274,12 @@ impl Pools {
 
     /// Every pool, in no order.
     pub fn all(&self) -> Vec<Arc<Pool>> {
-        self.state.lock().by_name.values().cloned().collect()
+        let mut pools = Vec::new();
+        self.in_parts(
+            |state| state.pools.len(),
+            |state, places| pools.extend(state.pools[places].iter().flatten().cloned()),
+        );
+        pools
     }
 
     /// Reads the book.
@@ -287,15 +302,28 @@ impl Pools {
             let State {
                 book,
                 parked,
+                pools,
                 actions,
+                counts,
                 ..
             } = state;
             for connection in parked {
                 let Some((server, parked)) = connection else {
                     continue;
                 };
-                if !parked.is_fit() && book.die(now, *server, actions) {
+                if parked.is_fit() {
+                    continue;
+                }
+                let pool = book.server(*server).map(|server| server.pool);
+                if book.die(now, *server, actions) {
                     *connection = None;
+                    let pool = pool.and_then(|pool| pools.get(pool.index())?.as_ref());
+                    if let Some(pool) = pool {
+                        pool.doubtful.store(true, Ordering::Relaxed);
+                        if let Some(counts) = &counts[pool.place.host.index()] {
+                            counts.closings.add(Discard::Died.as_str());
+                        }
+                    }
                 }
             }
         });
@@ -349,10 +377,16 @@ impl Pools {
 }
 
 /// What was counted for a pool outlives it, if it is anything.
-fn keep(past: &mut Past, pool: &Pool) {
-    let totals = Totals::of(&pool.traffic);
-    if totals != Totals::default() {
-        let key = (Arc::clone(&pool.name), Arc::clone(&pool.role));
-        *past.entry(key).or_default() += totals;
+fn keep(past: &mut Arc<Past>, pool: &Pool) {
+    let counted = Counted::of(&pool.traffic);
+    if counted == Counted::default() {
+        return;
     }
+    let past = Arc::make_mut(past);
+    let mut key = (Arc::clone(&pool.name), Arc::clone(&pool.role));
+    // These names came from clients.
+    if past.len() >= MOST_PAST && !past.contains_key(&key) {
+        key = (OTHERS.into(), OTHERS.into());
+    }
+    *past.entry(key).or_default() += counted;
 }

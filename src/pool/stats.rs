@@ -5,7 +5,7 @@ use std::ops::{AddAssign, Sub};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::metrics::{Tally, Traffic};
+use crate::metrics::{Tally, Times, Traffic};
 
 /// Over how long averages are taken: PgBouncer's `stats_period`.
 pub const STATS_PERIOD: Duration = Duration::from_mins(1);
@@ -105,6 +105,44 @@ impl Totals {
     }
 }
 
+/// Everything that was counted for a database and a role.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// What is counted once.
+    pub totals: Totals,
+    /// Waits for a server connection.
+    pub waits: Times,
+    /// Transactions, and statements outside of one.
+    pub transactions: Times,
+    /// Queries.
+    pub queries: Times,
+}
+
+impl Counted {
+    /// What all threads have counted.
+    pub fn of(traffic: &[Traffic]) -> Self {
+        let mut sum = Self::default();
+        for of in traffic {
+            sum += Self {
+                totals: of.into(),
+                waits: Times::of(&of.wait_times, &of.wait_time),
+                transactions: Times::of(&of.transaction_times, &of.transaction_time),
+                queries: Times::of(&of.query_times, &of.query_time),
+            };
+        }
+        sum
+    }
+}
+
+impl AddAssign for Counted {
+    fn add_assign(&mut self, other: Self) {
+        self.totals += other.totals;
+        self.waits += other.waits;
+        self.transactions += other.transactions;
+        self.queries += other.queries;
+    }
+}
+
 /// The statistics of one database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DatabaseStats {
@@ -124,14 +162,21 @@ pub struct Periods {
 }
 
 impl Periods {
-    /// A period is over.
-    pub fn roll(&mut self, now: HashMap<Arc<str>, Totals>, period: Duration) {
+    /// A period is over. Gives the averages of all databases together.
+    pub fn roll(&mut self, now: HashMap<Arc<str>, Totals>, period: Duration) -> Totals {
+        let sum = |totals: &HashMap<_, Totals>| {
+            let mut sum = Totals::default();
+            totals.values().for_each(|one| sum += *one);
+            sum
+        };
+        let all = sum(&now) - sum(&self.before);
         let average = |(database, totals): (&Arc<str>, &Totals)| {
             let before = self.before.get(database).copied().unwrap_or_default();
             (Arc::clone(database), (*totals - before).averages(period))
         };
         self.averages = now.iter().map(average).collect();
         self.before = now;
+        all.averages(period)
     }
 
     /// The averages of a database.

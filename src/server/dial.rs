@@ -92,6 +92,29 @@ impl DialError {
         }
     }
 
+    /// The words for metrics.
+    pub const WORDS: [&str; 6] = [
+        "timeout",
+        "unreachable",
+        "tls",
+        "login",
+        "connect_query",
+        "limit",
+    ];
+
+    /// The word for metrics.
+    pub fn as_str(&self) -> &'static str {
+        let place = match self {
+            Self::Timeout(_) => 0,
+            Self::Unreachable { .. } => 1,
+            Self::Insecure { .. } => 2,
+            Self::Login(_) => 3,
+            Self::ConnectQuery(_) => 4,
+            Self::Limit(_) => 5,
+        };
+        Self::WORDS[place]
+    }
+
     /// Whether the protocol's version may be what the server does not like.
     fn may_depend_on_version(&self) -> bool {
         match self {

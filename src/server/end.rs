@@ -270,6 +270,12 @@ impl<S> ServerEnd<S> {
         Ok((used, edited))
     }
 
+    /// Takes back what messages were to do that were sent into nothing. `true`: there were some.
+    pub fn take_back_at_once(&mut self) -> bool {
+        self.take_back();
+        !self.undone.is_empty()
+    }
+
     /// Takes back what messages were to do that came to nothing; the last one first, because it was built on those before.
     fn take_back(&mut self) {
         if self.exchange.undone().is_empty() {

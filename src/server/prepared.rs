@@ -203,7 +203,7 @@ impl Prepared {
                 };
                 self.named.insert(statement.id, held);
             }
-            Note::Named { sent: false, .. } | Note::Unnamed { .. } => {}
+            Note::Named { sent: false, .. } | Note::Unnamed { .. } | Note::Dropped(_) => {}
         }
     }
 

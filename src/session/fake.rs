@@ -1,7 +1,8 @@
 //! A Postgres for tests, as a value: it keeps to the message flow of the manual, and its queries say what it does.
 //!
 //! `begin`, `commit`, `rollback`, `fail`, `rows N SIZE`, `copy in`, `copy in fails N` (at the N-th CopyData),
-//! `copy out N SIZE`, `wait` (until it is cancelled), `die`; anything else completes at once.
+//! `copy out N SIZE`, `wait` (until it is cancelled), `die`; anything else completes at once, unless `'slow'` stands in it, which
+//! makes it a `wait`.
 
 use crate::wire::reply::{Message, Report, Severity, SqlState};
 
@@ -190,6 +191,10 @@ impl Fake {
                 return Message::new(b'G').u8(0).u16(0).done();
             }
             ["wait", ..] => {
+                self.running = Some(by);
+                return vec![];
+            }
+            _ if sql.contains("'slow'") => {
                 self.running = Some(by);
                 return vec![];
             }

@@ -20,6 +20,12 @@ use crate::wire::edit::Edit;
 use crate::wire::reply::ServerError;
 use crate::wire::scan::Seen;
 
+/// Bytes that a client has not taken beyond which nothing more is read of it. Postgres would read nothing as soon as it is stuck.
+const MOST_UNWRITTEN: usize = 128 * 1024;
+
+/// Flush.
+const FLUSH: [u8; 5] = [b'H', 0, 0, 0, 4];
+
 /// Full buffers moved in one poll before others get their turn.
 const TURNS: u32 = 8;
 
@@ -152,7 +158,11 @@ where
         bytes: &[u8],
         front: &[u8],
     ) -> Result<(), RelayError> {
-        let Forward { used, behind, .. } = with_out(|out| {
+        let Forward {
+            used,
+            whole,
+            behind,
+        } = with_out(|out| {
             let mut edit = Edit::new(bytes, out);
             if !front.is_empty() {
                 edit.insert(0).extend_from_slice(front);
@@ -175,6 +185,12 @@ where
         }
         self.stint.asked(|| micros_since(self.epoch));
         self.give_due_answers(cx)?;
+        if self.server.take_back_at_once() {
+            self.take_back();
+        }
+        if whole && self.server.exchange_mut().needs_flush() {
+            let _ = self.server.send(cx, &FLUSH, true);
+        }
         match behind {
             Behind::More => Ok(()),
             Behind::Goodbye => Err(RelayError::Goodbye),
@@ -307,18 +323,22 @@ where
             self.server.state_mut().forgets(),
             self.server.exchange_mut().unnamed_failed(),
         );
+        let answered = self.server.exchange().is_answered();
         let undone = self.server.undone();
         let Some(statements) = self.client.statements() else {
             return;
         };
         for note in undone.drain(..) {
-            statements.undo(&note);
+            statements.undo(note);
         }
         if let Some(serial) = unnamed_failed {
             statements.unnamed_failed(serial);
         }
         if forgets {
             statements.forget_all();
+        }
+        if answered {
+            statements.settled();
         }
     }
 
@@ -332,8 +352,12 @@ where
         if !matches!(self.server.poll_flush(cx), Poll::Ready(Ok(()))) {
             return Ok(Poll::Pending);
         }
-        let holds = self.client.is_held() && self.server.exchange().has_undecided();
-        let input = if holds {
+        let exchange = self.server.exchange();
+        let holds = self.client.is_held() && exchange.has_undecided();
+        // What pgweir answers itself takes no room in the server's socket, and what it answers none in a client's that does not read.
+        let is_full = (exchange.is_deep() && !self.server.is_half_sent())
+            || self.client.unwritten() > MOST_UNWRITTEN;
+        let input = if holds || is_full {
             Poll::Pending
         } else {
             self.client

@@ -21,6 +21,7 @@ use crate::pool::book::{ServiceId, ThreadId};
 use crate::pool::errand::Discard;
 use crate::pool::lease::{Called, Lease, Ticket};
 use crate::pool::pools::{Checkout, Member, Refused};
+use crate::repeats::POOLER_ERROR;
 use crate::server::end::{ServerEnd, Settled};
 use crate::server::state::Touched;
 use crate::wire::WireError;
@@ -34,6 +35,10 @@ const SCRATCH: usize = 64 * 1024;
 /// Bytes that are read of an idle client's request. If no server connection is free they are kept until one is, so this
 /// bounds what a waiting client costs.
 const REQUEST: usize = 4 * 1024;
+
+/// How often pgweir's own query is tried again that a timeout of the client before has ended. It takes well under a millisecond, which
+/// is the shortest timeout.
+const TRIES: u8 = 10;
 
 /// What a client that waits is told after `query_wait_notify`: PgBouncer's words.
 const QUEUED: &str = "No server connection available in postgres backend, client being queued";
@@ -86,6 +91,31 @@ impl End {
         RelayError::client(error).into()
     }
 
+    /// The words that there are.
+    pub const WORDS: [&str; 16] = [
+        "goodbye",
+        "client_gone",
+        "protocol_violation",
+        "server_lost",
+        "query_wait",
+        "server_login",
+        "pool_removed",
+        "transaction_block",
+        "too_many_statements",
+        "parameters",
+        "drained",
+        "killed",
+        "client_idle",
+        "idle_transaction",
+        "transaction",
+        "query",
+    ];
+
+    /// Whether its client is told of an error.
+    pub fn is_told(&self) -> bool {
+        !matches!(self, Self::Goodbye | Self::ClientGone(_))
+    }
+
     /// The word for logs and metrics.
     pub fn as_str(&self) -> &'static str {
         match self {
@@ -129,7 +159,11 @@ impl End {
             )
             .hint("Set mode = \"transaction\" for this database or user."),
             Self::TooManyStatements(error) => {
-                Report::new(SqlState::CONFIGURATION_LIMIT_EXCEEDED, error.to_string())
+                let code = match error {
+                    TooMany::OfClient => SqlState::CONFIGURATION_LIMIT_EXCEEDED,
+                    TooMany::OfAll => SqlState::OUT_OF_MEMORY,
+                };
+                Report::new(code, error.to_string())
             }
             Self::Parameters(error) => Report::new(error.code, error.message.clone())
                 .detail("The session's parameters could not be set on another server connection."),
@@ -237,8 +271,9 @@ enum Phase {
     EarlyLeased(Lease, Box<[u8]>),
     /// In the pool's queue, with what it has said so far.
     Waiting(Ticket, Box<[u8]>),
-    /// Holding a server connection whose session gets the client's role; with what the client has said so far.
-    Becoming(Lease, Box<[u8]>),
+    /// Holding a server connection whose session is made one of this client's before anything is sent to it; with what the client has
+    /// said so far, and how often that may be tried again.
+    Becoming(Lease, Box<[u8]>, u8),
     /// Holding a server connection.
     Leased(Lease),
 }
@@ -369,33 +404,43 @@ impl Session {
         self.terms.listed.does(Activity::Active);
         self.terms.listed.is_deaf(false);
         let end = &mut lease.connection().end;
-        let changes_role = end.state().changes_role(&self.parameters);
+        let waits = end.state().changes_role(&self.parameters) || end.state().is_hasty();
         let front = end.change_to(&self.parameters).unwrap_or_default();
         lease.connection().note_state();
         let end = &mut lease.connection().end;
-        if changes_role {
+        if waits && !front.is_empty() {
             // If the connection is gone, reading from it will say why.
             let _ = end.send(cx, &front, true);
-            return Ok(Phase::Becoming(lease, said.into()));
+            return Ok(Phase::Becoming(lease, said.into(), TRIES));
         }
         self.say(cx, lease, said, &front)
     }
 
     /// Waits until the server's session has the client's role: nothing of the client's runs under another.
     fn become_own(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<Result<Phase, End>> {
-        let Phase::Becoming(lease, _) = &mut self.phase else {
+        let Phase::Becoming(lease, _, tries) = &mut self.phase else {
             unreachable!("called in this phase only")
         };
         let (end, mut out) = (&mut lease.connection().end, Vec::new());
-        while !end.exchange().is_answered() {
-            ready!(end.poll_flush(cx)).map_err(End::ServerLost)?;
-            let replies = end.poll_replies(cx, scratch, &mut out, |_| None);
-            ready!(replies.map_ok(|_| ())).map_err(End::ServerLost)?;
+        loop {
+            while !end.exchange().is_answered() {
+                ready!(end.poll_flush(cx)).map_err(End::ServerLost)?;
+                let replies = end.poll_replies(cx, scratch, &mut out, |_| None);
+                ready!(replies.map_ok(|_| ())).map_err(End::ServerLost)?;
+            }
+            let Some(error) = end.state_mut().error() else {
+                break;
+            };
+            let error = ServerError::parse(&error);
+            if error.code != SqlState::QUERY_CANCELED || *tries == 0 {
+                return Poll::Ready(Err(End::Parameters(error)));
+            }
+            // It was the timeout of the client before.
+            *tries -= 1;
+            let front = end.change_to(&self.parameters).unwrap_or_default();
+            let _ = end.send(cx, &front, true);
         }
-        if let Some(error) = end.state_mut().error() {
-            return Poll::Ready(Err(End::Parameters(ServerError::parse(&error))));
-        }
-        let Phase::Becoming(lease, said) = mem::replace(&mut self.phase, Phase::Idle) else {
+        let Phase::Becoming(lease, said, _) = mem::replace(&mut self.phase, Phase::Idle) else {
             unreachable!("called in this phase only")
         };
         Poll::Ready(self.say(cx, lease, &said, &[]))
@@ -451,6 +496,10 @@ impl Session {
             // This thread's counter: nobody else has written to it since.
             let goes_on = traffic.queries.read() != answered;
             note(&self.terms.listed, relay.server.exchange(), goes_on);
+            // A cancel may have waited until pgweir's own query was over.
+            if self.entry().is_asked() && self.entry().asked(Ask::Cancel) {
+                self.cancel(cx);
+            }
             return Poll::Pending;
         };
         let proof = match proof {
@@ -491,6 +540,10 @@ impl Session {
     /// A transaction has ended.
     fn boundary(&mut self, cx: &mut Context<'_>, proof: Settled) -> Result<Phase, End> {
         self.terms.listed.does(Activity::Idle);
+        if self.entry().is_asked() && self.entry().asked(Ask::Cancel) {
+            // What it was for is over.
+            drop(self.terms.listed.cancelers());
+        }
         if let Some(statements) = self.client.statements() {
             self.terms.listed.has_prepared(statements.len());
         }
@@ -564,6 +617,9 @@ impl Session {
         };
         let answered;
         if let (Some(answer), Some(touched)) = (&answer, self.asked.take()) {
+            if answer.canceled {
+                return self.ask_again(cx, lease, *touched);
+            }
             answered = ground.answered(&touched, answer);
             self.parameters = self.settle_on(end, answered.clone());
             ground.given = &answered;
@@ -584,6 +640,21 @@ impl Session {
                 true
             }
         }
+    }
+
+    /// What was asked of Postgres was stopped by a cancel that came late, or by a timeout of the client's that is too short for any
+    /// answer: the second time it is the latter, and the client keeps the server connection.
+    fn ask_again(&mut self, cx: &mut Context<'_>, lease: &mut Lease, touched: Touched) -> bool {
+        let state = lease.connection().end.state_mut();
+        if touched.asked_in_vain {
+            state.pin();
+            return false;
+        }
+        state.touched_before(Touched {
+            asked_in_vain: true,
+            ..touched
+        });
+        self.learn(cx, lease)
     }
 
     /// Notes what the server's session is like, and gives what the client's are to be like.
@@ -646,6 +717,10 @@ impl Session {
 
     /// Its client wants its query stopped.
     fn cancel(&mut self, cx: &mut Context<'_>) {
+        if self.runs_own_query() {
+            // That is not what the client wants stopped.
+            return self.entry().asks_later(Ask::Cancel);
+        }
         let cancelers = self.terms.listed.cancelers();
         match &mut self.phase {
             // Postgres ignores the cancel of an idle session too.
@@ -663,6 +738,8 @@ impl Session {
                 if self.client.send(cx, &words).is_err() {
                     return;
                 }
+                let id = self.terms.listed.entry().id();
+                tracing::debug!(target: POOLER_ERROR, id, "canceled while it waited");
                 if rest.is_empty() {
                     self.phase = Phase::Idle;
                     self.terms.listed.does(Activity::Idle);
@@ -671,6 +748,15 @@ impl Session {
                     *said = rest.into();
                 }
             }
+        }
+    }
+
+    /// Whether what its server connection runs is a query of pgweir's own.
+    fn runs_own_query(&mut self) -> bool {
+        match &mut self.phase {
+            Phase::Becoming(..) => true,
+            Phase::Leased(lease) => lease.connection().end.exchange().answers_pgweir(),
+            _ => false,
         }
     }
 

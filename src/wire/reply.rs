@@ -75,6 +75,8 @@ impl SqlState {
     pub const INVALID_CATALOG_NAME: Self = Self(*b"3D000");
     /// too_many_connections
     pub const TOO_MANY_CONNECTIONS: Self = Self(*b"53300");
+    /// out_of_memory
+    pub const OUT_OF_MEMORY: Self = Self(*b"53200");
     /// configuration_limit_exceeded
     pub const CONFIGURATION_LIMIT_EXCEEDED: Self = Self(*b"53400");
     /// syntax_error

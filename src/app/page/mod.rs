@@ -20,6 +20,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
+use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
 use super::serve::App;
@@ -71,7 +72,7 @@ pub struct Page {
     pub recent: Recent,
     watch: Mutex<watch::Watch>,
     /// The numbers as they were last read.
-    last: Mutex<Option<(Instant, Bytes)>>,
+    last: tokio::sync::Mutex<Option<(Instant, Bytes)>>,
 }
 
 impl Default for Page {
@@ -80,7 +81,7 @@ impl Default for Page {
             started: SystemTime::now(),
             recent: Recent::default(),
             watch: Mutex::default(),
-            last: Mutex::default(),
+            last: tokio::sync::Mutex::default(),
         }
     }
 }
@@ -126,16 +127,19 @@ async fn page() -> impl IntoResponse {
     (headers(HTML), policy, page.clone())
 }
 
+/// Read off the thread that looks after time, and by one at a time: who comes meanwhile gets what that one has read.
 async fn numbers(State(app): State<Arc<App>>) -> Result<impl IntoResponse, StatusCode> {
-    let mut last = app.page.last.lock();
+    let mut last = app.page.last.lock().await;
     let fresh = last.as_ref().filter(|(read, _)| read.elapsed() < FRESH);
     if let Some((_, numbers)) = fresh {
         return Ok((headers(JSON), numbers.clone()));
     }
-    let numbers = serde_json::to_vec(&read::read(&app)).map_err(|error| {
-        tracing::error!(%error, "the status page's numbers cannot be written");
-        StatusCode::INTERNAL_SERVER_ERROR
-    })?;
+    let reader = Arc::clone(&app);
+    let numbers = spawn_blocking(move || serde_json::to_vec(&read::read(&reader))).await;
+    let Ok(Ok(numbers)) = numbers else {
+        tracing::error!("the status page's numbers cannot be read");
+        return Err(StatusCode::INTERNAL_SERVER_ERROR);
+    };
     let numbers = Bytes::from(numbers);
     *last = Some((Instant::now(), numbers.clone()));
     Ok((headers(JSON), numbers))

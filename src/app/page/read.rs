@@ -14,10 +14,16 @@ use crate::pool::view::{HostRow, PoolRow, ServiceRow, WaiterRow};
 /// All of it, as it is now.
 pub(super) fn read(app: &App) -> Status {
     let world = app.world();
-    let watch = app.page.watch.lock();
     let sessions = sessions(app);
     // The states of single server connections are of no interest here.
     let pools = app.pools.rows_with(&[]);
+    let (services, waiters, hosts) = (
+        services(app, &world, &sessions),
+        waiters(app),
+        hosts(app, &pools),
+    );
+    // Last and for a moment, because the control thread looks meanwhile.
+    let watch = app.page.watch.lock();
     let speed = watch.total_speed();
     Status {
         now: super::milliseconds(SystemTime::now()),
@@ -36,9 +42,9 @@ pub(super) fn read(app: &App) -> Status {
         },
         transactions_per_second: speed.transactions,
         queries_per_second: speed.queries,
-        hosts: hosts(app, &pools),
-        services: services(app, &world, &sessions),
-        waiters: waiters(app),
+        hosts,
+        services,
+        waiters,
         pools: Rows::of_pools(pools.iter().map(|row| pool(row, &watch)).collect()),
         refusals: app.page.recent.refusals().0,
         closings: app.page.recent.closings().0,

@@ -10,6 +10,7 @@ use super::feed;
 use super::history::{History, Sample};
 use super::printable;
 use crate::app::serve::App;
+use crate::metrics::{self, Times};
 use crate::pool::book::PoolId;
 use crate::pool::pools::Pool;
 
@@ -45,7 +46,7 @@ pub(super) struct Speed {
 impl Default for Watch {
     fn default() -> Self {
         Self {
-            history: History::new(Vec::new()),
+            history: History::new(bounds()),
             pools: HashMap::new(),
             looked: None,
         }
@@ -58,6 +59,10 @@ impl Watch {
         let now = Instant::now();
         let passed = self.looked.replace(now).map(|before| now - before);
         let pools = app.pools.all();
+        let mut waits = Times::default();
+        for traffic in pools.iter().flat_map(|pool| pool.all_traffic()) {
+            waits += Times::of(&traffic.wait_times, &traffic.wait_time);
+        }
         self.pace(&pools, passed);
         let services = app.pools.services().into_iter();
         let services = services.map(|row| (row.name, row.tally, row.waiters));
@@ -73,7 +78,7 @@ impl Watch {
             // None of none is no budget either.
             budget: budgets.sum::<Option<u32>>().filter(|budget| *budget > 0),
             waiters,
-            waits: Vec::new(),
+            waits: waits.buckets.to_vec(),
             refusals,
             closings,
         };
@@ -132,6 +137,14 @@ impl Watch {
 /// The minute of the wall's clock, so that the chart's minutes are those that people see there.
 fn minute() -> u64 {
     super::milliseconds(SystemTime::now()) / MINUTE
+}
+
+/// Where the buckets of waits end, in milliseconds.
+fn bounds() -> Vec<f64> {
+    let micros = (0..).map_while(metrics::bound);
+    micros
+        .map(|micros| Duration::from_micros(micros).as_secs_f64() * 1000.0)
+        .collect()
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a rate is no exact thing")]

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering::Relaxed};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use crate::pool::book::{
 };
 use crate::pool::errand::{Discard, Errand, Task};
 use crate::pool::lease::{Lease, Ticket};
+use crate::repeats;
 use crate::server::close::CancelWay;
 use crate::server::connection::Connection;
 use crate::server::dial::DialError;
@@ -52,6 +53,8 @@ pub struct Pool {
     pub(super) settings: RwLock<Arc<PoolSettings>>,
     /// What Postgres told at the last login.
     pub(super) welcome: RwLock<Option<Arc<Welcome>>>,
+    /// A server connection died since: it may be another Postgres that answers now.
+    pub(super) doubtful: AtomicBool,
     pub(super) last_failure: Mutex<Option<Failure>>,
     pub(super) vouched: tokio::sync::Mutex<Option<Vouched>>,
     pub(super) statements: Store,
@@ -150,7 +153,10 @@ impl Pool {
     ) -> Checkout {
         loop {
             let waiting = match self.enqueue(service, thread, client, waker) {
-                Ok(granted) => Lease::begin(self, thread, granted),
+                Ok(granted) => {
+                    self.traffic(thread).waited(0);
+                    Lease::begin(self, thread, granted)
+                }
                 Err(waiter) => return Checkout::Ticket(Ticket::new(self, thread, waiter)),
             };
             // A connection that died while it was idle is closed; there may be another.
@@ -286,6 +292,9 @@ impl Pool {
         thread: ThreadId,
         reason: Discard,
     ) {
+        if reason == Discard::Died {
+            self.doubtful.store(true, Relaxed);
+        }
         self.pools.update(|state, _| state.book.discard(server));
         let task = Task::Close(connection, reason);
         self.send(Errand {
@@ -297,12 +306,9 @@ impl Pool {
     }
 
     /// A connection is gone without a goodbye.
-    pub(in crate::pool) fn lost(&self, server: ServerId) {
-        self.pools.update(|state, now| {
-            state.book.discard(server);
-            state.forget_facts(server);
-            state.book.closed(now, server, &mut state.actions);
-        });
+    pub(in crate::pool) fn lost(&self, server: ServerId, reason: Discard) {
+        self.pools.update(|state, _| state.book.discard(server));
+        self.closed(server, reason);
     }
 
     /// How cancel requests are sent to its Postgres.
@@ -416,8 +422,16 @@ impl Pool {
         accepted
     }
 
-    /// What Postgres told at the last login.
+    /// What Postgres told at the last login. `None`: there was none, or what it told may have been another one's, because connections
+    /// died and there is none any more.
     pub fn welcome(&self) -> Option<Arc<Welcome>> {
+        let has_server = || {
+            let view = self.pools.read(|book| book.pool(self.id));
+            view.is_some_and(|view| view.tally.idle + view.tally.granted + view.tally.leased > 0)
+        };
+        if self.doubtful.load(Relaxed) && !has_server() {
+            return None;
+        }
         self.welcome.read().clone()
     }
 
@@ -488,13 +502,21 @@ impl Pool {
             pid = connection.key.pid,
             "server connection opened"
         );
-        *self.welcome.write() = Some(Arc::clone(&connection.welcome));
+        let before = self
+            .welcome
+            .write()
+            .replace(Arc::clone(&connection.welcome));
+        if before.is_some_and(|before| before.parameters != connection.welcome.parameters) {
+            self.accepted.lock().clear();
+        }
+        self.doubtful.store(false, Relaxed);
         *self.last_failure.lock() = None;
         // A tenth more or less, so that connections made together do not all end together.
         let lifetime = settings
             .server_lifetime
             .map(|life| life.mul_f32(rand::random_range(0.9..=1.1)));
         self.pools.update(|state, now| {
+            state.counts_of(self.place.host).dialed();
             if let Some(limit) = limit {
                 let budget = limit.saturating_sub(settings.headroom).max(1);
                 tracing::info!(limit, budget, "budget taken from Postgres");
@@ -519,7 +541,10 @@ impl Pool {
     }
 
     fn dial_failed(&self, server: ServerId, error: &DialError, settings: &PoolSettings) {
-        tracing::warn!(database = self.database, user = self.user, %error, "server login failed");
+        let cause = format!("{} as {}: {error}", self.database, self.user);
+        if repeats::is_news("server login failed", cause) {
+            tracing::warn!(database = self.database, user = self.user, %error, "server login failed");
+        }
         let failure = Failure {
             cause: error.to_string().into(),
             message: error.to_client().into(),
@@ -535,6 +560,7 @@ impl Pool {
             jitter: rand::random(),
         };
         self.pools.update(|state, now| {
+            state.counts_of(self.place.host).dial_failed(error);
             let mut retry = Some(retry);
             if !error.is_passing() {
                 // Refused before the dial is over: otherwise the book would dial again for the same waiters.
@@ -550,10 +576,12 @@ impl Pool {
     }
 
     /// Postgres has freed the slot.
-    pub(in crate::pool) fn closed(&self, server: ServerId) {
+    pub(in crate::pool) fn closed(&self, server: ServerId, reason: Discard) {
         self.pools.update(|state, now| {
+            let counts = state.counts_of(self.place.host);
+            counts.closings.add(reason.as_str());
             state.forget_facts(server);
-            state.book.closed(now, server, &mut state.actions)
+            state.book.closed(now, server, &mut state.actions);
         });
     }
 }

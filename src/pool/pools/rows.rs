@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use super::state::State;
 use super::{Pool, Pools};
 use crate::pool::book::{self, HostId, PoolId, ServerView, View};
+use crate::pool::postgres::PostgresCounts;
 use crate::pool::view::{
     CapRow, HostRow, PartRow, PoolRow, ServerCounts, ServerRow, ServerSession, ServerState,
     ServiceRow, WaiterRow,
@@ -118,27 +119,44 @@ impl Pools {
 
     /// Every service that was ever asked for.
     pub fn services(&self) -> Vec<ServiceRow> {
-        let state = self.state.lock();
+        let (names, longest) = {
+            let state = self.state.lock();
+            let services = state.names.services.iter();
+            let names: Vec<_> = services.map(|(name, of)| (Arc::clone(name), *of)).collect();
+            let mut longest: HashMap<_, Duration> = HashMap::new();
+            for (service, since) in state.book.waiting_services() {
+                let first = longest.entry(service).or_insert(since);
+                *first = since.min(*first);
+            }
+            (names, longest)
+        };
         let now = self.now();
-        let longest: HashMap<_, _> =
-            state
-                .book
-                .waiting_services()
-                .fold(HashMap::new(), |mut longest, (service, since)| {
-                    let first = longest.entry(service).or_insert(since);
-                    *first = since.min(*first);
-                    longest
-                });
-        let services = state.names.services.iter();
-        services
-            .map(|(name, (id, limits))| ServiceRow {
-                name: Arc::clone(name),
-                limits: *limits,
-                tally: state.book.service(*id).tally,
-                waiters: state.book.service_waiters(*id),
-                longest_wait: longest
-                    .get(id)
-                    .map_or(Duration::ZERO, |since| now.saturating_sub(*since)),
+        let mut rows = Vec::with_capacity(names.len());
+        for part in names.chunks(PART) {
+            let state = self.state.lock();
+            rows.extend(part.iter().map(|(name, (id, limits))| {
+                ServiceRow {
+                    name: Arc::clone(name),
+                    limits: *limits,
+                    tally: state.book.service(*id).tally,
+                    waiters: state.book.service_waiters(*id),
+                    longest_wait: longest
+                        .get(id)
+                        .map_or(Duration::ZERO, |since| now.saturating_sub(*since)),
+                }
+            }));
+        }
+        rows
+    }
+
+    /// What happened to the server connections of every Postgres.
+    pub fn postgres_counts(&self) -> Vec<(Arc<str>, Arc<PostgresCounts>)> {
+        let state = self.state.lock();
+        let hosts = state.names.hosts.iter();
+        hosts
+            .filter_map(|(name, id)| {
+                let counts = state.counts.get(id.index())?.as_ref()?;
+                Some((Arc::clone(name), Arc::clone(counts)))
             })
             .collect()
     }
@@ -225,7 +243,7 @@ impl Pools {
     }
 
     /// Calls `read` for one part of what there is after the other, and lets go of the lock between them.
-    fn in_parts(
+    pub(super) fn in_parts(
         &self,
         length: impl Fn(&State) -> usize,
         mut read: impl FnMut(&State, Range<usize>),

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::Waker;
 use std::time::Duration;
 
@@ -11,7 +12,8 @@ use crate::pool::book::{
     UserId, WaiterId,
 };
 use crate::pool::errand::{Discard, Errand, Task};
-use crate::pool::stats::Totals;
+use crate::pool::postgres::PostgresCounts;
+use crate::pool::stats::Counted;
 use crate::server::connection::Connection;
 use crate::server::facts::Facts;
 
@@ -31,13 +33,15 @@ pub(super) struct State {
     pub(super) by_name: HashMap<Key, Arc<Pool>>,
     pub(super) names: Names,
     /// What was counted for pools that were forgotten.
-    pub(super) past: Past,
+    pub(super) past: Arc<Past>,
+    /// What happened to the server connections of each Postgres, by the index of its id.
+    pub(super) counts: Vec<Option<Arc<PostgresCounts>>>,
     /// Probes made so far.
     pub(super) probes: u64,
 }
 
 /// By database and role.
-pub(super) type Past = HashMap<(Arc<str>, Arc<str>), Totals>;
+pub(super) type Past = HashMap<(Arc<str>, Arc<str>), Counted>;
 
 /// The book's ids, by the names that people use.
 #[derive(Debug, Default)]
@@ -79,12 +83,21 @@ impl State {
             .iter()
             .map(|host| crate::server::dial::name(host))
             .collect();
-        let Self { book, names, .. } = self;
+        let Self {
+            book,
+            names,
+            counts,
+            ..
+        } = self;
         PoolPlace {
             host: *names
                 .hosts
                 .entry(hosts.join(",").into())
-                .or_insert_with(|| book.add_host(settings.budget)),
+                .or_insert_with(|| {
+                    let host = book.add_host(settings.budget);
+                    put(counts, host.index(), Arc::default());
+                    host
+                }),
             database: *names
                 .databases
                 .entry(database.into())
@@ -128,6 +141,7 @@ impl State {
                     let pool = self.pools[pool.index()]
                         .clone()
                         .expect("the book dials for pools that exist");
+                    self.counts_of(pool.place.host).dials.fetch_add(1, Relaxed);
                     errands.push(Errand {
                         pool,
                         thread,
@@ -159,6 +173,13 @@ impl State {
             }
         }
         self.actions = actions;
+    }
+
+    /// What happened to the server connections of a Postgres.
+    pub(super) fn counts_of(&self, host: HostId) -> &PostgresCounts {
+        self.counts[host.index()]
+            .as_ref()
+            .expect("it is made with its host")
     }
 
     /// Tells a waiter what became of it.

@@ -67,6 +67,9 @@ pub(super) struct Server {
     canceled: Notify,
     finishes: Notify,
     dies: Notify,
+    /// What it says although nobody asked.
+    unasked: RefCell<Vec<u8>>,
+    speaks: Notify,
     /// It was told to end, or lost its client.
     pub(super) is_leaving: Cell<bool>,
     /// Its socket is closed.
@@ -89,6 +92,17 @@ impl Server {
         if self.is_running() {
             self.finishes.notify_one();
         }
+    }
+
+    /// Says something although nobody asked.
+    pub(super) fn say(&self, bytes: &[u8]) {
+        self.unasked.borrow_mut().extend(bytes);
+        self.speaks.notify_one();
+    }
+
+    /// Whether it has said everything.
+    pub(super) fn has_said(&self) -> bool {
+        self.unasked.borrow().is_empty()
     }
 
     /// Closes its socket although nobody asked.
@@ -244,6 +258,8 @@ impl House {
                     canceled: Notify::new(),
                     finishes: Notify::new(),
                     dies: Notify::new(),
+                    unasked: RefCell::default(),
+                    speaks: Notify::new(),
                     is_leaving: Cell::new(false),
                     is_closed: Cell::new(false),
                 });
@@ -284,7 +300,16 @@ impl Server {
         ];
         packets.write(&hello.concat()).await?;
         'talk: loop {
-            let Packet { tag, body } = packets.read(1 << 20).await?;
+            let packet = tokio::select! {
+                biased;
+                () = self.speaks.notified() => None,
+                packet = packets.read(1 << 20) => Some(packet?),
+            };
+            let Some(Packet { tag, body }) = packet else {
+                let said = self.unasked.take();
+                packets.write(&said).await?;
+                continue;
+            };
             if tag == b'X' {
                 return Ok(());
             }
@@ -378,6 +403,11 @@ impl Thread {
 
     /// A client that is logged in, and its session.
     pub(super) fn client(&self) -> Client {
+        self.client_with(&[])
+    }
+
+    /// The same, of a client whose sessions are to have these parameters.
+    pub(super) fn client_with(&self, parameters: &[(&str, &str)]) -> Client {
         let (near, far) = UnixStream::pair().expect("two sockets");
         let directory = Arc::new(Directory::default());
         let who = Who {
@@ -395,7 +425,7 @@ impl Thread {
             mode: self.pool.settings().mode,
             listed,
             seats: Box::default(),
-            startup: Arc::default(),
+            startup: Arc::new(parameters.iter().copied().collect()),
             prepared: 100,
         };
         let mut session = Session::new(ClientEnd::new(Stream::Unix(near), LIMIT), terms, None, &[]);

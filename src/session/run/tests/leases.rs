@@ -6,7 +6,7 @@ use super::house::{House, Thread, on_a_thread, turns, until, with_pool};
 use crate::client::directory::Ask;
 use crate::client::patience::Patience;
 use crate::config::checked::Mode;
-use crate::wire::reply::{Message, TERMINATE, query};
+use crate::wire::reply::{Message, Report, SqlState, TERMINATE, parameter_status, query};
 
 #[test]
 fn transaction_mode_gives_the_connection_back_between_transactions() {
@@ -146,6 +146,36 @@ fn a_cancel_stops_what_its_session_runs() {
     });
 }
 
+/// A cancel comes while the server connection is made one of the client's.
+fn cancel_amid_own_query(parameter: &str) {
+    with_pool(Mode::Transaction, 1, async |house, thread| {
+        let mut client = thread.client_with(&[(parameter, "slow")]);
+        client.query("wait").await;
+        until("pgweir's own query runs", || {
+            house.servers().iter().any(|server| server.is_running())
+        })
+        .await;
+        let server = house.server();
+        client.is_asked(Ask::Cancel);
+        turns(20).await;
+        assert!(!server.heard().contains(&"cancel".to_owned()));
+        server.finish();
+        assert_eq!(client.answer().await, "EZI");
+        assert_eq!(server.hit(), ["wait"]);
+        assert_eq!(client.ask("rows 1 1").await, "DCZI");
+    });
+}
+
+#[test]
+fn a_cancel_hits_the_clients_query_and_never_pgweirs_own_in_front_of_it() {
+    cancel_amid_own_query("TimeZone");
+}
+
+#[test]
+fn a_cancel_hits_the_clients_query_and_not_the_change_of_role_before_it() {
+    cancel_amid_own_query("role");
+}
+
 /// A client cancels its query, and leaves its connection to another while the signal may still be on its way.
 fn cancel_in_flight(mode: Mode) {
     with_pool(mode, 1, async |house, thread| {
@@ -199,6 +229,22 @@ fn a_server_that_died_while_idle_is_never_lent() {
         assert_eq!(client.ask("rows 2 1").await, "DDCZI");
         assert_eq!(first.heard(), ["rows 1 1"]);
         assert_eq!(house.servers()[1].heard(), ["rows 2 1"]);
+    });
+}
+
+#[test]
+fn what_postgres_says_to_an_idle_connection_costs_it_nothing_and_reaches_nobody() {
+    with_pool(Mode::Transaction, 1, async |house, thread| {
+        let mut client = thread.client();
+        assert_eq!(client.ask("rows 1 1").await, "DCZI");
+        let server = house.server();
+        let notice = Report::new(SqlState::SUCCESSFUL_COMPLETION, "by the way").notice();
+        let news = Message::new(b'A').u32(1).text("news").text("").done();
+        server.say(&[notice, news, parameter_status("TimeZone", "CET")].concat());
+        until("it is said", || server.has_said()).await;
+        turns(5).await;
+        assert_eq!(client.ask("rows 2 1").await, "DDCZI");
+        assert_eq!(house.server().heard(), ["rows 1 1", "rows 2 1"]);
     });
 }
 
