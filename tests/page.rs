@@ -473,6 +473,18 @@ fn what_there_is_to_say_later_has_its_place() {
 }
 
 #[test]
+fn rows_that_look_alike_are_all_shown() {
+    let postgres = Postgres::start();
+    let pooler = Pooler::serve(&postgres, "");
+    let mut all = trouble();
+    let mut login = all["waiters"]["rows"][0].clone();
+    login["id"] = json!(0);
+    all["waiters"]["rows"] = json!([login, login, login]);
+    let mut browser = open_with(&pooler, Screen::WIDE, all);
+    assert_eq!(rows(&mut browser, "waiters").len(), 3);
+}
+
+#[test]
 fn a_lost_connection_is_said_plainly_and_healed_without_reloading() {
     let postgres = Postgres::start();
     let pooler = Pooler::serve(&postgres, "");

@@ -374,7 +374,9 @@ class Table {
 
     const seen = new Set();
     sorted.forEach((row, at) => {
-      const key = this.spec.key(row);
+      let key = this.spec.key(row);
+      // Clients that are logging in have no number yet, and long names that were cut may look alike.
+      while (seen.has(key)) key += "+";
       seen.add(key);
       if (!this.rows.has(key)) this.rows.set(key, this.newRow());
       const shown = this.rows.get(key);
