@@ -46,6 +46,8 @@ has go || missing+=(golang-go)
 { has php && php -r 'exit(extension_loaded("pdo_pgsql") && extension_loaded("pcntl") ? 0 : 1);'; } || missing+=(php-cli php-pgsql)
 # Reads the console as it would read PgBouncer's.
 has prometheus-pgbouncer-exporter || missing+=(prometheus-pgbouncer-exporter)
+# The status page is looked at by a browser.
+has chromium || missing+=(chromium)
 # Scrapes the metrics in a test, and promtool checks them. Only installed, never started as a service.
 { has prometheus && has promtool; } || missing+=(prometheus)
 if [ "$bench" = yes ]; then

@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout};
 
 use super::console::is_console;
 use super::look_up::LookUpError;
+use super::page::Whom;
 use super::serve::{App, Capped};
 use super::worker::Arrival;
 use super::world::World;
@@ -206,6 +207,8 @@ pub async fn attend(app: Arc<App>, thread: ThreadId, arrival: Arrival) {
         app.watch.was_refused(&entry.who().service);
     }
     app.metrics.session_ended(end.as_str());
+    let recent = &app.page.recent;
+    recent.ended(end.as_str(), &end, Whom::from(&*entry.who()), &entry.peer);
     if app.logs_disconnections() {
         farewell(&entry, end.as_str(), &end);
     } else if end.is_told() {
@@ -262,6 +265,7 @@ async fn admit(
             // A probe that connects and leaves (a load balancer's) is no event.
             if !matches!(&denied, Denied::Greeting(GreetError::Io(_))) {
                 app.metrics.login_failed(denied.as_str());
+                app.page.recent.refused(&denied, Whom::default(), &peer);
                 let cause = format!("{}: {denied}, from {}", denied.as_str(), place(peer));
                 if repeats::is_news(REFUSED, cause) {
                     tracing::info!(%peer, reason = denied.as_str(), "login refused: {denied}");
@@ -318,6 +322,12 @@ async fn refuse(app: &App, greeted: Greeted, denied: &Denied) {
         ..
     } = greeted;
     app.metrics.login_failed(denied.as_str());
+    let whom = Whom {
+        user: &user,
+        database: &database,
+        ..Whom::default()
+    };
+    app.page.recent.refused(denied, whom, &peer);
     let cause = format!(
         "{}: {denied}, {user} at {database} from {}",
         denied.as_str(),

@@ -1,4 +1,4 @@
-//! HTTP: metrics and health. Reachable until the very end.
+//! HTTP: status page, metrics and health. Reachable until the very end.
 
 use std::future::Future;
 use std::io;
@@ -8,11 +8,13 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
+use axum::middleware::from_fn_with_state;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::task::spawn_blocking;
 
+use super::page;
 use super::scrape::scrape;
 use super::serve::App;
 
@@ -27,6 +29,9 @@ pub fn serve(
     let listener = TcpListener::from_std(listener)?;
     let router = Router::new()
         .route("/metrics", get(metrics))
+        .merge(page::routes())
+        // What is above tells names; what is below tells probes whether to send clients here, and asks nobody for a password.
+        .route_layer(from_fn_with_state(Arc::clone(&app), page::guard))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .with_state(app);

@@ -7,8 +7,10 @@ pub mod demo;
 pub mod http;
 pub mod incident;
 pub mod log;
+
 pub mod look_up;
 pub mod monitor;
+pub mod page;
 pub mod phase;
 mod process;
 pub mod ready;

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::admit::Denied;
 use super::look_up::LookUps;
+use super::page::{self, Page};
 use super::phase::{Phase, Phases, live};
 use super::ready::Reachable;
 use super::watch::{self, Watch};
@@ -118,6 +119,8 @@ pub struct App {
     pub metrics: Metrics,
     /// Who has what at each Postgres, alerts and incidents.
     pub watch: Watch,
+    /// What the status page remembers.
+    pub page: Page,
     /// Whether any Postgres is there.
     pub reachable: Reachable,
 }
@@ -268,6 +271,7 @@ pub fn serve(source: Source, drain_limit: Duration) -> Result<(), StartError> {
         metrics: Metrics::new(&Denied::WORDS, &End::WORDS),
         reachable: Reachable::default(),
         watch: Watch::new(),
+        page: Page::default(),
     });
     // Held until the drain is over: a data thread ends, and its sessions with it, when nobody can send it clients any more.
     let dealer = Arc::new(Dealer::new(arrivals));
@@ -430,7 +434,8 @@ fn listen(config: &Config) -> Result<Vec<Listener>, StartError> {
 async fn keep_time(app: Arc<App>, end: CancellationToken) {
     let (mut tick, mut hurry, mut sweep) = (interval(TICK), interval(HURRY), interval(SWEEP));
     let mut stats = interval_at(Instant::now() + STATS_PERIOD, STATS_PERIOD);
-    for interval in [&mut tick, &mut hurry] {
+    let mut look = interval(page::LOOK);
+    for interval in [&mut tick, &mut hurry, &mut look] {
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     }
     let start = Instant::now();
@@ -446,6 +451,7 @@ async fn keep_time(app: Arc<App>, end: CancellationToken) {
                 log::end_minute(&app.pools.end_stats_period());
                 app.console.end_stats_period(STATS_PERIOD);
             }
+            _ = look.tick() => app.page.look(&app),
             () = end.cancelled() => return,
         }
     }

@@ -147,6 +147,7 @@ fn effect_of(name: &str) -> Effect {
         "runtime.threads" | "log.format" | "incidents.directory" | "incidents.keep" => {
             Effect::Restart
         }
+        "listen.http_password" => Effect::Live,
         _ if name.starts_with("listen.") || name.starts_with("tcp.") => Effect::Restart,
         _ => Effect::Live,
     }
@@ -250,7 +251,9 @@ macro_rules! compare {
     };
 }
 
-compare! { listen: Listen { addresses, unix_socket_dir, unix_socket_mode, http, proxy_protocol_from } }
+compare! { listen: Listen {
+    addresses, unix_socket_dir, unix_socket_mode, http, http_password, proxy_protocol_from,
+} }
 
 compare! { pool: PoolDefaults {
     mode, size, min_size, reserve_size, reserve_after, max_prepared_statements, server_reset_query,
@@ -411,7 +414,7 @@ mod tests {
         let told = settings(&config(
             "[databases.site]\nurl = \"postgres://ann:hidden@db/site\"\nmode = \"session\"\n\
              [users.bob]\npassword = \"hidden\"\npool_size = 3\n[timeouts]\nquery_wait = \"90s\"\n\
-             [alerts]\nwebhook = \"https://hidden/\"",
+             [alerts]\nwebhook = \"https://hidden/\"\n[listen]\nhttp_password = \"hidden\"",
         ));
         let of = |name: &str| {
             let setting = told.iter().find(|setting| setting.name == name);

@@ -60,8 +60,10 @@ pub struct Listen {
     pub unix_socket_dir: Option<String>,
     /// File mode of the unix socket.
     pub unix_socket_mode: u32,
-    /// HTTP: metrics and health.
+    /// HTTP: status page, metrics and health.
     pub http: Option<SocketAddr>,
+    /// What the status page and the metrics ask for; `None` = nothing.
+    pub http_password: Option<Secret>,
     /// Networks whose PROXY headers are believed.
     pub proxy_protocol_from: Vec<IpNet>,
 }

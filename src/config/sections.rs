@@ -53,6 +53,7 @@ fn listen(mut table: Table<'_, '_>) -> Listen {
         unix_socket_dir: table.get("unix_socket_dir", value::optional_text),
         unix_socket_mode: table.get("unix_socket_mode", value::file_mode),
         http: table.get("http", value::optional_address),
+        http_password: table.get("http_password", value::optional_secret),
         proxy_protocol_from: table.list("proxy_protocol_from", value::network),
     };
     table.finish();

@@ -377,6 +377,12 @@ impl Pool {
         self.place().host
     }
 
+    /// What became of the last login to Postgres, if it failed.
+    pub fn last_error(&self) -> Option<Arc<str>> {
+        let last = self.last_failure.lock();
+        last.as_ref().map(|failure| Arc::clone(&failure.cause))
+    }
+
     /// The settings as they are now.
     pub fn settings(&self) -> Arc<PoolSettings> {
         Arc::clone(&self.settings.read())
