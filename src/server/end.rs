@@ -188,10 +188,11 @@ impl<S> ServerEnd<S> {
         !self.end.flow().at_boundary()
     }
 
-    /// The proof, if the server owes nothing, nothing is half read, and nothing is half sent.
+    /// The proof, if the server owes nothing, nothing is half read, nothing is half sent, and it has not said that it ends.
     pub fn settled(&self) -> Option<Settled> {
         let quiet = !self.half_sent && self.end.flow().is_empty() && self.end.is_flushed();
-        (quiet && self.exchange.is_settled()).then_some(Settled(()))
+        let settled = quiet && self.exchange.is_settled() && !self.said_why();
+        settled.then_some(Settled(()))
     }
 
     /// The connection has ended. If Postgres has said why in answer to the one request that was outstanding, and nothing else

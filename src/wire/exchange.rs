@@ -360,6 +360,14 @@ impl Exchange {
         self.sent.front() == Some(&Sent::Own(Own::Query))
     }
 
+    /// The server ends amid what it runs. If that is a query of pgweir's own, nothing more is owed for it, and what stands behind it
+    /// fails by the same words.
+    pub fn server_ends(&mut self) {
+        if self.answers_pgweir() {
+            self.sent.pop_front();
+        }
+    }
+
     /// Whether all that is owed is the ReadyForQuery of one request of the client's, outside a transaction block.
     pub fn owes_one_end(&self) -> bool {
         let is_end = |sent: &Sent| {
