@@ -22,6 +22,7 @@ use super::world::{Source, SourceError, World};
 use crate::admin::own::Own;
 use crate::client::credentials::Credentials;
 use crate::client::directory::{Ask, Directory, Quota};
+use crate::client::statements::bound_memory;
 use crate::config::change::{Effect, between};
 use crate::config::checked::{Config, Listen};
 use crate::metrics::Metrics;
@@ -176,6 +177,7 @@ impl App {
         }
         new.warn();
         new.credentials.derive_all();
+        bound_memory(new.config.limits.max_statement_memory);
         let new = Arc::new(new);
         *self.world.write() = Arc::clone(&new);
         self.look_ups.forget_all();
@@ -230,6 +232,7 @@ pub fn serve(source: Source, drain_limit: Duration) -> Result<(), StartError> {
     world.warn();
     raise_file_limit(&world.config);
     world.credentials.derive_all();
+    bound_memory(world.config.limits.max_statement_memory);
 
     let config = world.config.clone();
     // HTTP first: who reaches pgweir finds its health too, and nobody has connected yet if it cannot listen.

@@ -12,9 +12,9 @@ use crate::net::end::{End, EndError, Input};
 use crate::wire::edit::Edit;
 use crate::wire::exchange::{Exchange, Own, Receiver};
 use crate::wire::parameters::Parameters;
-use crate::wire::reply::{query, ready_for_query};
+use crate::wire::reply::{Severity, query, ready_for_query};
 use crate::wire::scan::{HEADER, LARGEST_MESSAGE, Next, Seen};
-use crate::wire::statement::Note;
+use crate::wire::statement::{Note, out_of_memory};
 
 /// Proof that the server owes nothing and is outside a transaction. Only [`ServerEnd::settled`] makes one.
 #[derive(Debug)]
@@ -254,6 +254,11 @@ impl<S> ServerEnd<S> {
                 }
                 Receiver::Pgweir => {
                     edit.replace(seen.at, seen.at + seen.length());
+                    *swallowing = !seen.is_whole();
+                }
+                Receiver::Refused => {
+                    let error = out_of_memory().error(Severity::Error);
+                    edit.replace(seen.at, seen.at + seen.length()).extend(error);
                     *swallowing = !seen.is_whole();
                 }
             }

@@ -284,7 +284,13 @@ impl State {
                     self.touched.get_or_insert_default().report(parameter);
                 }
             }
-            (b'E', Receiver::Client) => self.failed(prepared, seen.body, batch),
+            (b'E', Receiver::Client | Receiver::Refused) => {
+                self.failed(prepared, seen.body, batch);
+                if !has_field(seen.body, b"C26000") {
+                    // It has a reason of its own.
+                    return Receiver::Client;
+                }
+            }
             (b'Z', Receiver::Pgweir) => self.before = None,
             (tag, Receiver::Pgweir) => self.answered(tag, seen.body),
             _ => {}

@@ -132,13 +132,7 @@ impl End {
                 "transaction blocks not allowed in statement pooling mode",
             )
             .hint("Set mode = \"transaction\" for this database or user."),
-            Self::TooManyStatements(error) => {
-                let code = match error {
-                    TooMany::OfClient => SqlState::CONFIGURATION_LIMIT_EXCEEDED,
-                    TooMany::OfAll => SqlState::OUT_OF_MEMORY,
-                };
-                Report::new(code, error.to_string())
-            }
+            Self::TooManyStatements(error) => error.report(),
             Self::Parameters(error) => Report::new(error.code, error.message.clone())
                 .detail("The session's parameters could not be set on another server connection."),
             Self::Drained => Report::new(
