@@ -194,6 +194,11 @@ impl Exchange {
         self.sent.is_empty() && !self.batch_open && self.copy == Copy::No && !self.lost_count
     }
 
+    /// Whether the server will say something without being sent anything more.
+    pub fn will_be_answered(&self) -> bool {
+        !self.sent.is_empty() && !self.batch_open && self.copy == Copy::No
+    }
+
     /// Whether every request was answered and a transaction block is open.
     pub fn is_in_transaction(&self) -> bool {
         self.is_answered() && self.status != Status::Idle

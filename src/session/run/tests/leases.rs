@@ -249,6 +249,11 @@ fn what_postgres_says_to_an_idle_connection_costs_it_nothing_and_reaches_nobody(
         turns(5).await;
         assert_eq!(client.ask("rows 2 1").await, "DDCZI");
         assert_eq!(house.server().heard(), ["rows 1 1", "rows 2 1"]);
+        // Nor is it the client's wish elsewhere.
+        server.die();
+        until("it is closed", || server.is_closed.get()).await;
+        assert_eq!(client.ask("rows 1 1").await, "DCZI");
+        assert_eq!(house.servers()[1].heard(), ["rows 1 1"]);
     });
 }
 
@@ -285,10 +290,8 @@ fn a_request_that_dies_with_its_server_fails_and_the_session_goes_on() {
 /// A server of `house` runs pgweir's own query.
 async fn amid_own_query(house: &House) -> Rc<Server> {
     let running = || {
-        house
-            .servers()
-            .into_iter()
-            .find(|server| server.is_running())
+        let mut servers = house.servers().into_iter();
+        servers.find(|server| server.is_running() && !server.is_closed.get())
     };
     until("pgweir's own query runs", || running().is_some()).await;
     running().expect("it runs until it is told otherwise")
