@@ -351,13 +351,20 @@ fn a_server_that_ends_before_it_was_sent_anything_of_the_clients_is_replaced_uns
 #[test]
 fn a_server_that_ends_while_it_is_asked_what_its_client_has_set_ends_the_session_in_its_own_words()
 {
-    with_pool(Mode::Transaction, 1, async |house, thread| {
-        let mut client = thread.client();
-        assert_eq!(client.ask("set slow = 1").await, "CZI");
-        amid_own_query(&house).await.is_terminated();
-        let words = ("57P01".to_owned(), "server_lost");
-        assert_eq!(client.last_words().await, words);
-    });
+    for goes_on in [false, true] {
+        with_pool(Mode::Transaction, 1, async |house, thread| {
+            let mut client = thread.client();
+            assert_eq!(client.ask("set slow = 1").await, "CZI");
+            let server = amid_own_query(&house).await;
+            if goes_on {
+                client.query("rows 1 1").await;
+                turns(5).await;
+            }
+            server.is_terminated();
+            let words = ("57P01".to_owned(), "server_lost");
+            assert_eq!(client.last_words().await, words);
+        });
+    }
 }
 
 #[test]
