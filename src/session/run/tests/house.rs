@@ -111,6 +111,11 @@ impl Server {
         self.dies.notify_one();
     }
 
+    /// Stops the query that it runs.
+    pub(super) fn times_out(&self) {
+        self.canceled.notify_one();
+    }
+
     /// Ends its session amid the query that it runs, and says so.
     pub(super) fn is_terminated(&self) {
         self.terminated.notify_one();

@@ -298,6 +298,55 @@ async fn amid_own_query(house: &House) -> Rc<Server> {
 }
 
 #[test]
+fn a_question_that_was_stopped_is_asked_once_more_and_then_the_client_keeps_its_server() {
+    with_pool(Mode::Transaction, 1, async |house, thread| {
+        let (mut client, mut other) = (thread.client(), thread.client());
+        for stopped in [1, 2] {
+            assert_eq!(client.ask("set slow = 1").await, "CZI");
+            let server = amid_own_query(&house).await;
+            for _ in 0..stopped {
+                let before = server.heard().len();
+                server.times_out();
+                let again = || server.heard().len() > before;
+                until("it is over", || again() || !server.is_running()).await;
+                turns(2).await;
+            }
+            server.finish();
+            assert_eq!(
+                client.ask("rows 1 1").await,
+                "DCZI",
+                "stopped {stopped} times"
+            );
+            let heard = server.heard();
+            let asked = heard.iter().filter(|said| said.contains("'slow'")).count();
+            assert_eq!(asked, if stopped == 1 { 2 } else { 4 });
+        }
+        other.query("rows 2 1").await;
+        until("it is kept", || thread.view().waiters == 1).await;
+        client.send(&TERMINATE).await;
+        assert_eq!(other.answer().await, "DDCZI");
+    });
+}
+
+#[test]
+fn a_timeout_of_the_client_before_ends_pgweirs_own_query_and_no_session() {
+    with_pool(Mode::Transaction, 1, async |house, thread| {
+        let mut hasty = thread.client_with(&[("statement_timeout", "1ms")]);
+        assert_eq!(hasty.ask("rows 1 1").await, "DCZI");
+        let mut other = thread.client_with(&[("TimeZone", "slow")]);
+        other.query("rows 2 1").await;
+        let server = amid_own_query(&house).await;
+        let before = server.heard().len();
+        server.times_out();
+        until("it is tried again", || server.heard().len() > before).await;
+        server.finish();
+        assert_eq!(other.answer().await, "DDCZI");
+        assert_eq!(server.heard().last().map(String::as_str), Some("rows 2 1"));
+        assert_eq!(server.heard().len(), before + 2);
+    });
+}
+
+#[test]
 fn a_server_that_ends_amid_pgweirs_own_query_fails_the_request_behind_it_and_no_more() {
     with_pool(Mode::Transaction, 1, async |house, thread| {
         let mut client = thread.client_with(&[("TimeZone", "slow")]);
