@@ -537,7 +537,8 @@ fn a_short_timeout_of_one_client_hits_no_query_of_pgweirs_own(threads: usize) {
     let pooler = serve(&postgres, threads, 1);
     let mut hasty = login(&pooler, &[("options", "-c statement_timeout=1ms")]);
     // So many that giving them to a session takes longer than that.
-    let many: String = (0..600).map(|n| format!(" -c a.b{n}=1")).collect();
+    let many: Vec<_> = (0..600).map(|n| format!("-c a.b{n}=1")).collect();
+    let many = many.join(" ");
     let mut other = login(&pooler, &[("TimeZone", "CET"), ("options", &many)]);
     for _ in 0..20 {
         // Whether its own query is in time is nobody else's matter.
