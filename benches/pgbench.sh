@@ -398,6 +398,7 @@ for round in $(seq "$rounds"); do
     tls=yes in_turns idle_memory "idle TLS client, resident"
     in_turns system_calls "system calls, 16 clients on 16" 16 16
     in_turns system_calls "system calls, 64 clients on 20" 20 64
+    tls=yes in_turns system_calls "TLS: system calls, 16 clients on 16" 16 16
   fi
 done
 

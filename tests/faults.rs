@@ -530,9 +530,13 @@ fn the_next_host_is_taken_when_one_is_down_and_a_cancel_goes_there(threads: usiz
 }
 
 fn after_a_failover_clients_are_told_the_parameters_of_the_new_server(threads: usize) {
-    let first = Postgres::setup().setting("timezone=Asia/Tokyo").start();
+    let first = Postgres::setup()
+        .setting("timezone=Asia/Tokyo")
+        .setting("datestyle=ISO, MDY")
+        .start();
     let second = Postgres::setup()
         .setting("timezone=CET")
+        .setting("datestyle=German, MDY")
         .setting("default_transaction_read_only=on")
         .start();
     let hosts = format!("127.0.0.1:{},127.0.0.1:{}", first.port(), second.port());
@@ -547,6 +551,14 @@ fn after_a_failover_clients_are_told_the_parameters_of_the_new_server(threads: u
         ),
     );
     let login = || Raw::login(pooler.port(), "postgres", "postgres");
+    // What Postgres makes of it depends on its own.
+    let login_with_order = || {
+        let mut raw = Raw::connect(pooler.port());
+        raw.log_in(&[("user", "postgres"), ("DateStyle", "DMY")], None)
+            .expect("a login");
+        raw
+    };
+    assert_eq!(login_with_order().parameters["DateStyle"], "ISO, DMY");
     let mut before = login();
     assert_eq!(before.parameters["TimeZone"], "Asia/Tokyo");
     assert_eq!(before.value("show timezone"), "Asia/Tokyo");
@@ -558,6 +570,9 @@ fn after_a_failover_clients_are_told_the_parameters_of_the_new_server(threads: u
     let mut after = login();
     assert_eq!(after.parameters["default_transaction_read_only"], "on");
     assert_eq!(after.value("show timezone"), "CET");
+    let mut after = login_with_order();
+    assert_eq!(after.parameters["DateStyle"], "German, DMY");
+    assert_eq!(after.value("show datestyle"), "German, DMY");
 }
 
 fn a_server_that_ends_while_idle_is_seen_by_nobody(threads: usize) {

@@ -28,6 +28,7 @@ use crate::admin::own::Own;
 use crate::admin::process::Shutdown;
 use crate::client::credentials::Credentials;
 use crate::client::directory::{Directory, Quota};
+use crate::client::statements::bound_memory;
 use crate::config::change::{Effect, between};
 use crate::config::checked::{Config, Listen};
 use crate::metrics::Metrics;
@@ -193,6 +194,7 @@ impl App {
         log::follow(&old.config.log, &new.config.log);
         new.warn();
         new.credentials.derive_all();
+        bound_memory(new.config.limits.max_statement_memory);
         let new = Arc::new(new);
         *self.world.write() = Arc::clone(&new);
         self.look_ups.forget_all();
@@ -246,6 +248,7 @@ pub fn serve(source: Source, drain_limit: Duration) -> Result<(), StartError> {
     world.warn();
     raise_file_limit(&world.config);
     world.credentials.derive_all();
+    bound_memory(world.config.limits.max_statement_memory);
 
     let config = world.config.clone();
     // HTTP first: who reaches pgweir finds its health too, and nobody has connected yet if it cannot listen.

@@ -3,18 +3,17 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use crate::wire::reply::{Report, SqlState};
 use crate::wire::scan::bytes_of_cut_messages;
-use crate::wire::statement::{Dropped, Names, Note, Statement, UnnamedId, bytes_of_all};
+use crate::wire::statement::{
+    Dropped, Names, Note, Statement, UnnamedId, bytes_of_all, out_of_memory,
+};
 
 /// Names that one client may have at a time. Drivers keep hundreds; who has more has lost count.
 pub const MOST_NAMES: usize = 16 * 1024;
 
 /// Bytes of text that the statements of one client may have in all.
 pub const MOST_BYTES: usize = 64 * 1024 * 1024;
-
-/// Bytes that all clients together may make pgweir keep: texts of statements, of which many have the same, their names, and messages
-/// that have not come to their end.
-pub const MOST_BYTES_OF_ALL: usize = 1024 * 1024 * 1024;
 
 /// Beyond that, who has no more than this goes on as if nothing were: it is not their doing.
 pub const MODEST: usize = 64 * 1024;
@@ -29,10 +28,23 @@ pub const LONGEST_UNNAMED: usize = 1024 * 1024;
 /// Bytes of the names and unnamed statements of all clients.
 static BYTES_OF_CLIENTS: AtomicUsize = AtomicUsize::new(0);
 
+/// Bytes that all clients together may make pgweir keep: texts of statements, of which many have the same, their names, and messages
+/// that have not come to their end.
+static MOST_BYTES_OF_ALL: AtomicUsize = AtomicUsize::new(usize::MAX);
+
+/// Says how many bytes all clients together may make pgweir keep; 0 = as many as they like.
+pub fn bound_memory(bytes: u64) {
+    let bytes = Some(bytes).filter(|bytes| *bytes > 0);
+    let bytes = bytes.map_or(usize::MAX, |bytes| {
+        usize::try_from(bytes).unwrap_or(usize::MAX)
+    });
+    MOST_BYTES_OF_ALL.store(bytes, Ordering::Relaxed);
+}
+
 /// Whether all clients together have made pgweir keep more than they may: who wants more than is [`MODEST`] is refused it.
 pub fn is_memory_short() -> bool {
     let bytes = BYTES_OF_CLIENTS.load(Ordering::Relaxed);
-    bytes + bytes_of_all() + bytes_of_cut_messages() > MOST_BYTES_OF_ALL
+    bytes + bytes_of_all() + bytes_of_cut_messages() > MOST_BYTES_OF_ALL.load(Ordering::Relaxed)
 }
 
 /// The statements of one client. Made when it prepares its first.
@@ -75,10 +87,18 @@ pub enum TooMany {
     #[error("too many prepared statements: at most {MOST_NAMES} of together {MOST_BYTES} bytes")]
     OfClient,
     /// As things are, because all together have too much.
-    #[error(
-        "out of memory for prepared statements: all clients together have {MOST_BYTES_OF_ALL} bytes"
-    )]
+    #[error("out of memory")]
     OfAll,
+}
+
+impl TooMany {
+    /// What the client is told.
+    pub fn report(self) -> Report {
+        match self {
+            Self::OfClient => Report::new(SqlState::CONFIGURATION_LIMIT_EXCEEDED, self.to_string()),
+            Self::OfAll => out_of_memory(),
+        }
+    }
 }
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
@@ -308,7 +328,7 @@ mod tests {
 
     #[test]
     fn while_memory_is_short_the_modest_go_on() {
-        BYTES_OF_CLIENTS.fetch_add(MOST_BYTES_OF_ALL, Ordering::Relaxed);
+        bound_memory(1);
         let (mut modest, mut greedy) = (Statements::default(), Statements::default());
         let long = Arc::new(Statement::new(2, &vec![b'x'; 2 * MODEST], ""));
         let names: Vec<_> = (0..100)
@@ -317,7 +337,7 @@ mod tests {
         let refused = greedy.name(b"a", &long);
         greedy.remember_unnamed(Some(&vec![b'P'; 2 * MODEST]), false);
         modest.remember_unnamed(Some(b"short"), false);
-        BYTES_OF_CLIENTS.fetch_sub(MOST_BYTES_OF_ALL, Ordering::Relaxed);
+        bound_memory(0);
         assert!(names.iter().all(Result::is_ok));
         assert_eq!(refused, Err(TooMany::OfAll));
         assert_eq!(greedy.unnamed().1, b"", "works while its server is held");

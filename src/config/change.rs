@@ -263,7 +263,7 @@ compare! { budget: Budget { max_servers, headroom, check_every } }
 
 compare! { limits: Limits {
     max_clients, max_clients_per_user, max_clients_per_database, max_servers_per_user,
-    max_servers_per_database, max_message_size,
+    max_servers_per_database, max_message_size, max_statement_memory,
 } }
 
 compare! { timeouts: Timeouts {

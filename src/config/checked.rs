@@ -134,6 +134,8 @@ pub struct Limits {
     pub max_servers_per_database: u32,
     /// Bytes of one protocol message; 0 = as many as the protocol allows.
     pub max_message_size: u64,
+    /// Bytes that the prepared statements of all clients may take.
+    pub max_statement_memory: u64,
 }
 
 /// Timeouts; `None` = off.

@@ -92,6 +92,7 @@ fn limits(mut table: Table<'_, '_>) -> Limits {
         max_servers_per_user: table.get("max_servers_per_user", value::count),
         max_servers_per_database: table.get("max_servers_per_database", value::count),
         max_message_size: table.get("max_message_size", value::size),
+        max_statement_memory: table.get("max_statement_memory", value::size),
     };
     table.finish();
     limits

@@ -241,6 +241,9 @@ impl Connection {
     async fn hear_out(&mut self, asked: &[u8]) -> Result<Result<Answer, ServerError>, EndError> {
         poll_fn(|cx| Poll::Ready(self.end.send(cx, asked, true))).await?;
         self.drain().await?;
+        if self.end.said_why() {
+            return Err(EndError::Closed);
+        }
         let answer = self.end.state_mut().answer().unwrap_or_default();
         Ok(match self.end.state_mut().error() {
             Some(error) => Err(ServerError::parse(&error)),

@@ -12,9 +12,9 @@ use crate::net::end::{End, EndError, Input};
 use crate::wire::edit::Edit;
 use crate::wire::exchange::{Exchange, Own, Receiver};
 use crate::wire::parameters::Parameters;
-use crate::wire::reply::{query, ready_for_query};
+use crate::wire::reply::{Severity, query, ready_for_query};
 use crate::wire::scan::{HEADER, LARGEST_MESSAGE, Next, Seen};
-use crate::wire::statement::Note;
+use crate::wire::statement::{Note, out_of_memory};
 
 /// Proof that the server owes nothing and is outside a transaction. Only [`ServerEnd::settled`] makes one.
 #[derive(Debug)]
@@ -188,10 +188,11 @@ impl<S> ServerEnd<S> {
         !self.end.flow().at_boundary()
     }
 
-    /// The proof, if the server owes nothing, nothing is half read, and nothing is half sent.
+    /// The proof, if the server owes nothing, nothing is half read, nothing is half sent, and it has not said that it ends.
     pub fn settled(&self) -> Option<Settled> {
         let quiet = !self.half_sent && self.end.flow().is_empty() && self.end.is_flushed();
-        (quiet && self.exchange.is_settled()).then_some(Settled(()))
+        let settled = quiet && self.exchange.is_settled() && !self.said_why();
+        settled.then_some(Settled(()))
     }
 
     /// The connection has ended. If Postgres has said why in answer to the one request that was outstanding, and nothing else
@@ -253,6 +254,11 @@ impl<S> ServerEnd<S> {
                 }
                 Receiver::Pgweir => {
                     edit.replace(seen.at, seen.at + seen.length());
+                    *swallowing = !seen.is_whole();
+                }
+                Receiver::Refused => {
+                    let error = out_of_memory().error(Severity::Error);
+                    edit.replace(seen.at, seen.at + seen.length()).extend(error);
                     *swallowing = !seen.is_whole();
                 }
             }

@@ -147,6 +147,14 @@ impl Prepared {
         }
     }
 
+    /// Closes all that are kept, because memory is short: those that no client has cost nothing but memory.
+    pub fn evict_all(&mut self, exchange: &mut Exchange, out: &mut Vec<u8>) {
+        for (_, Held { statement, .. }) in self.named.drain() {
+            statement.close_into(out);
+            exchange.pgweir_notes(Note::Evicted(statement));
+        }
+    }
+
     /// Whether what was sent in this batch is there for whoever is sent next: with it, or after it and nothing took it back.
     fn is_certain(&self, batch: u64) -> bool {
         batch == self.batch || batch < self.answered

@@ -265,6 +265,9 @@ impl State {
             // What pgweir sent of it behind the error was skipped too.
             prepared.set_unnamed(None);
         }
+        if seen.tag == b'E' && is_last_word(seen.body) {
+            exchange.server_ends();
+        }
         let receiver = exchange.server_sent(seen.tag, seen.body);
         if seen.tag == b'Z' && exchange.is_answered() {
             prepared.settled();
@@ -281,7 +284,13 @@ impl State {
                     self.touched.get_or_insert_default().report(parameter);
                 }
             }
-            (b'E', Receiver::Client) => self.failed(prepared, seen.body, batch),
+            (b'E', Receiver::Client | Receiver::Refused) => {
+                self.failed(prepared, seen.body, batch);
+                if !has_field(seen.body, b"C26000") {
+                    // It has a reason of its own.
+                    return Receiver::Client;
+                }
+            }
             (b'Z', Receiver::Pgweir) => self.before = None,
             (tag, Receiver::Pgweir) => self.answered(tag, seen.body),
             _ => {}
@@ -317,8 +326,8 @@ impl State {
         if batch {
             prepared.set_unnamed(None);
         }
-        let has = |wanted: &[u8]| body.split(|byte| *byte == 0).any(|field| field == wanted);
-        self.fatal = has(b"VFATAL") || has(b"VPANIC");
+        let has = |wanted: &[u8]| has_field(body, wanted);
+        self.fatal = is_last_word(body);
         // "cached plan must not change result type": its text is translated, the place where it is raised is not.
         if has(b"RRevalidateCachedQuery") {
             prepared.outdate_all();
@@ -337,13 +346,7 @@ impl State {
                 }
             }
             (b'S', Some(answer)) => answer.reported.extend(parameter(body)),
-            (b'E', Some(answer))
-                if body
-                    .split(|byte| *byte == 0)
-                    .any(|field| field == b"C57014") =>
-            {
-                answer.canceled = true;
-            }
+            (b'E', Some(answer)) if has_field(body, b"C57014") => answer.canceled = true,
             (b'E', _) => {
                 self.error = Some(body.into());
                 if let Some(before) = self.before.take() {
@@ -353,6 +356,16 @@ impl State {
             _ => {}
         }
     }
+}
+
+/// Whether the body of an ErrorResponse has this field.
+fn has_field(body: &[u8], wanted: &[u8]) -> bool {
+    body.split(|byte| *byte == 0).any(|field| field == wanted)
+}
+
+/// Whether the body of an ErrorResponse is the last thing that a server says.
+fn is_last_word(body: &[u8]) -> bool {
+    has_field(body, b"VFATAL") || has_field(body, b"VPANIC")
 }
 
 /// Adds the names that are not there yet. `false`: there are too many to be kept apart.

@@ -65,6 +65,12 @@ impl Fake {
         self.running.is_some()
     }
 
+    /// Says its last words.
+    pub(super) fn die(&mut self) -> Vec<u8> {
+        (self.dead, self.running) = (true, None);
+        Report::new(SqlState::ADMIN_SHUTDOWN, "terminating connection").error(Severity::Fatal)
+    }
+
     /// Whether it has said its last words.
     pub(super) fn is_dead(&self) -> bool {
         self.dead
@@ -198,11 +204,7 @@ impl Fake {
                 self.running = Some(by);
                 return vec![];
             }
-            ["die" | "die;", ..] => {
-                self.dead = true;
-                let report = Report::new(SqlState::ADMIN_SHUTDOWN, "terminating connection");
-                return report.error(Severity::Fatal);
-            }
+            ["die" | "die;", ..] => return self.die(),
             [""] => Message::new(b'I').done(),
             _ => complete(sql),
         };

@@ -184,7 +184,10 @@ where
             self.traffic.server_parses.add(parses.into());
         }
         self.stint.asked(|| micros_since(self.epoch));
-        self.give_due_answers(cx)?;
+        // Those that the server's replies will follow go with these.
+        if !self.server.exchange().will_be_answered() {
+            self.give_due_answers(cx)?;
+        }
         if self.server.take_back_at_once() {
             self.take_back();
         }

@@ -36,8 +36,8 @@ const SCRATCH: usize = 64 * 1024;
 /// bounds what a waiting client costs.
 const REQUEST: usize = 4 * 1024;
 
-/// How often pgweir's own query is tried again that a timeout of the client before has ended. It takes well under a millisecond, which
-/// is the shortest timeout.
+/// How often pgweir's own query is tried again that a timeout of the client before, a late cancel or the end of its server has stopped.
+/// It takes well under a millisecond, which is the shortest timeout.
 const TRIES: u8 = 10;
 
 /// What a client that waits is told after `query_wait_notify`: PgBouncer's words.
@@ -158,13 +158,7 @@ impl End {
                 "transaction blocks not allowed in statement pooling mode",
             )
             .hint("Set mode = \"transaction\" for this database or user."),
-            Self::TooManyStatements(error) => {
-                let code = match error {
-                    TooMany::OfClient => SqlState::CONFIGURATION_LIMIT_EXCEEDED,
-                    TooMany::OfAll => SqlState::OUT_OF_MEMORY,
-                };
-                Report::new(code, error.to_string())
-            }
+            Self::TooManyStatements(error) => error.report(),
             Self::Parameters(error) => Report::new(error.code, error.message.clone())
                 .detail("The session's parameters could not be set on another server connection."),
             Self::Drained => Report::new(
@@ -259,6 +253,8 @@ pub struct Session {
     parameters: Arc<Parameters>,
     /// What it did to the session that is being asked what it is like.
     asked: Option<Box<Touched>>,
+    /// How many server connections in a row have ended before anything of the client's was sent to them.
+    ended: u8,
 }
 
 #[derive(Debug)]
@@ -271,8 +267,8 @@ enum Phase {
     EarlyLeased(Lease, Box<[u8]>),
     /// In the pool's queue, with what it has said so far.
     Waiting(Ticket, Box<[u8]>),
-    /// Holding a server connection whose session is made one of this client's before anything is sent to it; with what the client has
-    /// said so far, and how often that may be tried again.
+    /// Holding a server connection whose session is made one of this client's (again, if it was reset) before anything is sent to it;
+    /// with what the client has said so far, and how often that may be tried again.
     Becoming(Lease, Box<[u8]>, u8),
     /// Holding a server connection.
     Leased(Lease),
@@ -301,6 +297,7 @@ impl Session {
             parameters: Arc::clone(&terms.startup),
             terms,
             asked: None,
+            ended: 0,
         };
         if let Phase::Leased(lease) | Phase::EarlyLeased(lease, _) = &mut session.phase {
             take_on(&session.terms, lease);
@@ -416,17 +413,28 @@ impl Session {
         self.say(cx, lease, said, &front)
     }
 
-    /// Waits until the server's session has the client's role: nothing of the client's runs under another.
+    /// Waits until the server's session is one of the client's: nothing of the client's runs under the role of another.
     fn become_own(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<Result<Phase, End>> {
         let Phase::Becoming(lease, _, tries) = &mut self.phase else {
             unreachable!("called in this phase only")
         };
         let (end, mut out) = (&mut lease.connection().end, Vec::new());
+        // Others have nothing to hear yet: they have not got a server connection of their own.
+        let listens = self.terms.mode == Mode::Session;
         loop {
             while !end.exchange().is_answered() {
-                ready!(end.poll_flush(cx)).map_err(End::ServerLost)?;
-                let replies = end.poll_replies(cx, scratch, &mut out, |_| None);
-                ready!(replies.map_ok(|_| ())).map_err(End::ServerLost)?;
+                let heard = match ready!(end.poll_flush(cx)) {
+                    Ok(()) => ready!(end.poll_replies(cx, scratch, &mut out, |_| None)),
+                    Err(error) => Err(error),
+                };
+                match heard {
+                    Ok(replies) if listens => self.client.send(cx, replies).map_err(End::client)?,
+                    Ok(_) => {}
+                    Err(error) => return Poll::Ready(self.begin_again(cx, error)),
+                }
+            }
+            if end.said_why() {
+                return Poll::Ready(self.begin_again(cx, EndError::Closed));
             }
             let Some(error) = end.state_mut().error() else {
                 break;
@@ -435,15 +443,30 @@ impl Session {
             if error.code != SqlState::QUERY_CANCELED || *tries == 0 {
                 return Poll::Ready(Err(End::Parameters(error)));
             }
-            // It was the timeout of the client before.
+            // It was the timeout of the client before, or a cancel that came late.
             *tries -= 1;
             let front = end.change_to(&self.parameters).unwrap_or_default();
             let _ = end.send(cx, &front, true);
         }
+        self.ended = 0;
         let Phase::Becoming(lease, said, _) = mem::replace(&mut self.phase, Phase::Idle) else {
             unreachable!("called in this phase only")
         };
         Poll::Ready(self.say(cx, lease, &said, &[]))
+    }
+
+    /// The server connection has ended before anything of the client's was sent to it: another does as well.
+    fn begin_again(&mut self, cx: &mut Context<'_>, error: EndError) -> Result<Phase, End> {
+        let shared = self.terms.mode != Mode::Session;
+        if !shared || self.ended >= TRIES {
+            return Err(End::ServerLost(error));
+        }
+        self.ended += 1;
+        let Phase::Becoming(lease, said, _) = mem::replace(&mut self.phase, Phase::Idle) else {
+            unreachable!("called in this phase only")
+        };
+        lease.discard(Discard::Died);
+        self.check_out(cx, &said)
     }
 
     /// Sends on what was said, behind `front`.
@@ -555,7 +578,7 @@ impl Session {
             return Ok(Phase::Leased(lease));
         }
         if !shared && self.restore(cx, &mut lease) {
-            return Ok(Phase::Leased(lease));
+            return Ok(Phase::Becoming(lease, Box::default(), TRIES));
         }
         let state = lease.connection().end.state();
         if shared && !state.is_pinned() {
@@ -763,10 +786,13 @@ impl Session {
     /// Gives back what the session holds and tells the client why it ends.
     fn end(&mut self, cx: &mut Context<'_>, end: End) -> End {
         let mut speak = true;
-        if let Phase::Leased(mut lease) = mem::replace(&mut self.phase, Phase::Idle) {
+        let phase = mem::replace(&mut self.phase, Phase::Idle);
+        // What Postgres says to pgweir's own query is passed on to those who keep their server connection.
+        let hears = matches!(phase, Phase::Leased(_)) || self.terms.mode == Mode::Session;
+        if let Phase::Leased(mut lease) | Phase::Becoming(mut lease, ..) = phase {
             let server = &lease.connection().end;
             // Postgres' own last words are better than ours, and in the middle of a message there is no place for any.
-            let told = server.said_why() && matches!(end, End::ServerLost(_));
+            let told = hears && server.said_why() && matches!(end, End::ServerLost(_));
             speak = !told && !server.is_half_read();
             match (server.settled(), &end) {
                 (_, End::ServerLost(_)) => lease.discard(Discard::Died),

@@ -272,9 +272,7 @@ impl Translator<'_, '_> {
             Head::Named(name, _) if self.is_undecided(name) => Take::Hold,
             Head::Named(name, end) if seen.is_whole() => self.parse_named(name, end, seen, edit),
             Head::Named(..) if may_wait(seen, LONGEST_NAMED) => Take::Wait(seen.length()),
-            Head::Named(..) if seen.length() <= LONGEST_NAMED => {
-                Take::Refuse(Behind::TooMany(TooMany::OfAll))
-            }
+            Head::Named(..) if seen.length() <= LONGEST_NAMED => self.refuse(seen, edit),
             Head::Named(..) => Take::Refuse(Behind::Violation(WireError::TooLong {
                 tag: 'P',
                 length: seen.body_len,
@@ -331,8 +329,10 @@ impl Translator<'_, '_> {
         let body = &seen.body[end..];
         let search_path = self.how.parameters.value("search_path").unwrap_or_default();
         let statement = self.how.store.statement(body, search_path);
-        if let Err(too_many) = statements.name(name, &statement) {
-            return Take::Refuse(Behind::TooMany(too_many));
+        match statements.name(name, &statement) {
+            Ok(()) => {}
+            Err(TooMany::OfAll) => return self.refuse(seen, edit),
+            Err(too_many) => return Take::Refuse(Behind::TooMany(too_many)),
         }
         let sent = !prepared.use_again(&statement);
         let note = Note::Named {
@@ -349,6 +349,28 @@ impl Translator<'_, '_> {
             edit.replace(at, next);
             exchange.answer(Answer::ParseComplete, note);
         }
+        Take::Done
+    }
+
+    /// All clients together have too much for this Parse, of which not all need be there. In its place Postgres is asked for what it
+    /// does not have: so it fails the batch as it fails any, and its error becomes the one that the client is told. What this server
+    /// has prepared is closed, so that what clients have given up goes: the next try may find room.
+    fn refuse(&mut self, seen: Seen<'_>, edit: &mut Edit<'_>) -> Take {
+        if self.books.exchange.in_copy_in() {
+            return Take::Refuse(Behind::TooMany(TooMany::OfAll));
+        }
+        let (prepared, exchange) = (&mut *self.books.prepared, &mut *self.books.exchange);
+        prepared.evict_all(exchange, edit.insert(seen.at));
+        if seen.is_whole() {
+            let out = edit.replace(seen.at, seen.at + seen.length());
+            describe_into(GONE.as_bytes(), out);
+        } else {
+            // What is still to come of it goes as CopyData, over which Postgres passes then (manual, "COPY Operations").
+            let out = edit.replace(seen.at, seen.at + 1);
+            describe_into(GONE.as_bytes(), out);
+            out.push(b'd');
+        }
+        self.books.exchange.refuse();
         Take::Done
     }
 

@@ -55,6 +55,8 @@ enum Sent {
     CopyEnd,
     /// Not sent at all: the client gets this answer once everything before it is answered.
     Answer(Answer),
+    /// In place of a message that pgweir refuses, one that Postgres refuses.
+    Refused,
     /// A message of pgweir's own, whose replies are not for the client.
     Own(Own),
 }
@@ -98,6 +100,8 @@ pub enum Receiver {
     Client,
     /// Nobody but pgweir, which asked for it.
     Pgweir,
+    /// The client, to whom pgweir says why it refuses what it was sent.
+    Refused,
 }
 
 /// The COPY IN that a statement has begun.
@@ -188,6 +192,11 @@ impl Exchange {
     /// Whether every request was answered, inside a transaction or not.
     pub fn is_answered(&self) -> bool {
         self.sent.is_empty() && !self.batch_open && self.copy == Copy::No && !self.lost_count
+    }
+
+    /// Whether the server will say something without being sent anything more.
+    pub fn will_be_answered(&self) -> bool {
+        !self.sent.is_empty() && !self.batch_open && self.copy == Copy::No
     }
 
     /// Whether every request was answered and a transaction block is open.
@@ -303,6 +312,11 @@ impl Exchange {
         }
     }
 
+    /// Notes a message that Postgres will refuse, in place of one that pgweir refuses: the batch fails as any does.
+    pub fn refuse(&mut self) {
+        self.part(Sent::Refused);
+    }
+
     /// The answer that is due to the client now: everything before it is answered. Gives each once.
     pub fn due(&mut self) -> Option<Answer> {
         let Some(Sent::Answer(answer)) = self.sent.front() else {
@@ -358,6 +372,14 @@ impl Exchange {
     /// Whether what the server says now answers a query of pgweir's own.
     pub fn answers_pgweir(&self) -> bool {
         self.sent.front() == Some(&Sent::Own(Own::Query))
+    }
+
+    /// The server ends amid what it runs. If that is a query of pgweir's own, nothing more is owed for it, and what stands behind it
+    /// fails by the same words.
+    pub fn server_ends(&mut self) {
+        if self.answers_pgweir() {
+            self.sent.pop_front();
+        }
     }
 
     /// Whether all that is owed is the ReadyForQuery of one request of the client's, outside a transaction block.
@@ -450,6 +472,8 @@ impl Exchange {
             b'Z' => return self.ready(body),
             b'1' | b'2' | b'3' => self.part_done(tag),
             b'T' | b'n' if self.sent.front() == Some(&Sent::Describe) => self.done(),
+            // It was to be refused.
+            b'T' | b'n' if self.sent.front() == Some(&Sent::Refused) => self.lost_count = true,
             b'C' => {
                 self.drops(body);
                 self.completed();
@@ -578,6 +602,10 @@ impl Exchange {
         self.skipping = match self.sent.front() {
             Some(Sent::Own(Own::Query)) => return Receiver::Pgweir,
             Some(Sent::Query { .. }) => false,
+            Some(Sent::Refused) => {
+                self.skipping = true;
+                return Receiver::Refused;
+            }
             Some(_) => true,
             None => self.batch_open,
         };

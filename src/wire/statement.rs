@@ -8,6 +8,7 @@ use std::ops::{Deref, Range};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
+use super::reply::{Report, SqlState};
 use super::sql::may_have_effects;
 
 /// Begins every name that pgweir gives to a statement on a server.
@@ -25,6 +26,13 @@ static BYTES_OF_ALL: AtomicUsize = AtomicUsize::new(0);
 /// How many bytes all statements that there are take, each counted once however many clients have it.
 pub fn bytes_of_all() -> usize {
     BYTES_OF_ALL.load(Ordering::Relaxed)
+}
+
+/// What a client is told when all together have so many that it gets no more.
+pub fn out_of_memory() -> Report {
+    Report::new(SqlState::OUT_OF_MEMORY, "out of memory")
+        .detail("The prepared statements of all clients together take as much memory as they may.")
+        .hint("Close what is not needed, or raise limits.max_statement_memory.")
 }
 
 /// What clients call their statements.

@@ -67,6 +67,7 @@ pub(super) struct Server {
     canceled: Notify,
     finishes: Notify,
     dies: Notify,
+    terminated: Notify,
     /// What it says although nobody asked.
     unasked: RefCell<Vec<u8>>,
     speaks: Notify,
@@ -108,6 +109,16 @@ impl Server {
     /// Closes its socket although nobody asked.
     pub(super) fn die(&self) {
         self.dies.notify_one();
+    }
+
+    /// Stops the query that it runs.
+    pub(super) fn times_out(&self) {
+        self.canceled.notify_one();
+    }
+
+    /// Ends its session amid the query that it runs, and says so.
+    pub(super) fn is_terminated(&self) {
+        self.terminated.notify_one();
     }
 
     /// Whether it runs a query until it is cancelled.
@@ -259,6 +270,7 @@ impl House {
                     canceled: Notify::new(),
                     finishes: Notify::new(),
                     dies: Notify::new(),
+                    terminated: Notify::new(),
                     unasked: RefCell::default(),
                     speaks: Notify::new(),
                     is_leaving: Cell::new(false),
@@ -333,8 +345,12 @@ impl Server {
                         self.fake.borrow_mut().cancel()
                     }
                     () = self.finishes.notified() => self.fake.borrow_mut().finish(),
+                    () = self.terminated.notified() => self.fake.borrow_mut().die(),
                 };
                 packets.write(&said).await?;
+                if self.fake.borrow().is_dead() {
+                    return Ok(());
+                }
                 if self.fake.borrow().is_idle() {
                     // What comes of a signal from now on comes to the next query.
                     continue 'talk;
