@@ -458,9 +458,17 @@ fn is_query(first: &Word) -> bool {
         || begins.iter().any(|begin| word.eq_ignore_ascii_case(begin))
 }
 
-/// The begin or the end of a transaction.
+/// The begin or the end of a transaction, or of a part of one.
 fn transaction(words: &[Word]) -> Option<Plan> {
     let first = words.first()?;
+    let is_to = |word: &Word| word.is("TO");
+    if first.is("ROLLBACK") && words[1..].iter().any(is_to) {
+        return Some(Plan::Known(Outcome::tagged("ROLLBACK")));
+    }
+    let parts = ["SAVEPOINT", "RELEASE"];
+    if let Some(part) = parts.iter().find(|word| first.is(word)) {
+        return Some(Plan::Known(Outcome::tagged(part)));
+    }
     let begins = first.is("BEGIN")
         || first.is("START") && words.get(1).is_some_and(|word| word.is("TRANSACTION"));
     let ends = [
