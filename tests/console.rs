@@ -215,9 +215,10 @@ const BUFFERS: &str =
 #[test]
 fn every_table_has_pgbouncers_columns_in_both_protocols() {
     let postgres = Postgres::start();
+    postgres.create_role("alice", "secret");
     let pooler = Pooler::serve(&postgres, RIGHTS);
     let mut other = Raw::login(pooler.port(), "alice", "postgres");
-    other.query("select 1").unwrap_or_default();
+    other.query("select 1").unwrap();
     let mut raw = Raw::login(pooler.port(), "postgres", "pgbouncer");
     let sockets = format!("{CONNECTIONS} {BUFFERS}");
     let more = [("SOCKETS", &*sockets), ("ACTIVE_SOCKETS", &*sockets)];
@@ -542,6 +543,9 @@ fn drivers_small_talk_is_answered_and_changes_nothing() {
         ("START TRANSACTION", "BEGIN"),
         ("COMMIT", "COMMIT"),
         ("ROLLBACK", "ROLLBACK"),
+        ("SAVEPOINT x", "SAVEPOINT"),
+        ("ROLLBACK TO SAVEPOINT x", "ROLLBACK"),
+        ("RELEASE x", "RELEASE"),
         ("DISCARD ALL", "DISCARD ALL"),
         ("DEALLOCATE ALL", "DEALLOCATE ALL"),
         ("RESET ALL", "RESET"),
@@ -687,13 +691,18 @@ fn prometheus_pgbouncer_exporter_reads_the_console() {
     let mut alice = Raw::login(pooler.port(), "alice", "postgres");
     alice.query("begin").unwrap();
     let (port, directory) = (free_port(), scratch());
+    let config = directory.path().join("exporter.yml");
     let console = pooler.url("bob", "pgbouncer");
+    let yaml = format!(
+        "exporter_host: 127.0.0.1\nexporter_port: {port}\npgbouncers:\n  - dsn: {console}?sslmode=disable\n"
+    );
+    std::fs::write(&config, yaml).unwrap();
+    let python = Path::new(env!("CARGO_MANIFEST_DIR")).join(".venv/bin/python");
     let mut exporter = Guarded::spawn(
-        Command::new("prometheus-pgbouncer-exporter")
-            .arg(format!(
-                "--pgBouncer.connectionString={console}?sslmode=disable"
-            ))
-            .arg(format!("--web.listen-address=127.0.0.1:{port}")),
+        Command::new(python)
+            .args(["-m", "prometheus_pgbouncer_exporter.cli"])
+            .args(["--log-level", "ERROR", "--config"])
+            .arg(&config),
         "TERM",
         directory.path(),
     );
@@ -707,23 +716,19 @@ fn prometheus_pgbouncer_exporter_reads_the_console() {
     });
     for expected in [
         "pgbouncer_up 1",
-        "pgbouncer_version_info{version=\"PgBouncer 1.25.0 (pgweir ",
         "pgbouncer_pools_client_active_connections{database=\"postgres\",user=\"alice\"} 1",
         "pgbouncer_pools_server_active_connections{database=\"postgres\",user=\"alice\"} 1",
         "pgbouncer_pools_client_waiting_connections{database=\"postgres\",user=\"alice\"} 0",
         "pgbouncer_pools_client_maxwait_seconds{database=\"postgres\",user=\"alice\"} 0",
-        "pgbouncer_stats_queries_pooled_total{database=\"postgres\"}",
-        "pgbouncer_stats_sql_transactions_pooled_total{database=\"postgres\"}",
+        "pgbouncer_stats_queries_total{database=\"postgres\"}",
+        "pgbouncer_stats_transactions_total{database=\"postgres\"}",
         "pgbouncer_stats_received_bytes_total{database=\"postgres\"}",
         "pgbouncer_stats_sent_bytes_total{database=\"postgres\"}",
-        "pgbouncer_stats_queries_duration_seconds_total{database=\"postgres\"}",
-        "pgbouncer_databases_current_connections{",
-        "pgbouncer_databases_pool_size{",
-        "pgbouncer_databases{",
-        "pgbouncer_users ",
-        "pgbouncer_used_clients 2",
-        "pgbouncer_used_servers 1",
-        "pgbouncer_config_max_client_connections ",
+        "pgbouncer_stats_queries_duration_microseconds_total{database=\"postgres\"}",
+        "pgbouncer_stats_waiting_duration_microseconds_total{database=\"postgres\"}",
+        "pgbouncer_databases_database_pool_size{",
+        "pgbouncer_databases_database_current_connections{",
+        "pgbouncer_databases_database_max_connections{",
     ] {
         assert!(
             metrics.contains(expected),
