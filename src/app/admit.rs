@@ -13,7 +13,7 @@ use super::serve::{App, Capped};
 use super::worker::Arrival;
 use super::world::World;
 use crate::client::credentials::Credential;
-use crate::client::directory::{Seat, Who};
+use crate::client::directory::{Listed, Seat, Who};
 use crate::client::end::ClientEnd;
 use crate::client::greet::{GreetError, Greeted, Greeting, Secured, greet};
 use crate::client::login::{LoginError, Method, ask_password, authenticate};
@@ -28,7 +28,7 @@ use crate::pool::errand::Discard;
 use crate::pool::lease::{Called, Lease};
 use crate::pool::pools::{Accepted, Checkout, Pool, Refused, Vouched};
 use crate::server::login::{ServerLogin, Welcome};
-use crate::session::run::{Session, Terms};
+use crate::session::run::{End, Moved, Registrar, Session, Terms};
 use crate::wire::parameters::{OptionsError, Parameters};
 use crate::wire::reply::{
     Message, Report, ServerError, Severity, SqlState, authentication, backend_key_data,
@@ -42,6 +42,12 @@ const LAST_WORDS_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long Postgres may take to say what it thinks of a client's parameters.
 const TAKE_ON_LIMIT: Duration = Duration::from_secs(30);
+
+/// What says where a session belongs.
+const APPLICATION_NAME: &str = "application_name";
+
+/// The startup parameter by which a client names its deployment.
+const DEPLOYMENT: &str = "pgweir.deployment";
 
 /// Databases that are the console's. It is not built yet; nobody may have a database of that name meanwhile.
 const CONSOLE: [&str; 2] = ["pgweir", "pgbouncer"];
@@ -163,12 +169,72 @@ pub async fn attend(app: Arc<App>, thread: ThreadId, arrival: Arrival) {
     let entry = Arc::clone(session.entry());
     let end = session.await;
     app.metrics.session_ended(end.as_str());
+    if let End::Reaped(sentence) = &end {
+        app.reaping.reaped(&entry, sentence, false);
+    }
     if app.logs_disconnections() {
-        let (who, age) = (&entry.who, entry.since.elapsed());
+        let (who, age) = (entry.who(), entry.since.elapsed());
         tracing::info!(
-            id = entry.id(), user = who.user, database = who.database, service = who.service, peer = %entry.peer,
-            reason = end.as_str(), seconds = age.as_secs_f32(), "session ended: {end}"
+            id = entry.id(), user = who.user, database = who.database, service = who.service, deployment = who.deployment,
+            peer = %entry.peer, reason = end.as_str(), seconds = age.as_secs_f32(), "session ended: {end}"
         );
+    }
+}
+
+impl App {
+    /// Finds the service and the deployment of a session that calls itself so. `who`: what is known of it, with the deployment
+    /// that it named in so many words, if it did.
+    fn classify(
+        &self,
+        world: &World,
+        who: Who,
+        application_name: &str,
+        peer: Peer,
+    ) -> (ServiceId, Who) {
+        let named = who.deployment.as_deref().filter(|_| who.named_deployment);
+        let classified = world.classifier.classify(&Facts {
+            user: &who.user,
+            database: &who.database,
+            application_name,
+            address: peer.ip(),
+            certificate: who.certificate.as_deref(),
+            deployment: named,
+        });
+        let limits = world.service_limits(classified.listed);
+        let listed = classified.listed.is_some();
+        let service = self.pools.service(&classified.service, listed, limits);
+        let who = Who {
+            service: classified.service.to_string(),
+            deployment: classified.deployment,
+            ..who
+        };
+        (service, who)
+    }
+}
+
+impl Registrar for App {
+    /// A session is never refused its move, so that Postgres' answer to its SET stays true: it counts at its new service even
+    /// beyond a cap, which then keeps others out.
+    fn renamed(&self, listed: &Listed, application_name: &str) -> Option<Moved> {
+        let (entry, world) = (listed.entry(), self.world());
+        let old = entry.who();
+        let (service, who) = self.classify(&world, (*old).clone(), application_name, entry.peer);
+        if who == *old {
+            return None;
+        }
+        let capped = world.service_clients(&who.service) > 0;
+        let quota = capped.then(|| self.quotas.of(Capped::Service, &who.service));
+        tracing::debug!(
+            id = entry.id(),
+            service = who.service,
+            deployment = who.deployment,
+            "moved"
+        );
+        listed.moves_to(who);
+        Some(Moved {
+            service,
+            seat: quota.and_then(|quota| quota.enter(0)),
+        })
     }
 }
 
@@ -286,22 +352,25 @@ impl Reception<'_> {
             .world
             .database(&startup.database)
             .ok_or_else(|| Denied::NoDatabase(startup.database.clone()))?;
-        let (service, who) = self.classify(startup, *peer, secured);
         let replicates = startup.is_replication();
+        let asked = Parameters::of_startup(startup);
+        let (service, who) = self.classify(startup, asked.as_ref().ok(), *peer, secured);
         let pool = self.pool(startup, database, credential);
         if self.world.passes_through() && !replicates {
             self.vouch(packets, &pool, service).await?;
         }
-        let seats = self.seats(seat, &who, database)?;
+        let (seats, service_seat) = self.seats(seat, &who, database)?;
         if self.world.passes_through() && replicates {
             self.vouch_alone(packets, &pool, service).await?;
         }
         // Postgres reads what a client that replicates asks for, and nobody else.
-        let asked = if replicates {
+        let mut asked = if replicates {
             Parameters::default()
         } else {
-            Parameters::of_startup(startup).map_err(Denied::Options)?
+            asked.map_err(Denied::Options)?
         };
+        // Postgres would take it for a parameter of an extension's.
+        asked.unset(DEPLOYMENT);
         let settings = pool.settings();
         let welcomed = async {
             match settings.mode {
@@ -334,9 +403,10 @@ impl Reception<'_> {
             .await?;
         self.app.metrics.logins.inc();
         if self.world.config.log.connections {
-            let who = &listed.entry().who;
+            let who = listed.entry().who();
             tracing::info!(
-                id = listed.entry().id(), user = who.user, database = who.database, service = who.service, %peer,
+                id = listed.entry().id(), user = who.user, database = who.database, service = who.service,
+                deployment = who.deployment, %peer,
                 tls = secured.map(|secured| secured.version), resumed = secured.map(|secured| secured.resumed), "login"
             );
         }
@@ -348,6 +418,8 @@ impl Reception<'_> {
             mode: settings.mode,
             listed,
             seats,
+            service_seat,
+            registrar: Arc::clone(self.app) as Arc<dyn Registrar>,
             startup: Arc::clone(&accepted.parameters),
             // In session mode the server connection is the client's own, and so are the names on it.
             prepared: if settings.mode == Mode::Session {
@@ -419,31 +491,23 @@ impl Reception<'_> {
     fn classify(
         &self,
         startup: &Startup,
+        asked: Option<&Parameters>,
         peer: Peer,
         secured: Option<&Secured>,
     ) -> (ServiceId, Who) {
         let subject = secured.and_then(|secured| secured.subject.as_ref());
-        let classified = self.world.classifier.classify(&Facts {
-            user: &startup.user,
-            database: &startup.database,
-            application_name: startup.parameter("application_name").unwrap_or_default(),
-            address: peer.ip(),
-            certificate: subject.and_then(|subject| subject.common_name.as_deref()),
-        });
-        let limits = self.world.service_limits(classified.listed);
-        let service =
-            self.app
-                .pools
-                .service(&classified.service, classified.listed.is_some(), limits);
-        let (user, database) = (startup.user.clone(), startup.database.clone());
-        (
-            service,
-            Who {
-                user,
-                database,
-                service: classified.service.to_string(),
-            },
-        )
+        let said = |name| asked.and_then(|asked| asked.value(name));
+        let deployment = said(DEPLOYMENT).filter(|name| !name.is_empty());
+        let who = Who {
+            user: startup.user.clone(),
+            database: startup.database.clone(),
+            named_deployment: deployment.is_some(),
+            deployment: deployment.map(str::to_owned),
+            certificate: subject.and_then(|subject| subject.common_name.clone()),
+            ..Who::default()
+        };
+        let name = said(APPLICATION_NAME).unwrap_or_default();
+        self.app.classify(&self.world, who, name, peer)
     }
 
     fn pool(&self, startup: &Startup, database: &Database, credential: &Credential) -> Arc<Pool> {
@@ -467,9 +531,14 @@ impl Reception<'_> {
         pool
     }
 
-    fn seats(&self, first: Seat, who: &Who, database: &Database) -> Result<Box<[Seat]>, Denied> {
+    /// Its seats under the caps on clients, the one under its service's cap apart.
+    fn seats(
+        &self,
+        first: Seat,
+        who: &Who,
+        database: &Database,
+    ) -> Result<(Box<[Seat]>, Option<Seat>), Denied> {
         let Config { limits, users, .. } = &self.world.config;
-        let service = self.world.service_clients(&who.service);
         let user = users
             .get(&who.user)
             .and_then(|user| user.max_clients)
@@ -477,34 +546,35 @@ impl Reception<'_> {
         let database = database
             .max_clients
             .unwrap_or(limits.max_clients_per_database);
-        let quotas = &self.app.quotas;
-        let mut seats = vec![first];
-        for (kind, name, cap, limit) in [
-            (Capped::User, &who.user, user, "max_clients_per_user"),
-            (
-                Capped::Database,
-                &who.database,
-                database,
-                "max_clients_per_database",
-            ),
-            (
-                Capped::Service,
-                &who.service,
-                service,
-                "max_clients of the service",
-            ),
-        ] {
-            // Without a cap nobody needs the count.
-            if cap > 0 {
-                seats.push(
-                    quotas
-                        .of(kind, name)
-                        .enter(cap)
-                        .ok_or(Denied::Full(limit))?,
-                );
-            }
-        }
-        Ok(seats.into())
+        // Without a cap nobody needs the count.
+        let enter = |kind, name: &str, cap, limit| match cap {
+            0 => Ok(None),
+            cap => self
+                .app
+                .quotas
+                .of(kind, name)
+                .enter(cap)
+                .map(Some)
+                .ok_or(Denied::Full(limit)),
+        };
+        let user = enter(Capped::User, &who.user, user, "max_clients_per_user")?;
+        let database = enter(
+            Capped::Database,
+            &who.database,
+            database,
+            "max_clients_per_database",
+        )?;
+        let service = enter(
+            Capped::Service,
+            &who.service,
+            self.world.service_clients(&who.service),
+            "max_clients of the service",
+        )?;
+        let seats = [Some(first), user, database]
+            .into_iter()
+            .flatten()
+            .collect();
+        Ok((seats, service))
     }
 
     /// What Postgres tells whom it lets in. The first client of a pool has a server connection opened for it.
@@ -688,8 +758,8 @@ pub(super) fn give_back(mut lease: Lease) {
 
 /// Who gives no application_name has none, and not what pgweir calls itself.
 fn with_application_name(mut asked: Parameters) -> Parameters {
-    if asked.value("application_name").is_none() {
-        asked.set("application_name", "");
+    if asked.value(APPLICATION_NAME).is_none() {
+        asked.set(APPLICATION_NAME, "");
     }
     asked
 }

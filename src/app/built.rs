@@ -5,14 +5,13 @@ use crate::config::change::between;
 use crate::config::checked::{AuthMethod, Config};
 
 /// Settings by the beginning of their dotted names. Each goes from this list in the change that puts it in force.
-const NOT_IN_FORCE: [&str; 8] = [
+const NOT_IN_FORCE: [&str; 7] = [
     "auth.admins",
     "auth.hba_file",
     "budget.check_every",
     "alerts.",
     "auth.stats",
     "incidents.",
-    "pressure.",
     "log.pooler_errors",
 ];
 
@@ -31,8 +30,7 @@ fn is_in_force(name: &str) -> bool {
     let begins = |prefix: &&str| name.starts_with(prefix);
     let of_a_name = name.starts_with("services.");
     let ends = |suffix: &&str| name.ends_with(suffix);
-    let late =
-        of_a_name && (NOT_IN_FORCE_BY_NAME.iter().any(ends) || name.contains(".deployments."));
+    let late = of_a_name && NOT_IN_FORCE_BY_NAME.iter().any(ends);
     !late && !NOT_IN_FORCE.iter().any(begins)
 }
 
@@ -87,14 +85,7 @@ mod tests {
         );
         let mut named = without_effect(&given);
         named.sort();
-        assert_eq!(
-            named,
-            [
-                "pressure.min_headroom",
-                "services.site.alert_servers",
-                "services.site.deployments.dry_run",
-            ]
-        );
+        assert_eq!(named, ["services.site.alert_servers",]);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! HTTP: metrics and health. Reachable until the very end.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
@@ -58,6 +59,7 @@ fn readings(app: &App) -> Vec<MetricFamily> {
     let mut families = Vec::from(clients(app));
     families.extend(servers(app));
     families.extend(traffic(app));
+    families.push(reaped(app));
     families
 }
 
@@ -67,8 +69,14 @@ fn clients(app: &App) -> [MetricFamily; 2] {
         "Clients that are logged in.",
         &["database", "user", "service"],
     );
+    // Sessions that differ in nothing that is shown are one series.
+    let mut counts = BTreeMap::new();
     for (who, count) in app.directory.count() {
-        sessions.add(&[&who.database, &who.user, &who.service], count);
+        let of = [who.database.clone(), who.user.clone(), who.service.clone()];
+        *counts.entry(of).or_default() += count;
+    }
+    for ([database, user, service], count) in &counts {
+        sessions.add(&[database, user, service], *count);
     }
     let mut sockets = Reading::gauge(
         "pgweir_client_sockets",
@@ -77,6 +85,18 @@ fn clients(app: &App) -> [MetricFamily; 2] {
     );
     sockets.add(&[], u64::from(app.clients.taken()));
     [sessions.done(), sockets.done()]
+}
+
+fn reaped(app: &App) -> MetricFamily {
+    let mut reaped = Reading::counter(
+        "pgweir_sessions_reaped_total",
+        "Sessions that were closed because their deployment is superseded or others needed what they held.",
+        &["service", "reason"],
+    );
+    for ((service, reason), count) in app.reaping.counts() {
+        reaped.add(&[&service, reason.as_str()], count);
+    }
+    reaped.done()
 }
 
 fn servers(app: &App) -> [MetricFamily; 3] {

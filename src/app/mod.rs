@@ -6,6 +6,7 @@ pub mod demo;
 pub mod http;
 pub mod log;
 pub mod look_up;
+pub mod reap;
 pub mod serve;
 pub mod worker;
 pub mod world;

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::http;
 use super::look_up::LookUps;
+use super::reap::Reaping;
 use super::worker::{self, Dealer, FrontDoor, Inbox};
 use super::world::{Source, SourceError, World};
 use crate::client::credentials::Credentials;
@@ -110,6 +111,8 @@ pub struct App {
     pub quotas: Quotas,
     /// Users who are listed nowhere.
     pub look_ups: LookUps,
+    /// Deployments, and what they have left behind.
+    pub reaping: Reaping,
     /// Every series.
     pub metrics: Metrics,
 }
@@ -243,6 +246,7 @@ pub fn serve(source: Source, drain_limit: Duration) -> Result<(), StartError> {
         clients: Arc::default(),
         quotas: Quotas::default(),
         look_ups: LookUps::default(),
+        reaping: Reaping::default(),
         metrics: Metrics::default(),
     });
     // Held until the drain is over: a data thread ends, and its sessions with it, when nobody can send it clients any more.
@@ -424,7 +428,10 @@ async fn keep_time(app: Arc<App>, end: CancellationToken) {
                 app.directory.set_clock(start.elapsed());
                 app.pools.tick();
             }
-            _ = hurry.tick() => app.hurry(),
+            _ = hurry.tick() => {
+                app.hurry();
+                app.reap();
+            }
             _ = sweep.tick() => app.sweep(),
             () = end.cancelled() => return,
         }

@@ -7,12 +7,14 @@ use std::task::Waker;
 use std::time::Duration;
 
 use dashmap::DashMap;
+use parking_lot::RwLock;
 use subtle::ConstantTimeEq;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::patience::{Activity, Doing, Due, Overdue, Patience};
 use crate::net::listen::Peer;
+use crate::policy::reaper::Sentence;
 use crate::wire::startup::CancelKey;
 
 /// What a session is asked from outside, as bits: several may be asked before it looks.
@@ -32,7 +34,7 @@ pub enum Ask {
 }
 
 /// Whose a session is. Shared by all sessions that agree in it.
-#[derive(Debug, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Who {
     /// As the client named itself.
     pub user: String,
@@ -40,6 +42,12 @@ pub struct Who {
     pub database: String,
     /// The application that it belongs to.
     pub service: String,
+    /// The rollout of it that it belongs to, if that is known.
+    pub deployment: Option<String>,
+    /// It named its deployment at startup: that stays, whatever it calls itself later.
+    pub named_deployment: bool,
+    /// The common name of its certificate.
+    pub certificate: Option<String>,
 }
 
 /// One session, as others see it.
@@ -64,7 +72,9 @@ pub struct Entry {
     /// Where it came from.
     pub peer: Peer,
     /// Whose it is.
-    pub who: Arc<Who>,
+    who: RwLock<Arc<Who>>,
+    /// Since when it is theirs, by the directory's clock.
+    joined: AtomicU64,
     /// When it was logged in.
     pub since: Instant,
 }
@@ -73,6 +83,16 @@ impl Entry {
     /// The key with which its client may cancel.
     pub fn key(&self) -> (u32, &[u8]) {
         (self.pid, &self.secret)
+    }
+
+    /// Whose it is. It may become another's when its client gives itself another name.
+    pub fn who(&self) -> Arc<Who> {
+        Arc::clone(&self.who.read())
+    }
+
+    /// Since when it is theirs, by the directory's clock.
+    pub fn joined(&self) -> u64 {
+        self.joined.load(Ordering::Relaxed)
     }
 
     /// Its number.
@@ -159,6 +179,8 @@ pub struct Directory {
     of_servers: DashMap<u32, Vec<Arc<Entry>>>,
     /// Who waits for a cancel to be passed on, by the session's number.
     cancelers: DashMap<u32, Vec<oneshot::Sender<()>>>,
+    /// Why sessions are to leave that were asked to, likewise.
+    sentences: DashMap<u32, Arc<Sentence>>,
     next: AtomicU32,
     whos: DashMap<Arc<Who>, ()>,
 }
@@ -180,6 +202,21 @@ impl Listed {
     pub fn cancelers(&self) -> Vec<oneshot::Sender<()>> {
         let cancelers = self.directory.cancelers.remove(&self.entry.id);
         cancelers.map_or_else(Vec::new, |(_, cancelers)| cancelers)
+    }
+
+    /// Why the session is to leave, if it was asked to. Whoever asks takes it.
+    pub fn sentence(&self) -> Option<Arc<Sentence>> {
+        let (_, sentence) = self.directory.sentences.remove(&self.entry.id)?;
+        Some(sentence)
+    }
+
+    /// The session is this one's from now on. Only the session's own task may call this.
+    pub fn moves_to(&self, who: Who) {
+        let who = self.directory.intern(who);
+        *self.entry.who.write() = who;
+        self.entry
+            .joined
+            .store(self.directory.now(), Ordering::Relaxed);
     }
 
     /// Notes what the session does from now on. Only the session's own task may call this.
@@ -226,6 +263,7 @@ impl Drop for Listed {
         let Entry { id, pid, .. } = *self.entry;
         self.directory.sessions.remove(&id);
         self.directory.cancelers.remove(&id);
+        self.directory.sentences.remove(&id);
         if self.entry.has_pid_of_server() {
             let of_servers = &self.directory.of_servers;
             if let Some(mut others) = of_servers.get_mut(&pid) {
@@ -285,7 +323,8 @@ impl Directory {
                 late: AtomicU64::new(0),
                 deaf: AtomicBool::new(false),
                 peer,
-                who: Arc::clone(&who),
+                who: RwLock::new(Arc::clone(&who)),
+                joined: AtomicU64::new(self.now()),
                 since: Instant::now(),
             });
             place.insert(Arc::clone(&entry));
@@ -359,12 +398,26 @@ impl Directory {
             if least.exceeded(doing, transaction, now).is_none() {
                 continue;
             }
-            let patience = known
-                .entry(Arc::as_ptr(&entry.who))
-                .or_insert_with(|| of(&entry.who));
+            let who = entry.who();
+            let patience = known.entry(Arc::as_ptr(&who)).or_insert_with(|| of(&who));
             if let Some(due) = patience.exceeded(doing, transaction, now) {
                 entry.is_due(due, doing, transaction);
             }
+        }
+    }
+
+    /// Shows every session, in no order.
+    pub fn for_each(&self, mut show: impl FnMut(&Arc<Entry>)) {
+        self.sessions.iter().for_each(|entry| show(&entry));
+    }
+
+    /// Asks a session to leave, if it still does what it was seen to do.
+    pub fn condemn(&self, entry: &Entry, doing: Doing, sentence: Sentence) {
+        self.sentences.insert(entry.id, Arc::new(sentence));
+        entry.is_due(Due::Reap, doing, None);
+        if !self.sessions.contains_key(&entry.id) {
+            // It has ended meanwhile, and looks no more.
+            self.sentences.remove(&entry.id);
         }
     }
 
@@ -377,7 +430,7 @@ impl Directory {
     pub fn count(&self) -> HashMap<Arc<Who>, u64> {
         let mut counts = HashMap::new();
         for entry in &self.sessions {
-            *counts.entry(Arc::clone(&entry.who)).or_default() += 1;
+            *counts.entry(entry.who()).or_default() += 1;
         }
         counts
     }
@@ -433,12 +486,14 @@ impl Drop for Seat {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::reaper::Reason;
 
     fn who() -> Who {
         Who {
             user: "ann".into(),
             database: "site".into(),
             service: "site".into(),
+            ..Who::default()
         }
     }
 
@@ -584,6 +639,54 @@ mod tests {
         listed.does(Activity::Idle);
         assert_eq!((entry.due(), entry.transaction()), (None, None));
         assert!(!hurry_at(5));
+    }
+
+    #[test]
+    fn a_sentence_holds_only_for_who_does_the_same_still() {
+        let directory = Arc::new(Directory::default());
+        let listed = directory.list(Peer::Unix(None), who(), 4);
+        let entry = listed.entry();
+        let sentence = || Sentence {
+            reason: Reason::Stale,
+            service: "site".into(),
+            deployment: None,
+            by: None,
+            since: None,
+            rested: Duration::ZERO,
+        };
+        directory.set_clock(Duration::from_secs(1));
+        let seen = entry.doing();
+        directory.condemn(entry, seen, sentence());
+        assert_eq!(entry.due(), Some(Due::Reap));
+        listed.does(Activity::Active);
+        assert_eq!(entry.due(), None);
+        directory.set_clock(Duration::from_secs(2));
+        listed.does(Activity::Idle);
+        assert_eq!(entry.due(), None);
+        directory.condemn(entry, entry.doing(), sentence());
+        assert_eq!(entry.due(), Some(Due::Reap));
+        assert!(listed.sentence().is_some() && listed.sentence().is_none());
+        directory.condemn(entry, entry.doing(), sentence());
+        drop(listed);
+        assert!(directory.sentences.is_empty());
+    }
+
+    #[test]
+    fn whose_a_session_is_may_change() {
+        let directory = Arc::new(Directory::default());
+        let listed = directory.list(Peer::Unix(None), who(), 4);
+        directory.set_clock(Duration::from_secs(3));
+        let bot = Who {
+            service: "bot".into(),
+            ..who()
+        };
+        listed.moves_to(bot.clone());
+        assert_eq!(
+            (&*listed.entry().who(), listed.entry().joined()),
+            (&bot, 3000)
+        );
+        directory.forget_unused();
+        assert_eq!(directory.whos.len(), 1, "nobody is the old one's any more");
     }
 
     #[test]

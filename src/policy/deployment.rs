@@ -94,7 +94,8 @@ impl Deployment {
         matches!(self.standing, Standing::Current(_))
     }
 
-    fn superseded(&self) -> Option<&Superseded> {
+    /// How it was superseded, if it was.
+    pub fn superseded(&self) -> Option<&Superseded> {
         match &self.standing {
             Standing::Superseded(superseded) => Some(superseded),
             Standing::New | Standing::Current(_) => None,
@@ -134,7 +135,7 @@ impl Count {
         self.sessions += 1;
         if now.saturating_sub(joined) >= millis(measure.promote_after) {
             self.lived += 1;
-            self.returned += u32::from(measure.superseded.is_some_and(|since| joined > since));
+            self.returned += u32::from(measure.superseded.is_some_and(|since| joined >= since));
         }
     }
 

@@ -123,7 +123,9 @@ impl Seen<'_> {
 
 /// Others wait for server connections, or Postgres has too few left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pressure {
+pub struct Pressure<'a> {
+    /// Only within this service, whose own cap is the obstacle.
+    pub service: Option<&'a str>,
     /// How many connections are wanted.
     pub wanted: u32,
     /// Whoever is idle inside a transaction for this long is closed; zero = nobody but the superseded.
@@ -163,7 +165,7 @@ impl Reaper {
     pub fn choose<'a>(
         &mut self,
         now: u64,
-        pressure: Option<Pressure>,
+        pressures: &[Pressure<'_>],
         seen: &[Seen<'_>],
         rules: impl Fn(&str) -> &'a Deployments,
     ) -> Vec<Choice> {
@@ -172,8 +174,8 @@ impl Reaper {
             .enumerate()
             .filter_map(|(at, seen)| Some((at, is_due(now, seen, rules(seen.service))?)))
             .collect();
-        if let Some(pressure) = pressure {
-            due.extend(self.under(now, pressure, seen, &due, &rules));
+        for pressure in pressures {
+            due.extend(self.under(now, *pressure, seen, &due, &rules));
         }
         due.sort_by_key(|(at, _)| (seen[*at].rest == Rest::Idle, seen[*at].since, seen[*at].id));
         let choices = due
@@ -188,12 +190,15 @@ impl Reaper {
     fn under<'a>(
         &self,
         now: u64,
-        pressure: Pressure,
+        pressure: Pressure<'_>,
         seen: &[Seen<'_>],
         due: &[(usize, Reason)],
         rules: &impl Fn(&str) -> &'a Deployments,
     ) -> Vec<(usize, Reason)> {
-        let helps = due.iter().filter(|(at, _)| seen[*at].rest != Rest::Idle);
+        let concerns = |seen: &Seen<'_>| pressure.service.is_none_or(|name| name == seen.service);
+        let helps = due
+            .iter()
+            .filter(|(at, _)| seen[*at].rest != Rest::Idle && concerns(&seen[*at]));
         let wanted = (pressure.wanted as usize).saturating_sub(helps.count());
         for reason in [
             Reason::PressureStale,
@@ -206,6 +211,7 @@ impl Reaper {
                 .filter(|(at, seen)| {
                     !self.told.contains(&seen.id) && due.iter().all(|(other, _)| other != at)
                 })
+                .filter(|(_, seen)| concerns(seen))
                 .filter(|(_, seen)| presses(now, reason, pressure, seen, rules(seen.service)))
                 .map(|(at, _)| (at, reason))
                 .collect();
@@ -335,7 +341,8 @@ fn presses(
                     .is_some_and(|patience| rested(patience.min(PRESSED_TRANSACTION)))
         }
         (Reason::PressureIdleTransaction, Rest::InTransaction) => {
-            limit(pressure.idle_transaction).is_some_and(rested)
+            // A service that is full has its own cap to blame, and idle_transaction to set.
+            pressure.service.is_none() && limit(pressure.idle_transaction).is_some_and(rested)
         }
         _ => false,
     }

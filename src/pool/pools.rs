@@ -448,6 +448,34 @@ impl Pools {
         view(&self.state.lock().book)
     }
 
+    /// How many sessions wait for nothing but the budget, in pools whose first one has waited for so long.
+    pub fn starved(&self, waiters_for: Duration) -> u32 {
+        let now = self.now();
+        let state = self.state.lock();
+        let starved = state.pools.iter().flatten().filter_map(|pool| {
+            let view = state.book.pool(pool.id)?;
+            let host = state.book.host(pool.place.host);
+            let spent = host.cap.is_some_and(|cap| host.tally.total() >= cap);
+            let long = now.saturating_sub(view.waiting_since?) >= waiters_for;
+            (spent && long).then_some(view.waiters)
+        });
+        starved.sum()
+    }
+
+    /// Services that have all the server connections that they may have, while sessions of theirs wait; and how many do.
+    pub fn full_services(&self) -> Vec<(String, u32)> {
+        let state = self.state.lock();
+        let full = state.names.services.iter().filter_map(|(name, (id, _))| {
+            let waiters = state.book.service_waiters(*id);
+            let view = state.book.service(*id);
+            let full = view
+                .cap
+                .is_some_and(|cap| cap > 0 && view.tally.total() >= cap);
+            (waiters > 0 && full).then(|| (name.clone(), waiters))
+        });
+        full.collect()
+    }
+
     /// Looks after time: deadlines, idle and old connections, back-off, connections that died. Called several times a second.
     pub fn tick(&self) {
         self.update(|state, now| {

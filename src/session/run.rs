@@ -1,6 +1,7 @@
 //! A session: idle without a buffer, waiting in a pool's queue, or leased to a server connection. One future for its life.
 
 use std::cell::RefCell;
+use std::fmt;
 use std::future::Future;
 use std::mem;
 use std::pin::Pin;
@@ -17,12 +18,13 @@ use crate::client::statements::TooMany;
 use crate::config::checked::Mode;
 use crate::net::end::EndError;
 use crate::net::stream::Stream;
+use crate::policy::reaper::Sentence;
 use crate::pool::book::{ServiceId, ThreadId};
 use crate::pool::errand::Discard;
 use crate::pool::lease::{Called, Lease, Ticket};
 use crate::pool::pools::{Checkout, Pool, Refused};
 use crate::server::end::{ServerEnd, Settled};
-use crate::server::state::Touched;
+use crate::server::state::{Answer, Touched};
 use crate::wire::WireError;
 use crate::wire::exchange::Exchange;
 use crate::wire::parameters::Parameters;
@@ -34,6 +36,9 @@ const SCRATCH: usize = 64 * 1024;
 /// Bytes that are read of an idle client's request. If no server connection is free they are kept until one is, so this
 /// bounds what a waiting client costs.
 const REQUEST: usize = 4 * 1024;
+
+/// What says where a session belongs.
+const NAME: &str = "application_name";
 
 /// What a client that waits is told after `query_wait_notify`: PgBouncer's words.
 const QUEUED: &str = "No server connection available in postgres backend, client being queued";
@@ -79,6 +84,9 @@ pub enum End {
     /// It has done the same for too long.
     #[error("{}", overdue_text(*.0))]
     Overdue(Overdue),
+    /// Its deployment is superseded, or others need what it holds.
+    #[error("{0}")]
+    Reaped(Arc<Sentence>),
 }
 
 impl End {
@@ -105,6 +113,7 @@ impl End {
             Self::Overdue(Overdue::IdleTransaction) => "idle_transaction",
             Self::Overdue(Overdue::Transaction) => "transaction",
             Self::Overdue(Overdue::Query) => "query",
+            Self::Reaped(sentence) => sentence.reason.as_str(),
         }
     }
 
@@ -142,6 +151,11 @@ impl End {
                 "terminating connection due to administrator command",
             ),
             Self::Overdue(overdue) => overdue_report(*overdue),
+            Self::Reaped(sentence) => Report::new(
+                SqlState::ADMIN_SHUTDOWN,
+                format!("terminating connection: {sentence}"),
+            )
+            .detail(sentence.explanation()),
         };
         Some(report.error(Severity::Fatal))
     }
@@ -207,12 +221,31 @@ pub struct Terms {
     pub mode: Mode,
     /// Its place in the directory.
     pub listed: Listed,
-    /// Its seats under the caps on clients.
+    /// Its seats under the caps on clients, but for its service's.
     pub seats: Box<[Seat]>,
+    /// Its seat under its service's cap, if there is one.
+    pub service_seat: Option<Seat>,
+    /// Who says where it belongs when its client gives itself another name.
+    pub registrar: Arc<dyn Registrar>,
     /// What the client asked for at startup.
     pub startup: Arc<Parameters>,
     /// How many prepared statements a server connection keeps; 0 = names are left to the client.
     pub prepared: usize,
+}
+
+/// Says where a session belongs whose client has given itself another name.
+pub trait Registrar: fmt::Debug + Send + Sync {
+    /// Moves it there, for everybody to see. `None`: it stays where it is.
+    fn renamed(&self, listed: &Listed, application_name: &str) -> Option<Moved>;
+}
+
+/// Where a session is moved to.
+#[derive(Debug)]
+pub struct Moved {
+    /// The service with which it asks from now on.
+    pub service: ServiceId,
+    /// Its seat there, if the service has a cap on clients.
+    pub seat: Option<Seat>,
 }
 
 /// A logged-in client. Resolves to why it ended; by then the client was told.
@@ -506,15 +539,21 @@ impl Session {
 
     /// A reset goes back to what the server connection began with, but its client's session began with what it asked for. `true`:
     /// that is on its way.
-    fn restore(&self, cx: &mut Context<'_>, lease: &mut Lease) -> bool {
+    fn restore(&mut self, cx: &mut Context<'_>, lease: &mut Lease) -> bool {
         let end = &mut lease.connection().end;
         let Some(touched) = end.touched() else {
             return false;
         };
-        let startup = &self.terms.startup;
+        let startup = Arc::clone(&self.terms.startup);
+        if touched.resets(NAME) {
+            self.renamed(startup.value(NAME).unwrap_or_default());
+        } else if let Some((_, name)) = touched.reported.iter().find(|(known, _)| **known == *NAME)
+        {
+            self.renamed(name);
+        }
         let left = startup.iter().filter(|(name, _)| !touched.resets(name));
         end.state_mut().set_parameters(&Arc::new(left.collect()));
-        let Some(change) = end.change_to(startup) else {
+        let Some(change) = end.change_to(&startup) else {
             return false;
         };
         // If the connection is gone, reading from it will say why.
@@ -524,12 +563,38 @@ impl Session {
 
     /// Finds out what the client did to its session, if anything, so that it follows the client. `true`: Postgres is being asked.
     fn learn(&mut self, cx: &mut Context<'_>, lease: &mut Lease) -> bool {
-        let connection = lease.connection();
-        let (end, base) = (&mut connection.end, &connection.welcome.parameters);
+        let end = &mut lease.connection().end;
         let answer = end.state_mut().answer();
         if !end.state().is_touched() && answer.is_none() {
             return false;
         }
+        let before = Arc::clone(&self.parameters);
+        let asks = self.learn_from(cx, lease, answer.as_deref());
+        let now = Arc::clone(&self.parameters);
+        if now.value(NAME) != before.value(NAME) {
+            self.renamed(now.value(NAME).unwrap_or_default());
+        }
+        asks
+    }
+
+    /// Its client calls itself by this name: it may belong to another service or deployment from now on.
+    fn renamed(&mut self, application_name: &str) {
+        let Terms {
+            registrar, listed, ..
+        } = &self.terms;
+        if let Some(Moved { service, seat }) = registrar.renamed(listed, application_name) {
+            (self.terms.service, self.terms.service_seat) = (service, seat);
+        }
+    }
+
+    fn learn_from(
+        &mut self,
+        cx: &mut Context<'_>,
+        lease: &mut Lease,
+        answer: Option<&Answer>,
+    ) -> bool {
+        let connection = lease.connection();
+        let (end, base) = (&mut connection.end, &connection.welcome.parameters);
         let given = Arc::clone(end.state().parameters());
         let mut ground = Ground {
             base,
@@ -537,7 +602,7 @@ impl Session {
             given: &given,
         };
         let answered;
-        if let (Some(answer), Some(touched)) = (&answer, self.asked.take()) {
+        if let (Some(answer), Some(touched)) = (answer, self.asked.take()) {
             answered = ground.answered(&touched, answer);
             self.parameters = self.settle_on(end, answered.clone());
             ground.given = &answered;
@@ -585,7 +650,12 @@ impl Session {
         match due {
             Some(Due::End(overdue)) => return Some(End::Overdue(overdue)),
             Some(Due::Notice) => self.tell_that_it_waits(cx),
-            None => {}
+            Some(Due::Reap) if self.may_be_reaped() => {
+                if let Some(sentence) = self.terms.listed.sentence() {
+                    return Some(End::Reaped(sentence));
+                }
+            }
+            Some(Due::Reap) | None => {}
         }
         if self.entry().asked(Ask::Look)
             && matches!(self.phase, Phase::Waiting(..))
@@ -604,6 +674,13 @@ impl Session {
         // A stream ends nowhere in particular; who replicates comes back for the rest.
         let settled = end.settled().is_some() || end.exchange().is_streaming();
         (drain && settled && self.client.is_flushed()).then_some(End::Drained)
+    }
+
+    /// Whether nothing is under way: neither a transaction nor the client's next message.
+    fn may_be_reaped(&self) -> bool {
+        matches!(self.phase, Phase::Idle | Phase::Leased(_))
+            && !self.client.is_held()
+            && !self.client.stream().is_readable()
     }
 
     fn tell_that_it_waits(&mut self, cx: &mut Context<'_>) {
@@ -724,7 +801,7 @@ fn note(listed: &Listed, exchange: &Exchange, goes_on: bool) {
     let activity = if exchange.is_streaming() {
         Activity::Streaming
     } else if exchange.is_settled() {
-        Activity::Idle
+        Activity::Holding
     } else if exchange.is_in_transaction() {
         Activity::InTransaction
     } else {

@@ -36,11 +36,11 @@ fn living(id: u32, rest: Rest, since: u64) -> Seen<'static> {
 
 fn chosen(
     now: u64,
-    pressure: Option<Pressure>,
+    pressure: Option<Pressure<'_>>,
     seen: &[Seen<'_>],
     rules: &Deployments,
 ) -> Vec<(u32, Reason)> {
-    let choices = Reaper::default().choose(now, pressure, seen, |_| rules);
+    let choices = Reaper::default().choose(now, pressure.as_slice(), seen, |_| rules);
     let chosen = choices.iter().filter(|choice| !choice.dry_run);
     chosen
         .map(|choice| (seen[choice.at].id, choice.reason))
@@ -93,6 +93,7 @@ fn zero_means_never() {
         superseded(2, Rest::InTransaction, 0),
     ];
     let pressure = Some(Pressure {
+        service: None,
         wanted: 9,
         idle_transaction: Duration::ZERO,
     });
@@ -123,7 +124,7 @@ fn no_more_are_closed_than_the_rate_allows() {
     let mut closed = vec![];
     for look in 0..40 {
         let now = 10 * MINUTE + look * 250;
-        let choices = reaper.choose(now, None, &seen, |_| &rules);
+        let choices = reaper.choose(now, &[], &seen, |_| &rules);
         closed.push(choices.len());
         let gone: Vec<_> = choices.iter().map(|choice| seen[choice.at].id).collect();
         seen.retain(|seen| !gone.contains(&seen.id));
@@ -139,14 +140,14 @@ fn dry_run_says_it_once() {
     let rules = rules("dry_run = true");
     let seen = [superseded(1, Rest::Idle, 0)];
     let mut reaper = Reaper::default();
-    let choices = reaper.choose(10 * MINUTE, None, &seen, |_| &rules);
+    let choices = reaper.choose(10 * MINUTE, &[], &seen, |_| &rules);
     assert_eq!(choices.len(), 1);
     assert!(choices[0].dry_run);
     let busy = [superseded(1, Rest::Busy, 0)];
     for seen in [&seen, &busy, &seen] {
-        assert_eq!(reaper.choose(20 * MINUTE, None, seen, |_| &rules), []);
+        assert_eq!(reaper.choose(20 * MINUTE, &[], seen, |_| &rules), []);
     }
-    assert_eq!(reaper.choose(20 * MINUTE, None, &[], |_| &rules), []);
+    assert_eq!(reaper.choose(20 * MINUTE, &[], &[], |_| &rules), []);
     assert!(reaper.told.is_empty(), "who has gone is forgotten");
 }
 
@@ -155,6 +156,7 @@ fn under_pressure_the_mildest_step_that_helps_is_taken() {
     let rules = rules("");
     let pressure = |wanted| {
         Some(Pressure {
+            service: None,
             wanted,
             idle_transaction: Duration::from_secs(30),
         })
@@ -193,8 +195,33 @@ fn under_pressure_the_mildest_step_that_helps_is_taken() {
         },
     ];
     let of = |service: &str| if service == "site" { &dry } else { &rules };
-    assert!(reaper.choose(now, pressure(1), &all, of)[0].dry_run);
-    assert_eq!(reaper.choose(now, pressure(1), &all, of)[0].at, 1);
+    assert!(reaper.choose(now, pressure(1).as_slice(), &all, of)[0].dry_run);
+    assert_eq!(
+        reaper.choose(now, pressure(1).as_slice(), &all, of)[0].at,
+        1
+    );
+}
+
+#[test]
+fn a_full_service_closes_its_own_leftovers_only() {
+    let rules = rules("");
+    let full = Pressure {
+        service: Some("site"),
+        wanted: 5,
+        idle_transaction: Duration::from_secs(30),
+    };
+    let all = [
+        superseded(1, Rest::Holding, 0),
+        Seen {
+            service: "bot",
+            ..superseded(2, Rest::Holding, 0)
+        },
+        living(3, Rest::InTransaction, 0),
+        living(4, Rest::Holding, 0),
+    ];
+    let look = |seen: &[Seen<'_>]| chosen(MINUTE, Some(full), seen, &rules);
+    assert_eq!(look(&all), [(1, Reason::PressureStale)]);
+    assert_eq!(look(&all[1..]), []);
 }
 
 #[test]
@@ -284,7 +311,7 @@ proptest! {
         wanted in prop::option::of(0..3_u32),
     ) {
         let rules = rules("promote_after = \"30s\"\nstale_grace = \"2m\"\nstale_idle = \"10s\"");
-        let pressure = wanted.map(|wanted| Pressure { wanted, idle_transaction: Duration::from_secs(30) });
+        let pressure = wanted.map(|wanted| Pressure { service: None, wanted, idle_transaction: Duration::from_secs(30) });
         let (mut life, mut reaper) = (Life::new(0), Reaper::default());
         let (mut now, mut next, mut sessions) = (MINUTE, 0, Vec::<Session>::new());
         for event in events {
@@ -322,7 +349,7 @@ proptest! {
                     rest: session.rest,
                     since: session.since,
                 }).collect();
-                let choices = reaper.choose(now, pressure, &seen, |_| &rules);
+                let choices = reaper.choose(now, pressure.as_slice(), &seen, |_| &rules);
                 for choice in &choices {
                     let session = &sessions[choice.at];
                     prop_assert_ne!(session.rest, Rest::Busy);

@@ -4,5 +4,6 @@ mod cancels;
 mod house;
 mod leases;
 mod patience;
+mod reaped;
 mod threads;
 mod vanishing;
