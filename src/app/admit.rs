@@ -1,5 +1,6 @@
 //! From an accepted socket to a session: who is it, may it come in, which pool is its own.
 
+use std::fmt::Display;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::sync::Arc;
@@ -8,12 +9,13 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
+use super::console::is_console;
 use super::look_up::LookUpError;
 use super::serve::{App, Capped};
 use super::worker::Arrival;
 use super::world::World;
 use crate::client::credentials::Credential;
-use crate::client::directory::{Listed, Seat, Who};
+use crate::client::directory::{Entry, Listed, Seat, Who};
 use crate::client::end::ClientEnd;
 use crate::client::greet::{GreetError, Greeted, Greeting, Secured, greet};
 use crate::client::login::{LoginError, Method, ask_password, authenticate};
@@ -49,9 +51,6 @@ const APPLICATION_NAME: &str = "application_name";
 /// The startup parameter by which a client names its deployment.
 const DEPLOYMENT: &str = "pgweir.deployment";
 
-/// Databases that are the console's. It is not built yet; nobody may have a database of that name meanwhile.
-const CONSOLE: [&str; 2] = ["pgweir", "pgbouncer"];
-
 /// Why a client was not let in. Each has its own word in log and metrics.
 #[derive(Debug, thiserror::Error)]
 pub enum Denied {
@@ -85,9 +84,12 @@ pub enum Denied {
     /// The user is not one that pgweir knows.
     #[error("unknown user")]
     Stranger(String),
-    /// The console was asked for.
-    #[error("the console is not there yet")]
-    Console,
+    /// The console was asked for by somebody whom it is not for.
+    #[error("not an admin or stats user")]
+    NotAllowed(String),
+    /// The console was asked for from another machine, and nobody has asked for a proof.
+    #[error("no proof for the console")]
+    Unproved,
     /// pgweir is shutting down.
     #[error("pgweir is shutting down")]
     Draining,
@@ -112,7 +114,8 @@ impl Denied {
             Self::NoDatabase(_) => "no_database",
             Self::LookUp(_) => "auth_query",
             Self::Stranger(_) => "unknown_user",
-            Self::Console => "console",
+            Self::NotAllowed(_) => "not_allowed",
+            Self::Unproved => "unproved",
             Self::Method => "method",
             Self::Draining => "draining",
             Self::Refused(_) => "refused",
@@ -149,9 +152,14 @@ impl Denied {
                 SqlState::INVALID_AUTHORIZATION,
                 format!("role \"{user}\" is not known to pgweir"),
             ),
-            Self::Console => Report::new(
-                SqlState::NOT_SUPPORTED,
-                "the console is not part of this version",
+            Self::NotAllowed(user) => Report::new(
+                SqlState::INVALID_AUTHORIZATION,
+                format!("not allowed: \"{user}\" may not use the console"),
+            )
+            .hint("Who may is listed in auth.admins and auth.stats."),
+            Self::Unproved => Report::new(
+                SqlState::INVALID_AUTHORIZATION,
+                "not allowed: the console needs a password, a certificate or a connection from its own machine",
             ),
             Self::Method => Report::new(SqlState::NOT_SUPPORTED, self.to_string()),
             Self::Draining => Report::new(SqlState::CANNOT_CONNECT_NOW, "pgweir is shutting down"),
@@ -168,15 +176,20 @@ pub async fn attend(app: Arc<App>, thread: ThreadId, arrival: Arrival) {
     };
     let entry = Arc::clone(session.entry());
     let end = session.await;
-    app.metrics.session_ended(end.as_str());
     if let End::Reaped(sentence) = &end {
         app.reaping.reaped(&entry, sentence, false);
     }
+    farewell(&app, &entry, end.as_str(), &end);
+}
+
+/// Notes that a session has ended.
+fn farewell(app: &App, entry: &Entry, reason: &'static str, end: &dyn Display) {
+    app.metrics.session_ended(reason);
     if app.logs_disconnections() {
         let (who, age) = (entry.who(), entry.since.elapsed());
         tracing::info!(
             id = entry.id(), user = who.user, database = who.database, service = who.service, deployment = who.deployment,
-            peer = %entry.peer, reason = end.as_str(), seconds = age.as_secs_f32(), "session ended: {end}"
+            peer = %entry.peer, reason, seconds = age.as_secs_f32(), "session ended: {end}"
         );
     }
 }
@@ -238,6 +251,7 @@ impl Registrar for App {
     }
 }
 
+/// Lets a client in. One of the console is served here to its end: there are few of them, and they need no small task.
 async fn admit(app: &Arc<App>, thread: ThreadId, arrival: Arrival) -> Option<Session> {
     let peer = arrival.peer;
     let stream = arrival.socket.register().ok()?;
@@ -265,18 +279,47 @@ async fn admit(app: &Arc<App>, thread: ThreadId, arrival: Arrival) -> Option<Ses
             return None;
         }
     };
+    if is_console(&greeted.startup.database) {
+        Box::pin(serve_console(reception, *greeted, seat)).await;
+        return None;
+    }
     match reception.receive(&mut greeted, seat).await {
         Ok((terms, lease)) => Some(session(greeted.packets, terms, lease, &reception.world)),
         Err(denied) => {
-            app.metrics.login_failed(denied.as_str());
-            let Startup { user, database, .. } = &greeted.startup;
-            tracing::info!(%peer, user, database, reason = denied.as_str(), "login refused: {denied}");
-            if let Some(words) = denied.last_words() {
-                // The client may be gone; it was to be told, no more.
-                let _ = timeout(LAST_WORDS_LIMIT, greeted.packets.write(&words)).await;
-            }
+            refuse(app, *greeted, &denied).await;
             None
         }
+    }
+}
+
+async fn serve_console(reception: Reception<'_>, greeted: Greeted, seat: Option<Seat>) {
+    let app = reception.app;
+    let received = reception.receive_at_console(greeted, seat).await;
+    // A session may outlive the configuration under which it began.
+    drop(reception);
+    match received {
+        Ok(console) => {
+            let entry = Arc::clone(console.entry());
+            let end = console.run().await;
+            farewell(app, &entry, end.as_str(), &end);
+        }
+        Err((greeted, denied)) => refuse(app, greeted, &denied).await,
+    }
+}
+
+/// Tells a client why it is not let in.
+async fn refuse(app: &App, greeted: Greeted, denied: &Denied) {
+    let Greeted {
+        mut packets,
+        startup: Startup { user, database, .. },
+        peer,
+        ..
+    } = greeted;
+    app.metrics.login_failed(denied.as_str());
+    tracing::info!(%peer, user, database, reason = denied.as_str(), "login refused: {denied}");
+    if let Some(words) = denied.last_words() {
+        // The client may be gone; it was to be told, no more.
+        let _ = timeout(LAST_WORDS_LIMIT, packets.write(&words)).await;
     }
 }
 
@@ -308,7 +351,7 @@ pub(super) struct Reception<'a> {
 
 impl Reception<'_> {
     /// Bounds what depends on the client by `client_login`.
-    async fn in_time<T, E: Into<Denied>>(
+    pub(super) async fn in_time<T, E: Into<Denied>>(
         &self,
         step: impl Future<Output = Result<T, E>>,
     ) -> Result<T, Denied> {
@@ -335,7 +378,7 @@ impl Reception<'_> {
             secured,
         } = greeted;
         let secured = secured.as_ref();
-        self.refuse_early(startup)?;
+        self.refuse_early()?;
         self.check_tls(startup, *peer, secured)?;
         let seat = seat.ok_or(Denied::Full("max_clients"))?;
         if let Some(answer) = startup.negotiate() {
@@ -431,18 +474,15 @@ impl Reception<'_> {
         Ok((terms, lease))
     }
 
-    fn refuse_early(&self, startup: &Startup) -> Result<(), Denied> {
+    pub(super) fn refuse_early(&self) -> Result<(), Denied> {
         if self.app.is_draining() {
             return Err(Denied::Draining);
-        }
-        if CONSOLE.contains(&startup.database.as_str()) {
-            return Err(Denied::Console);
         }
         Ok(())
     }
 
     /// Whether the connection is as safe as `[tls.client]` demands.
-    fn check_tls(
+    pub(super) fn check_tls(
         &self,
         startup: &Startup,
         peer: Peer,
@@ -463,7 +503,7 @@ impl Reception<'_> {
     }
 
     /// The client proves who it is to pgweir.
-    async fn prove(
+    pub(super) async fn prove(
         &self,
         packets: &mut Packets<Stream>,
         startup: &Startup,
@@ -488,7 +528,7 @@ impl Reception<'_> {
         Ok(authenticate(packets, &startup.user, credential, method, end_point).await?)
     }
 
-    fn classify(
+    pub(super) fn classify(
         &self,
         startup: &Startup,
         asked: Option<&Parameters>,
@@ -510,7 +550,12 @@ impl Reception<'_> {
         self.app.classify(&self.world, who, name, peer)
     }
 
-    fn pool(&self, startup: &Startup, database: &Database, credential: &Credential) -> Arc<Pool> {
+    pub(super) fn pool(
+        &self,
+        startup: &Startup,
+        database: &Database,
+        credential: &Credential,
+    ) -> Arc<Pool> {
         let (user, proof) = self.world.server_login(database, &startup.user, credential);
         if startup.is_replication() {
             let settings = self
@@ -538,7 +583,7 @@ impl Reception<'_> {
         who: &Who,
         database: &Database,
     ) -> Result<(Box<[Seat]>, Option<Seat>), Denied> {
-        let Config { limits, users, .. } = &self.world.config;
+        let Config { limits, users, .. } = &*self.world.config;
         let user = users
             .get(&who.user)
             .and_then(|user| user.max_clients)
@@ -670,7 +715,7 @@ impl Reception<'_> {
     }
 
     /// Nobody told pgweir who may log in, so Postgres is asked: with no password, and if it wants one, with the client's.
-    async fn vouch(
+    pub(super) async fn vouch(
         &self,
         packets: &mut Packets<Stream>,
         pool: &Arc<Pool>,

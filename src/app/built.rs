@@ -1,16 +1,14 @@
 //! What of the configuration this version does not act upon yet. Nothing is passed over in silence: where ignoring a
 //! setting would be unsafe the process does not start, elsewhere it says so.
 
-use crate::config::change::between;
+use crate::config::change::{between, plain};
 use crate::config::checked::{AuthMethod, Config};
 
 /// Settings by the beginning of their dotted names. Each goes from this list in the change that puts it in force.
-const NOT_IN_FORCE: [&str; 7] = [
-    "auth.admins",
+const NOT_IN_FORCE: [&str; 5] = [
     "auth.hba_file",
     "budget.check_every",
     "alerts.",
-    "auth.stats",
     "incidents.",
     "log.pooler_errors",
 ];
@@ -20,7 +18,7 @@ const NOT_IN_FORCE_BY_NAME: [&str; 2] = [".alert_servers", ".alert_clients"];
 
 /// Settings that were given a value that has no effect yet.
 pub fn without_effect(config: &Config) -> Vec<String> {
-    let given = between(&defaults(config), config)
+    let given = between(&plain(config), config)
         .into_iter()
         .map(|change| change.name);
     given.filter(|name| !is_in_force(name)).collect()
@@ -32,24 +30,6 @@ fn is_in_force(name: &str) -> bool {
     let ends = |suffix: &&str| name.ends_with(suffix);
     let late = of_a_name && NOT_IN_FORCE_BY_NAME.iter().any(ends);
     !late && !NOT_IN_FORCE.iter().any(begins)
-}
-
-/// What everything is when nothing is given, with the databases and services of `config`, so that only their settings differ.
-fn defaults(config: &Config) -> Config {
-    let mut defaults = crate::config::parse(
-        "[databases.\"*\"]\nurl = \"postgres://127.0.0.1\"",
-        "",
-        &|_| None,
-    )
-    .expect("the smallest file is right");
-    for service in &config.services.listed {
-        let mut plain = service.clone();
-        plain.limits = defaults.services.limits.clone();
-        plain.deployments = defaults.services.deployments.clone();
-        defaults.services.listed.push(plain);
-    }
-    defaults.databases.clone_from(&config.databases);
-    defaults
 }
 
 /// Settings that promise a protection which this version does not give.

@@ -2,6 +2,7 @@
 
 pub mod admit;
 pub mod built;
+mod console;
 pub mod demo;
 pub mod http;
 pub mod log;

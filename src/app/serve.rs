@@ -107,6 +107,8 @@ pub struct App {
     pub pools: Arc<Pools>,
     /// Client sockets, logged in or not.
     pub clients: Arc<Quota>,
+    /// Admins on the console.
+    pub admins: Arc<Quota>,
     /// Clients under a cap.
     pub quotas: Quotas,
     /// Users who are listed nowhere.
@@ -244,6 +246,7 @@ pub fn serve(source: Source, drain_limit: Duration) -> Result<(), StartError> {
         directory: Arc::default(),
         pools: Pools::new(errands),
         clients: Arc::default(),
+        admins: Arc::default(),
         quotas: Quotas::default(),
         look_ups: LookUps::default(),
         reaping: Reaping::default(),

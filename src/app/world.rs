@@ -113,7 +113,7 @@ pub struct HowToLookUp<'a> {
 #[derive(Debug)]
 pub struct World {
     /// As checked.
-    pub config: Config,
+    pub config: Arc<Config>,
     /// Who may log in.
     pub credentials: Credentials,
     /// Which service a session belongs to.
@@ -143,7 +143,7 @@ impl Source {
             classifier: Classifier::new(&config.services),
             tls: TlsSides::read(&config, tls)?,
             idents: idents(&config)?,
-            config,
+            config: Arc::new(config),
         })
     }
 }
@@ -308,7 +308,7 @@ impl World {
             budget,
             users,
             ..
-        } = &self.config;
+        } = &*self.config;
         let user = users.get(server_user);
         PoolSettings {
             target: Target {
@@ -420,7 +420,7 @@ impl World {
             users,
             services,
             ..
-        } = &self.config;
+        } = &*self.config;
         let databases = self
             .config
             .databases
@@ -473,7 +473,7 @@ mod tests {
             classifier: Classifier::new(&config.services),
             tls: TlsSides::read(&config, None).unwrap(),
             idents: None,
-            config,
+            config: Arc::new(config),
         }
     }
 

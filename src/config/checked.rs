@@ -349,7 +349,7 @@ pub enum Host {
 }
 
 /// One entry of `[databases]`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Database {
     /// Where it lives. Several hosts stand for one Postgres that moves.
     pub hosts: Vec<Host>,

@@ -15,6 +15,7 @@ mod mistake;
 mod raw;
 mod sections;
 mod value;
+mod written;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -66,8 +67,7 @@ pub fn parse(
 /// that user. A database without a user is ignored, since each client names its own. With nothing in `listen` the default
 /// address is used.
 pub fn from_url(to: &str, listen: &[String]) -> Result<Config, Mistakes> {
-    let mut config = parse(SMALLEST, "the smallest file", &|_| None)
-        .expect("the smallest file is right: a test reads it");
+    let mut config = smallest();
     let mut wrong = Vec::new();
     match location::parse_url(to) {
         Ok(location) => serve_location(&mut config, location),
@@ -86,6 +86,12 @@ pub fn from_url(to: &str, listen: &[String]) -> Result<Config, Mistakes> {
     } else {
         Err(Mistakes::new("command line", wrong))
     }
+}
+
+/// What everything is when nothing is given.
+fn smallest() -> Config {
+    parse(SMALLEST, "the smallest file", &|_| None)
+        .expect("the smallest file is right: a test reads it")
 }
 
 fn serve_location(config: &mut Config, location: Location) {
