@@ -680,7 +680,7 @@ impl Session {
     fn may_be_reaped(&self) -> bool {
         matches!(self.phase, Phase::Idle | Phase::Leased(_))
             && !self.client.is_held()
-            && !self.client.stream().is_readable()
+            && self.client.stream().is_quiet()
     }
 
     fn tell_that_it_waits(&mut self, cx: &mut Context<'_>) {
