@@ -1,6 +1,7 @@
 //! Every metric series, declared once.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{IntCounter, IntCounterVec, Opts, Registry, TextEncoder};
@@ -32,6 +33,104 @@ pub struct Traffic {
     pub queries: Tally,
     /// Leases that ended settled.
     pub transactions: Tally,
+    /// Times that a session got a server connection.
+    pub assignments: Tally,
+    /// Microseconds in transactions, and in statements outside of one.
+    pub transaction_time: Tally,
+    /// Microseconds from requests to their ReadyForQuery.
+    pub query_time: Tally,
+    /// Microseconds that somebody waited for a server connection.
+    pub wait_time: Tally,
+    /// Parse messages of clients.
+    pub client_parses: Tally,
+    /// Parse messages of theirs and of pgweir's own that went to Postgres.
+    pub server_parses: Tally,
+    /// Bind messages of clients.
+    pub binds: Tally,
+    /// Sessions that were let in.
+    pub logins: Tally,
+}
+
+impl Traffic {
+    /// Somebody's wait for a server connection is over.
+    pub fn waited(&self, micros: u64) {
+        self.wait_time.add(micros);
+    }
+}
+
+/// What one session did. Its own task writes it.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Bytes read from its client.
+    pub received: Tally,
+    /// Bytes read from Postgres for it.
+    pub sent: Tally,
+    /// ReadyForQuery messages.
+    pub queries: Tally,
+    /// Transactions, and statements outside of one.
+    pub transactions: Tally,
+}
+
+/// A time in microseconds.
+pub fn in_micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Times what a client does on a server connection, in microseconds of whatever clock the caller has. That is read when a
+/// server connection is lent and comes back, which reads it anyway, and between two queries of one transaction.
+#[derive(Debug, Default)]
+pub struct Stint {
+    transaction: Option<u64>,
+    query: Option<u64>,
+    /// Queries that were answered and not timed yet.
+    answered: u64,
+}
+
+impl Stint {
+    /// A transaction begins with its first query.
+    pub fn begin(&mut self, now: u64) {
+        (self.transaction, self.query) = (Some(now), Some(now));
+    }
+
+    /// The client has said something. Begins what has not begun.
+    pub fn asked(&mut self, now: impl FnOnce() -> u64) {
+        if self.query.is_none() {
+            let now = now();
+            self.query = Some(now);
+            self.transaction.get_or_insert(now);
+        }
+    }
+
+    /// So many queries were answered.
+    pub fn answered(&mut self, count: u64) {
+        self.answered += count;
+    }
+
+    /// Counts the queries that were answered. `goes_on`: others are in flight.
+    pub fn lap(&mut self, now: impl FnOnce() -> u64, goes_on: bool, traffic: &Traffic) {
+        if self.answered == 0 {
+            return;
+        }
+        let now = now();
+        self.count_queries(now, traffic);
+        self.query = goes_on.then_some(now);
+    }
+
+    /// The transaction has ended, and with it the last query.
+    pub fn end(&mut self, now: u64, traffic: &Traffic) {
+        self.count_queries(now, traffic);
+        if let Some(began) = self.transaction.take() {
+            traffic.transaction_time.add(now.saturating_sub(began));
+        }
+        self.query = None;
+    }
+
+    fn count_queries(&mut self, now: u64, traffic: &Traffic) {
+        self.answered = 0;
+        if let Some(began) = self.query {
+            traffic.query_time.add(now.saturating_sub(began));
+        }
+    }
 }
 
 /// Why metrics could not be written.

@@ -21,6 +21,7 @@ use crate::client::greet::{GreetError, Greeted, Greeting, Secured, greet};
 use crate::client::login::{LoginError, Method, ask_password, authenticate};
 use crate::config::checked::{AuthMethod, Config, Database, Mode, Secret, TlsMode};
 use crate::net::end::EndError;
+use crate::net::line::Line;
 use crate::net::listen::Peer;
 use crate::net::packet::Packets;
 use crate::net::stream::Stream;
@@ -28,7 +29,7 @@ use crate::policy::service::Facts;
 use crate::pool::book::{ServiceId, ThreadId};
 use crate::pool::errand::Discard;
 use crate::pool::lease::{Called, Lease};
-use crate::pool::pools::{Accepted, Checkout, Pool, Refused, Vouched};
+use crate::pool::pools::{Accepted, Checkout, Member, Pool, Refused, Vouched};
 use crate::server::login::{ServerLogin, Welcome};
 use crate::session::run::{End, Moved, Registrar, Session, Terms};
 use crate::wire::parameters::{OptionsError, Parameters};
@@ -188,7 +189,7 @@ fn farewell(app: &App, entry: &Entry, reason: &'static str, end: &dyn Display) {
     if app.logs_disconnections() {
         let (who, age) = (entry.who(), entry.since.elapsed());
         tracing::info!(
-            id = entry.id(), user = who.user, database = who.database, service = who.service, deployment = who.deployment,
+            id = entry.id(), user = who.user, database = who.database, service = who.service, deployment = who.deployment.as_deref(),
             peer = %entry.peer, reason, seconds = age.as_secs_f32(), "session ended: {end}"
         );
     }
@@ -218,7 +219,8 @@ impl App {
         let service = self.pools.service(&classified.service, listed, limits);
         let who = Who {
             service: classified.service.to_string(),
-            deployment: classified.deployment,
+            deployment: classified.deployment.map(Into::into),
+            application_name: application_name.to_owned(),
             ..who
         };
         (service, who)
@@ -240,10 +242,10 @@ impl Registrar for App {
         tracing::debug!(
             id = entry.id(),
             service = who.service,
-            deployment = who.deployment,
+            deployment = who.deployment.as_deref(),
             "moved"
         );
-        listed.moves_to(who);
+        listed.belongs_to(who);
         Some(Moved {
             service,
             seat: quota.and_then(|quota| quota.enter(0)),
@@ -434,10 +436,11 @@ impl Reception<'_> {
         let server = lease.as_mut().map(|lease| lease.connection().key.pid);
         let server = server.filter(|pid| *pid != 0);
         let secret_length = secret_length(startup.spoken());
+        let line = Line::of(packets.stream());
         let listed = self
             .app
             .directory
-            .list_as(*peer, who, server, secret_length);
+            .list_as(*peer, line, who, server, secret_length);
         if self.app.is_draining() {
             return Err(Denied::Draining);
         }
@@ -445,17 +448,18 @@ impl Reception<'_> {
         self.in_time(async { packets.write(&hello).await.map_err(LoginError::Io) })
             .await?;
         self.app.metrics.logins.inc();
+        pool.traffic(self.thread).logins.add(1);
         if self.world.config.log.connections {
             let who = listed.entry().who();
             tracing::info!(
                 id = listed.entry().id(), user = who.user, database = who.database, service = who.service,
-                deployment = who.deployment, %peer,
+                deployment = who.deployment.as_deref(), %peer,
                 tls = secured.map(|secured| secured.version), resumed = secured.map(|secured| secured.resumed), "login"
             );
         }
         let most = settings.max_prepared_statements as usize;
         let terms = Terms {
-            pool,
+            pool: Member::of(pool),
             service,
             thread: self.thread,
             mode: settings.mode,
@@ -542,7 +546,7 @@ impl Reception<'_> {
             user: startup.user.clone(),
             database: startup.database.clone(),
             named_deployment: deployment.is_some(),
-            deployment: deployment.map(str::to_owned),
+            deployment: deployment.map(Into::into),
             certificate: subject.and_then(|subject| subject.common_name.clone()),
             ..Who::default()
         };
@@ -701,7 +705,8 @@ impl Reception<'_> {
         service: ServiceId,
     ) -> Result<Lease, Refused> {
         loop {
-            let asked = poll_fn(|cx| Poll::Ready(pool.ask(service, self.thread, cx.waker()))).await;
+            let asked =
+                poll_fn(|cx| Poll::Ready(pool.ask(service, self.thread, 0, cx.waker()))).await;
             let mut ticket = match asked {
                 Checkout::Lease(lease) => return Ok(lease),
                 Checkout::Ticket(ticket) => ticket,

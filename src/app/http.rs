@@ -69,14 +69,13 @@ fn clients(app: &App) -> [MetricFamily; 2] {
         "Clients that are logged in.",
         &["database", "user", "service"],
     );
-    // Sessions that differ in nothing that is shown are one series.
     let mut counts = BTreeMap::new();
-    for (who, count) in app.directory.count() {
-        let of = [who.database.clone(), who.user.clone(), who.service.clone()];
-        *counts.entry(of).or_default() += count;
+    for (who, tally) in app.directory.tally() {
+        let key = (who.database.clone(), who.user.clone(), who.service.clone());
+        *counts.entry(key).or_default() += tally.total();
     }
-    for ([database, user, service], count) in &counts {
-        sessions.add(&[database, user, service], *count);
+    for ((database, user, service), count) in counts {
+        sessions.add(&[&database, &user, &service], count);
     }
     let mut sockets = Reading::gauge(
         "pgweir_client_sockets",

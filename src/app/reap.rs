@@ -124,7 +124,7 @@ impl Reaping {
         if dry_run {
             tracing::info!(
                 id = entry.id(), user = who.user, database = who.database, service = who.service,
-                deployment = who.deployment, peer = %entry.peer, reason = sentence.reason.as_str(),
+                deployment = who.deployment.as_deref(), peer = %entry.peer, reason = sentence.reason.as_str(),
                 "would be closed, but for dry_run: {sentence}"
             );
             return;
@@ -347,7 +347,7 @@ impl App {
             let sentence = Sentence {
                 reason: choice.reason,
                 service: who.service.clone(),
-                deployment: who.deployment.clone(),
+                deployment: who.deployment.as_deref().map(str::to_owned),
                 by: superseded.and_then(|superseded| superseded.by.clone()),
                 since: superseded.map(|superseded| clock.time(superseded.since)),
                 rested: Duration::from_millis(now.saturating_sub(doing.since)),

@@ -12,7 +12,7 @@ use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::http;
@@ -28,6 +28,7 @@ use crate::metrics::Metrics;
 use crate::net::listen::Listener;
 use crate::pool::book::ThreadId;
 use crate::pool::pools::{Pool, Pools, Purpose};
+use crate::pool::stats::STATS_PERIOD;
 use crate::wire::startup::CancelKey;
 
 /// The port in the name of the unix socket, where no TCP address gives one.
@@ -421,6 +422,7 @@ fn listen(config: &Config) -> Result<Vec<Listener>, StartError> {
 /// Looks after what time brings.
 async fn keep_time(app: Arc<App>, end: CancellationToken) {
     let (mut tick, mut hurry, mut sweep) = (interval(TICK), interval(HURRY), interval(SWEEP));
+    let mut stats = interval_at(Instant::now() + STATS_PERIOD, STATS_PERIOD);
     for interval in [&mut tick, &mut hurry] {
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     }
@@ -436,6 +438,7 @@ async fn keep_time(app: Arc<App>, end: CancellationToken) {
                 app.reap();
             }
             _ = sweep.tick() => app.sweep(),
+            _ = stats.tick() => app.pools.end_stats_period(),
             () = end.cancelled() => return,
         }
     }

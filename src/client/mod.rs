@@ -7,3 +7,4 @@ pub mod greet;
 pub mod login;
 pub mod patience;
 pub mod statements;
+pub mod view;

@@ -53,6 +53,16 @@ impl Default for Statements {
 }
 
 impl Statements {
+    /// How many have names.
+    pub fn len(&self) -> usize {
+        self.named.len()
+    }
+
+    /// Whether none has.
+    pub fn is_empty(&self) -> bool {
+        self.named.is_empty()
+    }
+
     /// What `name` stands for.
     pub fn named(&self, name: &[u8]) -> Option<&Arc<Statement>> {
         self.named.get(name)

@@ -115,7 +115,9 @@ impl Errand {
                         )
                         .await;
                     }
-                    Some(_proof) => pool.put_back(server, connection),
+                    Some(_proof) => {
+                        pool.put_back(server, connection);
+                    }
                     None => pool.discard(server, connection, thread, Discard::Abandoned),
                 }
             }

@@ -4,3 +4,5 @@ pub mod book;
 pub mod errand;
 pub mod lease;
 pub mod pools;
+pub mod stats;
+pub mod view;

@@ -11,10 +11,13 @@ use tokio::task::JoinHandle;
 
 use super::close::{CancelError, CancelWay, cancel};
 use super::end::ServerEnd;
+use super::facts::Facts;
 use super::login::{LoginError, Row, Welcome, ask_with};
 use super::secure::Route;
 use super::state::Answer;
+use crate::metrics::Stint;
 use crate::net::end::EndError;
+use crate::net::line::Line;
 use crate::net::packet::Packets;
 use crate::net::stream::{Stream, Unregistered};
 use crate::wire::exchange::Exchange;
@@ -34,6 +37,13 @@ pub struct Connection {
     pub welcome: Arc<Welcome>,
     /// Where it leads, and how.
     pub route: Route,
+    /// When it was last lent, in microseconds of the pools' clock.
+    pub lent: u64,
+    /// Times what its client does.
+    pub stint: Stint,
+    facts: Arc<Facts>,
+    /// The parameters that stand in its facts.
+    told: Arc<Parameters>,
     /// The cancel request that was last sent for it, if its effect is not known to be over.
     canceling: Option<Canceling>,
 }
@@ -59,18 +69,53 @@ pub struct Moving {
     key: CancelKey,
     welcome: Arc<Welcome>,
     route: Route,
+    lent: u64,
+    facts: Arc<Facts>,
+    told: Arc<Parameters>,
 }
 
 impl Connection {
     /// A connection that has just been logged in.
     pub fn new(stream: Stream, key: CancelKey, welcome: Arc<Welcome>, route: Route) -> Self {
+        let line = Line::of(&stream);
+        let facts = Facts::new(key.pid, route.place().clone(), line, Arc::clone(&welcome));
         Self {
             end: ServerEnd::new(stream),
             key,
             welcome,
             route,
+            lent: 0,
+            stint: Stint::default(),
+            facts: Arc::new(facts),
+            told: Arc::default(),
             canceling: None,
         }
+    }
+
+    /// What everybody may see of it.
+    pub fn facts(&self) -> &Arc<Facts> {
+        &self.facts
+    }
+
+    /// Notes that this session has it from now on.
+    pub fn serves(&mut self, client: u32) {
+        self.facts.serves(client);
+    }
+
+    /// Notes what its session is like now. Costs next to nothing if that is what it was.
+    pub fn note_state(&mut self) {
+        let parameters = self.end.state().parameters();
+        if !Arc::ptr_eq(&self.told, parameters) {
+            self.facts.is_like(parameters);
+            self.told = Arc::clone(parameters);
+        }
+        self.facts.has_prepared(self.end.prepared());
+    }
+
+    /// Notes that no session has it any more.
+    pub fn is_left(&mut self) {
+        self.facts.serves(0);
+        self.note_state();
     }
 
     /// Sends a cancel request for what it runs, unless one is on its way. Must be called inside a `LocalRuntime`.
@@ -89,8 +134,9 @@ impl Connection {
         let told = Arc::clone(&stray);
         let cancelers = Arc::new(Mutex::new(cancelers));
         let waiting = Arc::clone(&cancelers);
+        let facts = Arc::clone(&self.facts);
         let task = tokio::task::spawn_local(async move {
-            if let Err(error) = cancel(&route, &key, &way).await {
+            if let Err(error) = cancel(&route, &key, &way, &facts).await {
                 tracing::info!(pid = key.pid, %error, "cancel request failed");
                 told.fetch_or(matches!(error, CancelError::Stray(_)), Ordering::AcqRel);
             }
@@ -125,6 +171,10 @@ impl Connection {
             key,
             welcome,
             route,
+            lent,
+            stint: _,
+            facts,
+            told,
             canceling: _,
         } = self;
         Ok(Moving {
@@ -132,6 +182,9 @@ impl Connection {
             key,
             welcome,
             route,
+            lent,
+            facts,
+            told,
         })
     }
 
@@ -284,12 +337,19 @@ impl Moving {
             key,
             welcome,
             route,
+            lent,
+            facts,
+            told,
         } = self;
         Ok(Connection {
             end: end.map_stream(Unregistered::register)?,
             key,
             welcome,
             route,
+            lent,
+            stint: Stint::default(),
+            facts,
+            told,
             canceling: None,
         })
     }

@@ -113,6 +113,11 @@ impl<S> ServerEnd<S> {
         }
     }
 
+    /// How many prepared statements are kept account of.
+    pub fn prepared(&self) -> usize {
+        self.prepared.len()
+    }
+
     /// What its session is like.
     pub fn state(&self) -> &State {
         &self.state

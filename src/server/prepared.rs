@@ -269,7 +269,7 @@ pub fn prepare_gone(name: &str, exchange: &mut Exchange, out: &mut Vec<u8>) {
     out.extend(Message::new(b'C').u8(b'S').text(name).done());
     exchange.pgweir_sent(Own::Part);
     out.extend(Message::new(b'P').text(name).text("").u16(0).done());
-    exchange.pgweir_sent(Own::Part);
+    exchange.pgweir_parses();
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use crate::policy::reaper::Sentence;
 use crate::pool::book::{ServiceId, ThreadId};
 use crate::pool::errand::Discard;
 use crate::pool::lease::{Called, Lease, Ticket};
-use crate::pool::pools::{Checkout, Pool, Refused};
+use crate::pool::pools::{Checkout, Member, Refused};
 use crate::server::end::{ServerEnd, Settled};
 use crate::server::state::{Answer, Touched};
 use crate::wire::WireError;
@@ -36,9 +36,6 @@ const SCRATCH: usize = 64 * 1024;
 /// Bytes that are read of an idle client's request. If no server connection is free they are kept until one is, so this
 /// bounds what a waiting client costs.
 const REQUEST: usize = 4 * 1024;
-
-/// What says where a session belongs.
-const NAME: &str = "application_name";
 
 /// What a client that waits is told after `query_wait_notify`: PgBouncer's words.
 const QUEUED: &str = "No server connection available in postgres backend, client being queued";
@@ -212,7 +209,7 @@ impl From<RelayError> for End {
 #[derive(Debug)]
 pub struct Terms {
     /// Its pool.
-    pub pool: Arc<Pool>,
+    pub pool: Member,
     /// Its service.
     pub service: ServiceId,
     /// Its thread.
@@ -293,13 +290,17 @@ impl Session {
             (Some(lease), None) => Phase::Leased(lease),
             (Some(lease), Some(early)) => Phase::EarlyLeased(lease, early.into()),
         };
-        Self {
+        let mut session = Self {
             client,
             phase,
             parameters: Arc::clone(&terms.startup),
             terms,
             asked: None,
+        };
+        if let Phase::Leased(lease) | Phase::EarlyLeased(lease, _) = &mut session.phase {
+            take_on(&session.terms, lease);
         }
+        session
     }
 
     /// Its entry in the directory.
@@ -369,8 +370,8 @@ impl Session {
             thread,
             ..
         } = &self.terms;
-        match pool.ask(*service, *thread, cx.waker()) {
-            Checkout::Lease(lease) => self.begin(cx, lease, said),
+        match pool.ask(*service, *thread, self.entry().id(), cx.waker()) {
+            Checkout::Lease(lease) => self.got(cx, lease, said),
             Checkout::Ticket(ticket) => {
                 self.wait_from_now();
                 Ok(Phase::Waiting(ticket, said.into()))
@@ -385,6 +386,14 @@ impl Session {
         }
     }
 
+    /// A server connection was lent for a transaction, which begins.
+    fn got(&mut self, cx: &mut Context<'_>, mut lease: Lease, said: &[u8]) -> Result<Phase, End> {
+        take_on(&self.terms, &mut lease);
+        let connection = lease.connection();
+        connection.stint.begin(connection.lent);
+        self.begin(cx, lease, said)
+    }
+
     /// Sends on what was said before the lease, behind what makes the server's session one of this client's.
     fn begin(&mut self, cx: &mut Context<'_>, mut lease: Lease, said: &[u8]) -> Result<Phase, End> {
         self.terms.listed.does(Activity::Active);
@@ -392,6 +401,8 @@ impl Session {
         let end = &mut lease.connection().end;
         let changes_role = end.state().changes_role(&self.parameters);
         let front = end.change_to(&self.parameters).unwrap_or_default();
+        lease.connection().note_state();
+        let end = &mut lease.connection().end;
         if changes_role {
             // If the connection is gone, reading from it will say why.
             let _ = end.send(cx, &front, true);
@@ -452,7 +463,7 @@ impl Session {
         };
         let said = mem::take(said);
         Poll::Ready(match called {
-            Called::Lease(lease) => self.begin(cx, lease, &said),
+            Called::Lease(lease) => self.got(cx, lease, &said),
             Called::Again => self.check_out(cx, &said),
             Called::Refused(refused) => Err(End::Refused(refused)),
         })
@@ -478,6 +489,7 @@ impl Session {
         };
         if self.asked.is_none() {
             traffic.transactions.add(1);
+            self.entry().counts.transactions.add(1);
         }
         Poll::Ready(self.boundary(cx, proof))
     }
@@ -509,6 +521,9 @@ impl Session {
     /// A transaction has ended.
     fn boundary(&mut self, cx: &mut Context<'_>, proof: Settled) -> Result<Phase, End> {
         self.terms.listed.does(Activity::Idle);
+        if let Some(statements) = self.client.statements() {
+            self.terms.listed.has_prepared(statements.len());
+        }
         let Phase::Leased(mut lease) = mem::replace(&mut self.phase, Phase::Idle) else {
             return Ok(Phase::Idle);
         };
@@ -528,6 +543,7 @@ impl Session {
             }
             return Ok(Phase::Idle);
         }
+        lease.lap();
         let drain = self.entry().asked(Ask::Drain);
         self.phase = Phase::Leased(lease);
         // If the client is too slow for its reply, it is asked again later.
@@ -545,9 +561,12 @@ impl Session {
             return false;
         };
         let startup = Arc::clone(&self.terms.startup);
-        if touched.resets(NAME) {
-            self.renamed(startup.value(NAME).unwrap_or_default());
-        } else if let Some((_, name)) = touched.reported.iter().find(|(known, _)| **known == *NAME)
+        if touched.resets(APPLICATION_NAME) {
+            self.renamed(startup.value(APPLICATION_NAME).unwrap_or_default());
+        } else if let Some((_, name)) = touched
+            .reported
+            .iter()
+            .find(|(known, _)| **known == *APPLICATION_NAME)
         {
             self.renamed(name);
         }
@@ -571,8 +590,8 @@ impl Session {
         let before = Arc::clone(&self.parameters);
         let asks = self.learn_from(cx, lease, answer.as_deref());
         let now = Arc::clone(&self.parameters);
-        if now.value(NAME) != before.value(NAME) {
-            self.renamed(now.value(NAME).unwrap_or_default());
+        if now.value(APPLICATION_NAME) != before.value(APPLICATION_NAME) {
+            self.renamed(now.value(APPLICATION_NAME).unwrap_or_default());
         }
         asks
     }
@@ -758,6 +777,15 @@ impl Future for Session {
     }
 }
 
+/// The parameter by which a session says where it belongs.
+const APPLICATION_NAME: &str = "application_name";
+
+/// Notes that a session has got this server connection.
+fn take_on(terms: &Terms, lease: &mut Lease) {
+    lease.connection().serves(terms.listed.entry().id());
+    terms.pool.traffic(terms.thread).assignments.add(1);
+}
+
 static NO_PARAMETERS: Parameters = Parameters::NONE;
 
 /// A client's parameters, and what it heard since they were true.
@@ -787,9 +815,14 @@ fn relaying<'a>(
         startup: &terms.startup,
         heard,
     });
+    let epoch = terms.pool.epoch();
+    let connection = lease.connection();
     Relay {
         client,
-        server: &mut lease.connection().end,
+        server: &mut connection.end,
+        stint: &mut connection.stint,
+        counts: &terms.listed.entry().counts,
+        epoch,
         traffic: terms.pool.traffic(terms.thread),
         blocks: terms.mode != Mode::Statement,
         tracking,

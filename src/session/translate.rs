@@ -10,7 +10,7 @@ use crate::server::prepared::{Store, prepare_gone};
 use crate::server::state::{Touched, parameter};
 use crate::wire::WireError;
 use crate::wire::edit::Edit;
-use crate::wire::exchange::{Answer, Own};
+use crate::wire::exchange::Answer;
 use crate::wire::parameters::Parameters;
 use crate::wire::reply::{Message, parameter_status};
 use crate::wire::scan::{HEADER, Seen};
@@ -318,7 +318,7 @@ impl Translator<'_, '_> {
         let types = &statement.body[text.len()..];
         let parse = Message::new(b'P').u8(0).bytes(&edited).bytes(types);
         edit.insert(seen.at).extend(parse.done());
-        self.books.exchange.pgweir_sent(Own::Part);
+        self.books.exchange.pgweir_parses();
         self.books.prepared.set_unnamed(None);
         let out = edit.replace(seen.at, seen.at + HEADER + end);
         bind_into(&[], &seen.body[..portal], seen.body_len as usize - end, out);
@@ -400,7 +400,7 @@ impl Translator<'_, '_> {
                 prepared.set_unnamed(None);
             }
         }
-        exchange.pgweir_sent(Own::Part);
+        exchange.pgweir_parses();
     }
 
     /// Notes what the unnamed statement does, which may have been parsed long ago, on another server.

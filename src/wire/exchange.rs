@@ -136,6 +136,8 @@ pub struct Exchange {
     unnamed_failed: Option<u32>,
     /// The directions raced so that the count may be off: never settled again.
     lost_count: bool,
+    /// Parse messages that were sent, since this was last asked.
+    parses: u32,
 }
 
 impl Default for Exchange {
@@ -151,6 +153,7 @@ impl Default for Exchange {
             status: Status::Idle,
             unnamed_failed: None,
             lost_count: false,
+            parses: 0,
         }
     }
 }
@@ -206,7 +209,10 @@ impl Exchange {
         match tag {
             b'Q' | b'F' => self.query(Sent::Query),
             b'S' => self.sync(Sent::Sync),
-            b'P' => self.part(Sent::Parse { noted: false }),
+            b'P' => {
+                self.parses += 1;
+                self.part(Sent::Parse { noted: false });
+            }
             b'B' => self.part(Sent::Bind),
             b'D' => self.part(Sent::Describe),
             b'C' => self.part(Sent::Close),
@@ -219,12 +225,14 @@ impl Exchange {
 
     /// Notes a Parse of the client's, with what to remember of it.
     pub fn client_prepares(&mut self, note: Note) {
+        self.parses += 1;
         self.notes.push_back(note);
         self.part(Sent::Parse { noted: true });
     }
 
     /// Notes a Parse of the client's unnamed statement.
     pub fn client_prepares_unnamed(&mut self, serial: u32) {
+        self.parses += 1;
         self.part(Sent::ParseUnnamed(serial));
     }
 
@@ -236,8 +244,20 @@ impl Exchange {
 
     /// Notes a Parse or Close of pgweir's own, with what to remember of it.
     pub fn pgweir_notes(&mut self, note: Note) {
+        self.parses += u32::from(matches!(note, Note::Prepared(_)));
         self.notes.push_back(note);
         self.part(Sent::Own(Own::Noted));
+    }
+
+    /// Notes a Parse of pgweir's own of which nothing is to be remembered.
+    pub fn pgweir_parses(&mut self) {
+        self.parses += 1;
+        self.pgweir_sent(Own::Part);
+    }
+
+    /// How many Parse messages were sent since this was last asked.
+    pub fn parses(&mut self) -> u32 {
+        std::mem::take(&mut self.parses)
     }
 
     /// Notes any other message of pgweir's own.

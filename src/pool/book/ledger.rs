@@ -189,6 +189,8 @@ impl Lane {
 
 pub(super) struct Server {
     pub(super) id: ServerId,
+    /// Its number among all that there ever were.
+    pub(super) number: u32,
     pub(super) state: State,
     pub(super) pool: u32,
     /// The account it is on.
@@ -196,6 +198,10 @@ pub(super) struct Server {
     pub(super) thread: u16,
     pub(super) epoch: u32,
     pub(super) idle_since: Duration,
+    /// When it came into its state.
+    pub(super) since: Duration,
+    /// When it was last lent.
+    pub(super) lent: Option<Duration>,
     pub(super) expires: Duration,
     /// For whom it is being closed, if for anybody.
     pub(super) claim: Option<Claim>,
@@ -343,15 +349,20 @@ impl Book {
     /// A server connection appears, as `Dialing`.
     pub(super) fn enter(&mut self, group: u32, thread: u16) -> u32 {
         let pool = self.groups[group].pool;
-        let epoch = self.pools[pool].epoch;
+        let (epoch, since) = (self.pools[pool].epoch, self.now);
+        self.dialed = self.dialed.wrapping_add(1);
+        let number = self.dialed;
         let server = self.servers.insert(|index, generation| Server {
             id: ServerId { index, generation },
+            number,
             state: State::Dialing,
             pool,
             group,
             thread,
             epoch,
             idle_since: Duration::ZERO,
+            since,
+            lent: None,
             expires: Duration::MAX,
             claim: None,
             links: Links::OUT,
@@ -388,7 +399,16 @@ impl Book {
             ..
         } = self.servers[server];
         self.out_of(server, from, group, thread);
-        self.servers[server].state = to;
+        let now = self.now;
+        let entry = &mut self.servers[server];
+        entry.state = to;
+        // A lease begins when it is granted, and not when it is picked up.
+        if from != State::Granted {
+            entry.since = now;
+            if matches!(to, State::Granted | State::Leased) {
+                entry.lent = Some(now);
+            }
+        }
         self.tallies(group, |tally| {
             *tally.of(from) -= 1;
             *tally.of(to) += 1;

@@ -65,7 +65,7 @@ use choose::{Candidate, Next};
 use ledger::{Capped, Claim, Group, Host, Pool, Server, Service, Waiter};
 
 pub use ledger::Tally;
-pub use view::{PoolView, ServerView, View};
+pub use view::{PartView, PoolView, ServerView, View, WaiterView};
 pub use words::{
     Action, Asked, CloseReason, DatabaseId, HostId, PoolId, PoolLimits, PoolPlace, Refusal, Retry,
     ServerId, ServiceId, ServiceLimits, State, ThreadId, UserId, WaiterId,
@@ -108,6 +108,8 @@ pub struct Book {
     /// Threads keep clocks of their own; the book's never runs backwards.
     now: Duration,
     tickets: u64,
+    /// Server connections that were ever ordered.
+    dialed: u32,
     /// Something changed that may let a waiter go who is not the one being served.
     unsettled: bool,
     /// When a tick is useful; `Duration::MAX` = not until something happens.
@@ -147,6 +149,7 @@ impl Book {
             waiting: Vec::new(),
             now: Duration::ZERO,
             tickets: 0,
+            dialed: 0,
             unsettled: false,
             wake_at: Duration::MAX,
             expiry: Duration::MAX,

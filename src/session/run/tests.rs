@@ -7,3 +7,4 @@ mod patience;
 mod reaped;
 mod threads;
 mod vanishing;
+mod views;

@@ -11,9 +11,10 @@ use std::time::Duration;
 use tokio::io::{
     AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex,
 };
+use tokio::time::Instant;
 
 use crate::client::end::{ClientEnd, Look};
-use crate::metrics::Traffic;
+use crate::metrics::{Counts, Stint, Traffic};
 use crate::server::end::{ServerEnd, Settled};
 use crate::session::relay::{Relay, RelayError};
 
@@ -197,6 +198,9 @@ impl Wire {
             client,
             server,
             traffic,
+            counts: &Counts::default(),
+            stint: &mut Stint::default(),
+            epoch: Instant::now(),
         };
         poll_fn(|cx| Poll::Ready(relay.client_said(cx, &said, &[]))).await?;
         let proof = poll_fn(|cx| {

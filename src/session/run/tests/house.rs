@@ -16,6 +16,7 @@ use tokio::task::{JoinHandle, spawn_local};
 use crate::client::directory::{Ask, Directory, Entry, Listed, Who};
 use crate::client::end::ClientEnd;
 use crate::client::patience::{Activity, Doing, Patience};
+use crate::client::view::ClientRow;
 use crate::config::checked::{Host, Mode, Tcp};
 use crate::net::listen::Peer;
 use crate::net::packet::{Packet, Packets};
@@ -23,7 +24,7 @@ use crate::net::stream::{Stream, unix_path};
 use crate::policy::reaper::{Reason, Sentence};
 use crate::pool::book::{PoolLimits, PoolView, ServiceId, ServiceLimits, ThreadId};
 use crate::pool::errand::Errand;
-use crate::pool::pools::{Pool, PoolSettings, Pools};
+use crate::pool::pools::{Member, Pool, PoolSettings, Pools};
 use crate::server::dial::Target;
 use crate::server::login::{Identity, ServerLogin};
 use crate::server::secure::Security;
@@ -399,7 +400,7 @@ impl Thread {
         let listed = directory.list(Peer::Unix(None), who, 4);
         let entry = Arc::clone(listed.entry());
         let terms = Terms {
-            pool: Arc::clone(&self.pool),
+            pool: Member::of(Arc::clone(&self.pool)),
             service: self.service,
             thread: self.id,
             mode: self.pool.settings().mode,
@@ -480,6 +481,12 @@ impl Client {
             news.push(packet.expect("it is open").tag as char);
         }
         news
+    }
+
+    /// The session as others see it.
+    pub(super) fn row(&self) -> ClientRow {
+        let row = self.directory.row_of(self.entry.id());
+        row.expect("it is listed")
     }
 
     /// Asks the session something from outside.
