@@ -261,3 +261,96 @@ fn dry_run_says_once_what_would_be_closed() {
     assert_eq!(pooler.log().matches("but for dry_run").count(), 1);
     assert_eq!(old.value("select 1"), "1");
 }
+
+/// What the console says to an administrator.
+fn console(pooler: &Pooler, command: &str) -> String {
+    support::process::run(pooler.psql("postgres", "pgweir").args(["-c", command]))
+}
+
+#[test]
+fn an_operator_says_what_counts_and_closes_what_does_not() {
+    let postgres = Postgres::start();
+    let never =
+        "[auth]\nmethod = \"trust\"\n[services.\"*\".deployments]\npromote_after = \"400ms\"\n";
+    let pooler = Pooler::serve(&postgres, never);
+    await_start(&pooler);
+    let mut old = login(&pooler, "site@v1");
+    await_current(&pooler, "site", "v1");
+    let mut new = login(&pooler, "site@v2");
+    await_current(&pooler, "site", "v2");
+    assert_eq!(new.value("select 1"), "1");
+
+    let deployments = console(&pooler, "SHOW DEPLOYMENTS");
+    assert!(
+        deployments.contains("site|v1|superseded|1|"),
+        "{deployments}"
+    );
+    assert!(deployments.contains("site|v2|current|1|"), "{deployments}");
+    let services = console(&pooler, "SHOW SERVICES");
+    assert!(services.contains("site|v2|2|1|"), "{services}");
+    console(&pooler, "PROMOTE site v1");
+    let deployments = console(&pooler, "SHOW DEPLOYMENTS");
+    assert!(deployments.contains("site|v1|current|1|"), "{deployments}");
+    assert!(
+        deployments.contains("site|v2|superseded|1|"),
+        "{deployments}"
+    );
+    console(&pooler, "KILL STALE other");
+    assert_eq!(new.value("select 1"), "1", "another service's were meant");
+    eventually("it is idle", || {
+        console(&pooler, "KILL STALE site");
+        new.hears_within(std::time::Duration::from_millis(200))
+    });
+    assert_eq!(last_words(&mut new).code(), "57P01");
+    let reaped = console(&pooler, "SHOW REAPED");
+    assert!(
+        reaped.contains("|site|v2|") && reaped.contains("|kill_stale|"),
+        "{reaped}"
+    );
+    assert_eq!(old.value("select 1"), "1");
+
+    console(&pooler, "SUPERSEDE site v1");
+    let deployments = console(&pooler, "SHOW DEPLOYMENTS");
+    assert!(
+        deployments.contains("site|v1|superseded|1|"),
+        "{deployments}"
+    );
+    let wrong = pooler
+        .psql("postgres", "pgweir")
+        .args(["-c", "PROMOTE site v9"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&wrong.stderr).into_owned();
+    assert!(said.contains("42704"), "{said}");
+}
+
+#[test]
+fn a_new_deployment_can_start_while_an_old_one_has_taken_all_it_may() {
+    let postgres = Postgres::start();
+    let more = "[services.site]\nmax_clients = 8\n[services.\"*\".deployments]\npromote_after = \"400ms\"\n";
+    let pooler = Pooler::serve(&postgres, more);
+    await_start(&pooler);
+    let try_login = |name: &str| {
+        let parameters = [
+            ("user", "postgres"),
+            ("database", "postgres"),
+            ("application_name", name),
+        ];
+        let mut raw = Raw::connect(pooler.port());
+        raw.log_in(&parameters, None).ok().map(|()| raw)
+    };
+    let first = try_login("site@v1").expect("there is room");
+    await_current(&pooler, "site", "v1");
+    let mut old: Vec<_> = (0..20).filter_map(|_| try_login("site@v1")).collect();
+    old.push(first);
+    assert_eq!(old.len(), 7, "one place is kept for the next deployment");
+    let new = try_login("site@v2").expect("that is its place");
+    assert!(try_login("site@v2").is_none(), "the cap is the cap");
+    await_current(&pooler, "site", "v2");
+    // Now the old one's idle sessions make room, one by one, up to the place that is kept for the next.
+    let more: Vec<_> = (0..20).filter_map(|_| try_login("site@v2")).collect();
+    assert_eq!(more.len(), 6);
+    let reaped = console(&pooler, "SHOW REAPED");
+    assert_eq!(reaped.matches("|pressure_stale|").count(), 7, "{reaped}");
+    drop((old, new, more));
+}

@@ -5,6 +5,7 @@
 
 pub mod command;
 pub mod console;
+pub mod deployments;
 pub mod extended;
 pub mod process;
 pub mod show;

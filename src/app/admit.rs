@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::console::is_console;
 use super::look_up::LookUpError;
@@ -45,6 +45,11 @@ const LAST_WORDS_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long Postgres may take to say what it thinks of a client's parameters.
 const TAKE_ON_LIMIT: Duration = Duration::from_secs(30);
+
+/// How often room is made for a client whose service is full, before it is refused; and how long those who are asked to leave may
+/// take.
+const ROOM_TRIES: u32 = 20;
+const ROOM_PAUSE: Duration = Duration::from_millis(20);
 
 /// What says where a session belongs.
 const APPLICATION_NAME: &str = "application_name";
@@ -178,7 +183,7 @@ pub async fn attend(app: Arc<App>, thread: ThreadId, arrival: Arrival) {
     let entry = Arc::clone(session.entry());
     let end = session.await;
     if let End::Reaped(sentence) = &end {
-        app.reaping.reaped(&entry, sentence, false);
+        app.reaping.log.note(&entry, sentence, false);
     }
     farewell(&app, &entry, end.as_str(), &end);
 }
@@ -404,7 +409,7 @@ impl Reception<'_> {
         if self.world.passes_through() && !replicates {
             self.vouch(packets, &pool, service).await?;
         }
-        let (seats, service_seat) = self.seats(seat, &who, database)?;
+        let (seats, service_seat) = self.seats(seat, &who, database).await?;
         if self.world.passes_through() && replicates {
             self.vouch_alone(packets, &pool, service).await?;
         }
@@ -581,7 +586,7 @@ impl Reception<'_> {
     }
 
     /// Its seats under the caps on clients, the one under its service's cap apart.
-    fn seats(
+    async fn seats(
         &self,
         first: Seat,
         who: &Who,
@@ -613,17 +618,32 @@ impl Reception<'_> {
             database,
             "max_clients_per_database",
         )?;
-        let service = enter(
-            Capped::Service,
-            &who.service,
-            self.world.service_clients(&who.service),
-            "max_clients of the service",
-        )?;
+        let service = self.service_seat(who).await?;
         let seats = [Some(first), user, database]
             .into_iter()
             .flatten()
             .collect();
         Ok((seats, service))
+    }
+
+    /// A seat under the cap of its service. Where that is full of what an old deployment has left, room is made.
+    async fn service_seat(&self, who: &Who) -> Result<Option<Seat>, Denied> {
+        let most = self.world.service_clients(&who.service);
+        if most == 0 {
+            return Ok(None);
+        }
+        let quota = self.app.quotas.of(Capped::Service, &who.service);
+        let cap = self.app.clients_for(who, most);
+        for _ in 0..ROOM_TRIES {
+            if let Some(seat) = quota.enter(cap) {
+                return Ok(Some(seat));
+            }
+            if !self.app.make_room_for(who) {
+                break;
+            }
+            sleep(ROOM_PAUSE).await;
+        }
+        Err(Denied::Full("max_clients of the service"))
     }
 
     /// What Postgres tells whom it lets in. The first client of a pool has a server connection opened for it.

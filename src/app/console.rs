@@ -10,10 +10,12 @@ use crate::admin::process::{Access, Process, State};
 use crate::client::directory::{Directory, Quota, Seat, Who};
 use crate::client::greet::Greeted;
 use crate::client::login::LoginError;
+use crate::client::reaped::ReapedLog;
 use crate::config::checked::{AuthMethod, Config, Database};
 use crate::metrics::Metrics;
 use crate::net::listen::Peer;
 use crate::net::stream::Stream;
+use crate::policy::deployment::{DeploymentRow, Unknown};
 use crate::pool::pools::{Pools, Vouched};
 use crate::wire::parameters::Parameters;
 use crate::wire::startup::{Startup, secret_length};
@@ -210,6 +212,26 @@ impl Process for App {
 
     fn state(&self) -> State {
         State::Active
+    }
+
+    fn deployments(&self) -> Vec<DeploymentRow> {
+        self.deployment_rows()
+    }
+
+    fn reaped(&self) -> &ReapedLog {
+        &self.reaping.log
+    }
+
+    fn promote(&self, service: &str, deployment: &str) -> Result<(), Unknown> {
+        self.promote_deployment(service, deployment)
+    }
+
+    fn supersede(&self, service: &str, deployment: &str) -> Result<(), Unknown> {
+        self.supersede_deployment(service, deployment)
+    }
+
+    fn kill_stale(&self, service: Option<&str>) -> usize {
+        self.close_stale(service)
     }
 }
 

@@ -92,7 +92,7 @@ fn reaped(app: &App) -> MetricFamily {
         "Sessions that were closed because their deployment is superseded or others needed what they held.",
         &["service", "reason"],
     );
-    for ((service, reason), count) in app.reaping.counts() {
+    for ((service, reason), count) in app.reaping.log.counts() {
         reaped.add(&[&service, reason.as_str()], count);
     }
     reaped.done()

@@ -3,7 +3,7 @@
 //! The choices are `policy`'s. Here the directory is looked over a few times a second, sessions are asked to leave, and what came
 //! of it is kept. A session leaves by itself, and only if it still does what it was seen to do.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
@@ -13,66 +13,19 @@ use parking_lot::Mutex;
 use super::serve::App;
 use crate::client::directory::{Entry, Who};
 use crate::client::patience::{Activity, Doing};
-use crate::net::listen::Peer;
-use crate::policy::deployment::{Count, Deployments, Measure, Promotion, Unknown};
-use crate::policy::reaper::{Choice, Pressure, Reaper, Reason, Rest, Seen, Sentence, stale};
-
-/// Closings that are remembered.
-const MOST_REAPED: usize = 1000;
-
-/// Services that are counted apart; the others are counted together.
-const MOST_COUNTED: usize = 1000;
-
-/// The account of those beyond [`MOST_COUNTED`].
-const OTHERS: &str = "(others)";
+use crate::client::reaped::ReapedLog;
+use crate::policy::deployment::{Count, DeploymentRow, Deployments, Measure, Promotion, Unknown};
+use crate::policy::reaper::{Choice, Pressure, Reaper, Rest, Seen, Sentence, room_for_one, stale};
 
 /// What is known of deployments, and of the sessions that were closed because of them.
 #[derive(Debug)]
 pub struct Reaping {
     life: Mutex<Deployments>,
     reaper: Mutex<Reaper>,
-    log: Mutex<VecDeque<Reaped>>,
-    counts: Mutex<BTreeMap<(String, Reason), u64>>,
+    /// What was closed.
+    pub log: ReapedLog,
     /// How many connections Postgres has free, as last measured.
     headroom: AtomicU32,
-}
-
-/// One session that was closed, or would have been.
-#[derive(Debug, Clone)]
-pub struct Reaped {
-    /// When.
-    pub at: SystemTime,
-    /// Its number.
-    pub id: u32,
-    /// Whose it was.
-    pub who: Arc<Who>,
-    /// Where it came from.
-    pub peer: Peer,
-    /// Why.
-    pub sentence: Arc<Sentence>,
-    /// It was only said, because of `dry_run`.
-    pub dry_run: bool,
-}
-
-/// One deployment, as a row.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DeploymentRow {
-    /// Its service.
-    pub service: Arc<str>,
-    /// Its name.
-    pub deployment: Arc<str>,
-    /// `new`, `current`, `superseded` or `gone`.
-    pub state: &'static str,
-    /// How many sessions it has.
-    pub sessions: u32,
-    /// When it was first seen.
-    pub first_seen: SystemTime,
-    /// When it last had a session.
-    pub last_seen: SystemTime,
-    /// Who superseded it, if it is.
-    pub superseded_by: Option<Arc<str>>,
-    /// And when.
-    pub superseded_at: Option<SystemTime>,
 }
 
 impl Default for Reaping {
@@ -80,8 +33,7 @@ impl Default for Reaping {
         Self {
             life: Mutex::new(Deployments::new(0)),
             reaper: Mutex::default(),
-            log: Mutex::default(),
-            counts: Mutex::default(),
+            log: ReapedLog::default(),
             headroom: AtomicU32::new(u32::MAX),
         }
     }
@@ -93,51 +45,6 @@ impl Reaping {
     pub fn set_headroom(&self, free: Option<u32>) {
         self.headroom
             .store(free.unwrap_or(u32::MAX), Ordering::Relaxed);
-    }
-
-    /// The sessions that were closed lately, or would have been, the last one last.
-    pub fn log(&self) -> Vec<Reaped> {
-        self.log.lock().iter().cloned().collect()
-    }
-
-    /// How many sessions were closed, by service and reason.
-    pub fn counts(&self) -> BTreeMap<(String, Reason), u64> {
-        self.counts.lock().clone()
-    }
-
-    /// Notes that a session was closed, or that it would have been.
-    pub(super) fn reaped(&self, entry: &Entry, sentence: &Arc<Sentence>, dry_run: bool) {
-        let who = entry.who();
-        let mut log = self.log.lock();
-        if log.len() >= MOST_REAPED {
-            log.pop_front();
-        }
-        log.push_back(Reaped {
-            at: SystemTime::now(),
-            id: entry.id(),
-            who: Arc::clone(&who),
-            peer: entry.peer,
-            sentence: Arc::clone(sentence),
-            dry_run,
-        });
-        drop(log);
-        if dry_run {
-            tracing::info!(
-                id = entry.id(), user = who.user, database = who.database, service = who.service,
-                deployment = who.deployment.as_deref(), peer = %entry.peer, reason = sentence.reason.as_str(),
-                "would be closed, but for dry_run: {sentence}"
-            );
-            return;
-        }
-        let mut counts = self.counts.lock();
-        let key = (who.service.clone(), sentence.reason);
-        let full = counts.len() >= MOST_COUNTED && !counts.contains_key(&key);
-        let key = if full {
-            (OTHERS.to_owned(), sentence.reason)
-        } else {
-            key
-        };
-        *counts.entry(key).or_default() += 1;
     }
 }
 
@@ -227,25 +134,14 @@ impl App {
     }
 
     /// Which deployments there are, by service, the oldest first.
-    pub fn deployments(&self) -> Vec<DeploymentRow> {
+    pub fn deployment_rows(&self) -> Vec<DeploymentRow> {
         let clock = Clock::new(self.directory.now());
         let life = self.reaping.life.lock();
-        let mut rows: Vec<_> = life
-            .iter()
+        let all = life.iter();
+        let mut rows: Vec<_> = all
             .flat_map(|(service, deployments)| {
-                deployments.iter().map(|deployment| {
-                    let superseded = deployment.superseded();
-                    DeploymentRow {
-                        service: Arc::clone(service),
-                        deployment: Arc::clone(&deployment.name),
-                        state: deployment.word(),
-                        sessions: deployment.sessions,
-                        first_seen: clock.time(deployment.first),
-                        last_seen: clock.time(deployment.last),
-                        superseded_by: superseded.and_then(|superseded| superseded.by.clone()),
-                        superseded_at: superseded.map(|superseded| clock.time(superseded.since)),
-                    }
-                })
+                let rows = deployments.iter();
+                rows.map(|deployment| deployment.row(service, |at| clock.time(at)))
             })
             .collect();
         // Stable: within a service they stay in their order.
@@ -254,7 +150,7 @@ impl App {
     }
 
     /// An operator says which deployment counts.
-    pub fn promote(&self, service: &str, deployment: &str) -> Result<(), Unknown> {
+    pub fn promote_deployment(&self, service: &str, deployment: &str) -> Result<(), Unknown> {
         let now = self.directory.now();
         let promotion = self.reaping.life.lock().promote(now, service, deployment)?;
         tell(&promotion);
@@ -262,7 +158,7 @@ impl App {
     }
 
     /// An operator says that a deployment does not count any more.
-    pub fn supersede(&self, service: &str, deployment: &str) -> Result<(), Unknown> {
+    pub fn supersede_deployment(&self, service: &str, deployment: &str) -> Result<(), Unknown> {
         let now = self.directory.now();
         let mut life = self.reaping.life.lock();
         life.supersede(now, service, deployment)?;
@@ -272,7 +168,7 @@ impl App {
 
     /// Asks every session of superseded deployments to leave that does nothing, of one service or of all. Returns how many were
     /// asked.
-    pub fn kill_stale(&self, service: Option<&str>) -> usize {
+    pub fn close_stale(&self, service: Option<&str>) -> usize {
         let now = self.directory.now();
         let survey = self.survey(now);
         let seen = survey.seen();
@@ -280,6 +176,43 @@ impl App {
         let choices: Vec<_> = stale(&seen).into_iter().filter(concerns).collect();
         self.carry_out(now, &survey, &choices);
         choices.len()
+    }
+
+    /// How many clients a service with that cap may have when this one comes. An eighth is kept for a deployment that is newer than
+    /// the current one: without that it could not start while the old one has taken everything.
+    pub(super) fn clients_for(&self, who: &Who, most: u32) -> u32 {
+        let Some(deployment) = &who.deployment else {
+            return most;
+        };
+        let life = self.reaping.life.lock();
+        if life.is_new(&who.service, deployment) {
+            most
+        } else {
+            most - kept_for_the_next(most)
+        }
+    }
+
+    /// Asks one idle session of a superseded deployment of the same service to leave, so that this one can come. False if there is
+    /// none.
+    pub(super) fn make_room_for(&self, who: &Who) -> bool {
+        let is_stale = |life: &Deployments| {
+            who.deployment
+                .as_deref()
+                .is_some_and(|deployment| life.superseded(&who.service, deployment).is_some())
+        };
+        let life = self.reaping.life.lock();
+        if is_stale(&life) || !life.has_leftovers(&who.service) {
+            return false;
+        }
+        drop(life);
+        let (now, world) = (self.directory.now(), self.world());
+        if world.deployments_of(&who.service).dry_run {
+            return false;
+        }
+        let survey = self.survey(now);
+        let choice = room_for_one(&survey.seen(), &who.service);
+        self.carry_out(now, &survey, choice.as_slice());
+        choice.is_some()
     }
 
     fn survey(&self, now: u64) -> Survey {
@@ -354,12 +287,19 @@ impl App {
             };
             drop(life);
             if choice.dry_run {
-                self.reaping.reaped(entry, &Arc::new(sentence), true);
+                self.reaping.log.note(entry, &Arc::new(sentence), true);
             } else {
                 self.directory.condemn(entry, *doing, sentence);
             }
         }
     }
+}
+
+/// What is kept of a cap for the next deployment.
+fn kept_for_the_next(most: u32) -> u32 {
+    /// A rollout begins with a few.
+    const PART: u32 = 8;
+    if most < 2 { 0 } else { most.div_ceil(PART) }
 }
 
 /// The directory's clock and the one on the wall.

@@ -16,7 +16,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// Deployments without a session that a service is remembered by, beside its current ones. Many more than anybody rolls back.
 const MOST_REMEMBERED: usize = 64;
@@ -90,6 +90,21 @@ impl Deployment {
         }
     }
 
+    /// It as a row; `time` reads the clock on the wall.
+    pub fn row(&self, service: &Arc<str>, time: impl Fn(u64) -> SystemTime) -> DeploymentRow {
+        let superseded = self.superseded();
+        DeploymentRow {
+            service: Arc::clone(service),
+            deployment: Arc::clone(&self.name),
+            state: self.word(),
+            sessions: self.sessions,
+            first_seen: time(self.first),
+            last_seen: time(self.last),
+            superseded_by: superseded.and_then(|superseded| superseded.by.clone()),
+            superseded_at: superseded.map(|superseded| time(superseded.since)),
+        }
+    }
+
     fn is_current(&self) -> bool {
         matches!(self.standing, Standing::Current(_))
     }
@@ -101,6 +116,27 @@ impl Deployment {
             Standing::New | Standing::Current(_) => None,
         }
     }
+}
+
+/// One deployment, as a row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeploymentRow {
+    /// Its service.
+    pub service: Arc<str>,
+    /// Its name.
+    pub deployment: Arc<str>,
+    /// `new`, `current`, `superseded` or `gone`.
+    pub state: &'static str,
+    /// How many sessions it has.
+    pub sessions: u32,
+    /// When it was first seen.
+    pub first_seen: SystemTime,
+    /// When it last had a session.
+    pub last_seen: SystemTime,
+    /// Who superseded it, if it is.
+    pub superseded_by: Option<Arc<str>>,
+    /// And when.
+    pub superseded_at: Option<SystemTime>,
 }
 
 /// What sessions of a deployment are measured by.
@@ -193,6 +229,14 @@ impl Deployments {
     pub fn is_new(&self, service: &str, deployment: &str) -> bool {
         self.find(service, deployment)
             .is_none_or(|found| found.standing == Standing::New)
+    }
+
+    /// Whether superseded deployments of a service have sessions.
+    pub fn has_leftovers(&self, service: &str) -> bool {
+        let has = |known: &Deployment| known.sessions > 0 && known.superseded().is_some();
+        self.services
+            .get(service)
+            .is_some_and(|service| service.ranked.iter().any(has))
     }
 
     /// All that is remembered, by service, the oldest deployment first.

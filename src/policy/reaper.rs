@@ -73,7 +73,7 @@ impl Reason {
                  transaction was rolled back."
             }
             Self::PressureStale => {
-                "The session was idle and held a server connection that others waited for."
+                "The session was idle, and others needed its place or its server connection."
             }
             Self::PressureStaleTransaction | Self::PressureIdleTransaction => {
                 "The session was idle inside a transaction and held a server connection that others waited for. The \
@@ -301,6 +301,22 @@ pub fn stale(seen: &[Seen<'_>]) -> Vec<Choice> {
             dry_run: false,
         })
         .collect()
+}
+
+/// The session of a superseded deployment of this service that makes room for a client, because the service has as many as it may:
+/// the one that has been idle for longest.
+pub fn room_for_one(seen: &[Seen<'_>], service: &str) -> Option<Choice> {
+    let idle = seen.iter().enumerate().filter(|(_, seen)| {
+        seen.service == service
+            && seen.superseded.is_some()
+            && matches!(seen.rest, Rest::Idle | Rest::Holding)
+    });
+    let (at, _) = idle.min_by_key(|(_, seen)| (seen.since, seen.id))?;
+    Some(Choice {
+        at,
+        reason: Reason::PressureStale,
+        dry_run: false,
+    })
 }
 
 /// Whether a session has outlived its deployment for long enough.

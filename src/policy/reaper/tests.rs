@@ -237,6 +237,22 @@ fn an_operator_closes_all_that_is_stale_and_idle() {
 }
 
 #[test]
+fn room_is_made_by_the_leftover_that_was_idle_for_longest() {
+    let seen = [
+        living(1, Rest::Idle, 0),
+        superseded(2, Rest::Busy, 0),
+        superseded(3, Rest::InTransaction, 0),
+        superseded(4, Rest::Idle, 9),
+        superseded(5, Rest::Holding, 7),
+    ];
+    let room =
+        |seen: &[Seen<'_>], service: &str| room_for_one(seen, service).map(|choice| choice.at);
+    assert_eq!(room(&seen, "site"), Some(4));
+    assert_eq!(room(&seen[..3], "site"), None);
+    assert_eq!(room(&seen, "bot"), None);
+}
+
+#[test]
 fn a_sentence_names_service_deployment_successor_and_time() {
     let mut sentence = Sentence {
         reason: Reason::Stale,
