@@ -1,6 +1,5 @@
 //! Services and deployments on the console.
 
-use std::future::ready;
 use std::time::SystemTime;
 
 use super::command::{Acting, Call, Done};
@@ -118,29 +117,33 @@ pub fn reaped(call: &Call) -> Rows {
 
 /// PROMOTE.
 pub fn promote(call: Call) -> Acting {
-    let (service, deployment) = of(&call);
-    let done = call.process.promote(service, deployment);
-    Box::pin(ready(done.map(|()| Done::default()).map_err(unknown)))
+    Box::pin(async move {
+        let (service, deployment) = of(&call);
+        let done = call.process.promote(service, deployment);
+        done.map(|()| Done::default()).map_err(unknown)
+    })
 }
 
 /// SUPERSEDE.
 pub fn supersede(call: Call) -> Acting {
-    let (service, deployment) = of(&call);
-    let done = call.process.supersede(service, deployment);
-    Box::pin(ready(done.map(|()| Done::default()).map_err(unknown)))
+    Box::pin(async move {
+        let (service, deployment) = of(&call);
+        let done = call.process.supersede(service, deployment);
+        done.map(|()| Done::default()).map_err(unknown)
+    })
 }
 
 /// KILL STALE.
 pub fn kill_stale(call: Call) -> Acting {
-    let asked = call.process.kill_stale(call.argument(0));
-    let notice = Report::new(
-        SqlState::SUCCESSFUL_COMPLETION,
-        format!("{asked} sessions of superseded deployments are closed"),
-    );
-    Box::pin(ready(Ok(Done {
-        notices: vec![notice],
-        tag: None,
-    })))
+    Box::pin(async move {
+        let asked = call.process.kill_stale(call.argument(0));
+        let text = format!("{asked} sessions of superseded deployments were asked to leave");
+        let notice = Report::new(SqlState::SUCCESSFUL_COMPLETION, text);
+        Ok(Done {
+            notices: vec![notice],
+            tag: None,
+        })
+    })
 }
 
 fn of(call: &Call) -> (&str, &str) {

@@ -413,14 +413,7 @@ impl Reception<'_> {
         if self.world.passes_through() && replicates {
             self.vouch_alone(packets, &pool, service).await?;
         }
-        // Postgres reads what a client that replicates asks for, and nobody else.
-        let mut asked = if replicates {
-            Parameters::default()
-        } else {
-            asked.map_err(Denied::Options)?
-        };
-        // Postgres would take it for a parameter of an extension's.
-        asked.unset(DEPLOYMENT);
+        let asked = for_postgres(asked, replicates)?;
         let settings = pool.settings();
         let welcomed = async {
             match settings.mode {
@@ -812,6 +805,20 @@ impl Reception<'_> {
             .map(|lease| lease.discard(Discard::Probe));
         tried.map_err(Denied::Refused)
     }
+}
+
+/// What pgweir asks Postgres for on a client's behalf: nothing for one that replicates, whose startup message Postgres reads itself.
+fn for_postgres(
+    asked: Result<Parameters, OptionsError>,
+    replicates: bool,
+) -> Result<Parameters, Denied> {
+    if replicates {
+        return Ok(Parameters::default());
+    }
+    let mut asked = asked.map_err(Denied::Options)?;
+    // Postgres would take it for a parameter of an extension's.
+    asked.unset(DEPLOYMENT);
+    Ok(asked)
 }
 
 /// Waiting for Postgres may take long, and a client that gives up leaves the queue.

@@ -417,9 +417,10 @@ impl Service {
         let votes = |deployment: &Deployment| {
             let superseded = deployment.superseded()?;
             let votes = count(deployment);
-            let votes = match nobody && !superseded.by_operator {
-                true => votes.lived,
-                false => votes.returned,
+            let votes = if nobody && !superseded.by_operator {
+                votes.lived
+            } else {
+                votes.returned
             };
             (votes > 0).then_some(votes)
         };
