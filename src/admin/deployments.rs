@@ -107,7 +107,7 @@ pub fn reaped(call: &Call) -> Rows {
             reaped.peer.to_string(),
             sentence.reason.as_str(),
             sentence.rested.as_secs(),
-            sentence.by.as_ref().map(|by| by.to_string()),
+            sentence.by.as_ref().map(ToString::to_string),
             sentence.since.map(time),
             reaped.dry_run,
         ]
