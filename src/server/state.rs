@@ -346,9 +346,11 @@ impl State {
                 }
             }
             (b'S', Some(answer)) => answer.reported.extend(parameter(body)),
-            (b'E', Some(answer)) if has_field(body, b"C57014") => answer.canceled = true,
-            (b'E', _) => {
-                self.error = Some(body.into());
+            (b'E', answer) => {
+                match answer {
+                    Some(answer) if has_field(body, b"C57014") => answer.canceled = true,
+                    _ => self.error = Some(body.into()),
+                }
                 if let Some(before) = self.before.take() {
                     self.parameters = before;
                 }
