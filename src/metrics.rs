@@ -99,6 +99,8 @@ families! {
         "Clients that were not let in, by reason.";
     SESSIONS_ENDED = Counter "pgweir_sessions_ended_total" ["reason"] "sessions":
         "Sessions that ended, by reason.";
+    SESSIONS_REAPED = Counter "pgweir_sessions_reaped_total" ["service", "reason"] "sessions":
+        "Those of them that were closed because of their deployment or under pressure.";
     CANCEL_REQUESTS = Counter "pgweir_cancel_requests_total" ["result"] "requests":
         "Cancel requests of clients: passed to their session, or unknown because nobody has that key.";
 

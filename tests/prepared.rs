@@ -159,6 +159,12 @@ fn the_same_text_under_another_search_path_is_another_statement(threads: usize) 
             assert_eq!(execute(client, "s1", &[]), Ok(expected.into()));
         }
     }
+    // Also where the path was set just now.
+    let [one, _] = &mut clients;
+    one.query("begin; set search_path = two").unwrap();
+    prepare(one, "s2", "select a from t");
+    assert_eq!(execute(one, "s2", &[]), Ok("2".into()));
+    one.query("rollback").unwrap();
 }
 
 /// As Prisma does with `pgbouncer=true`, next to one that does not.

@@ -5,9 +5,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use super::chatter;
+use super::deployments;
 use super::process::{Access, Process};
 use super::query::Query;
-use super::table::{Column, Kind, Row, Table};
+use super::table::{Column, Kind, Row, Table, boolean, int4, int8, text, time};
 use super::words::{self, Unfinished, Word};
 use super::{act, show};
 use crate::client::directory::Who;
@@ -268,6 +269,111 @@ pub const COMMANDS: &[Command] = &[
         access: Access::Admin,
         help: "ends pgweir: at once, when no server connection is lent, or when the last client has left",
         run: Run::Act(act::shutdown),
+    },
+    Command {
+        name: "SHOW SERVICES",
+        takes: &[],
+        access: Access::Stats,
+        help: "one row for each service: what it has, what it may have, who waits",
+        run: Run::Show {
+            columns: &[
+                text("service"),
+                text("deployment"),
+                int4("clients"),
+                int4("stale_clients"),
+                int4("max_clients"),
+                int4("cl_waiting"),
+                int8("maxwait_ms"),
+                int4("servers"),
+                int4("sv_idle"),
+                int4("max_servers"),
+                int4("min_servers"),
+                int4("weight"),
+            ],
+            rows: deployments::services,
+        },
+    },
+    Command {
+        name: "SHOW DEPLOYMENTS",
+        takes: &[],
+        access: Access::Stats,
+        help: "one row for each deployment: current, superseded by whom and since when",
+        run: Run::Show {
+            columns: &[
+                text("service"),
+                text("deployment"),
+                text("state"),
+                int4("clients"),
+                time("first_seen"),
+                time("last_seen"),
+                text("superseded_by"),
+                time("superseded_at"),
+            ],
+            rows: deployments::deployments,
+        },
+    },
+    Command {
+        name: "SHOW WAITERS",
+        takes: &[],
+        access: Access::Stats,
+        help: "one row for each client that waits for a server connection, by pool, who came first before",
+        run: Run::Show {
+            columns: &[
+                int8("id"),
+                text("database"),
+                text("user"),
+                text("service"),
+                text("deployment"),
+                text("addr"),
+                int8("wait_ms"),
+                int4("place"),
+            ],
+            rows: deployments::waiters,
+        },
+    },
+    Command {
+        name: "SHOW REAPED",
+        takes: &[],
+        access: Access::Stats,
+        help: "the sessions that were closed because of their deployment, and why; the last 1000",
+        run: Run::Show {
+            columns: &[
+                time("time"),
+                int8("id"),
+                text("user"),
+                text("database"),
+                text("service"),
+                text("deployment"),
+                text("addr"),
+                text("reason"),
+                int8("idle_seconds"),
+                text("superseded_by"),
+                time("superseded_at"),
+                boolean("dry_run"),
+            ],
+            rows: deployments::reaped,
+        },
+    },
+    Command {
+        name: "PROMOTE",
+        takes: &["service", "deployment"],
+        access: Access::Admin,
+        help: "this deployment of the service counts, and every other one is superseded",
+        run: Run::Act(deployments::promote),
+    },
+    Command {
+        name: "SUPERSEDE",
+        takes: &["service", "deployment"],
+        access: Access::Admin,
+        help: "this deployment of the service counts no more",
+        run: Run::Act(deployments::supersede),
+    },
+    Command {
+        name: "KILL STALE",
+        takes: &["[service]"],
+        access: Access::Admin,
+        help: "closes the sessions of superseded deployments that do nothing",
+        run: Run::Act(deployments::kill_stale),
     },
 ];
 

@@ -7,6 +7,7 @@ pub mod act;
 pub mod chatter;
 pub mod command;
 pub mod console;
+pub mod deployments;
 pub mod extended;
 pub mod own;
 pub mod process;

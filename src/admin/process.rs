@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use super::own::Own;
 use crate::client::directory::{Directory, Quota};
+use crate::client::reaped::ReapedLog;
 use crate::config::SetError;
 use crate::config::checked::{Auth, Config};
 use crate::metrics::Metrics;
+use crate::policy::deployment::{DeploymentRow, Unknown};
 use crate::pool::pools::{Pools, Shutting, SteerError};
 
 /// The process, as the console sees it. `app` is it; a test may be another.
@@ -52,6 +54,16 @@ pub trait Process: Debug + Send + Sync {
     fn set(&self, name: &str, value: &str) -> Result<(), ActError>;
     /// Reads the configuration again. Takes time.
     fn reload(&self) -> Result<(), ActError>;
+    /// Deployments, by service, the oldest first.
+    fn deployments(&self) -> Vec<DeploymentRow>;
+    /// Sessions that were closed because of their deployment.
+    fn reaped(&self) -> &ReapedLog;
+    /// Says which deployment of a service counts.
+    fn promote(&self, service: &str, deployment: &str) -> Result<(), Unknown>;
+    /// Says that a deployment does not count any more.
+    fn supersede(&self, service: &str, deployment: &str) -> Result<(), Unknown>;
+    /// Asks sessions of superseded deployments to leave that do nothing, of one service or of all; how many.
+    fn kill_stale(&self, service: Option<&str>) -> usize;
 }
 
 /// Whether clients are served.

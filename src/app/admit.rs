@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::console::is_console;
 use super::look_up::LookUpError;
@@ -16,7 +16,7 @@ use super::serve::{App, Capped};
 use super::worker::Arrival;
 use super::world::World;
 use crate::client::credentials::Credential;
-use crate::client::directory::{Entry, Seat, Who};
+use crate::client::directory::{Entry, Listed, Seat, Who};
 use crate::client::end::ClientEnd;
 use crate::client::greet::{GreetError, Greeted, Greeting, Secured, greet};
 use crate::client::login::{LoginError, Method, ask_password, authenticate};
@@ -34,7 +34,7 @@ use crate::pool::lease::{Called, Lease};
 use crate::pool::pools::{Accepted, Checkout, Member, Pool, Refused, Vouched};
 use crate::repeats::{self, POOLER_ERROR};
 use crate::server::login::{ServerLogin, Welcome};
-use crate::session::run::{End, Session, Terms};
+use crate::session::run::{End, Moved, Registrar, Session, Terms};
 use crate::wire::parameters::{OptionsError, Parameters};
 use crate::wire::reply::{
     Message, Report, ServerError, Severity, SqlState, authentication, backend_key_data,
@@ -51,6 +51,16 @@ const TAKE_ON_LIMIT: Duration = Duration::from_secs(30);
 
 /// What is said of a client that is not let in.
 const REFUSED: &str = "login refused";
+/// How often room is made for a client whose service is full, before it is refused; and how long those who are asked to leave may
+/// take.
+const ROOM_TRIES: u32 = 20;
+const ROOM_PAUSE: Duration = Duration::from_millis(20);
+
+/// What says where a session belongs.
+const APPLICATION_NAME: &str = "application_name";
+
+/// The startup parameter by which a client names its deployment.
+const DEPLOYMENT: &str = "pgweir.deployment";
 
 /// Why a client was not let in. Each has its own word in log and metrics.
 #[derive(Debug, thiserror::Error)]
@@ -206,6 +216,10 @@ pub async fn attend(app: Arc<App>, thread: ThreadId, arrival: Arrival) {
     if let End::Refused(Refused::QueryWait { .. }) = &end {
         app.watch.was_refused(&entry.who().service);
     }
+    if let End::Reaped(sentence) = &end {
+        app.reaping.log.note(&entry, sentence, false);
+        app.watch.did(end.to_string());
+    }
     app.metrics.session_ended(end.as_str());
     let recent = &app.page.recent;
     recent.ended(end.as_str(), &end, Whom::from(&*entry.who()), &entry.peer);
@@ -235,6 +249,64 @@ fn farewell(entry: &Entry, reason: &'static str, end: &dyn Display) {
         transactions = transactions.read(), queries = queries.read(), received = received.read(), sent = sent.read(),
         "session ended: {end}"
     );
+}
+
+impl App {
+    /// Finds the service and the deployment of a session that calls itself so. `who`: what is known of it, with the deployment
+    /// that it named in so many words, if it did.
+    fn classify(
+        &self,
+        world: &World,
+        who: Who,
+        application_name: &str,
+        peer: Peer,
+    ) -> (ServiceId, Who) {
+        let named = who.deployment.as_deref().filter(|_| who.named_deployment);
+        let classified = world.classifier.classify(&Facts {
+            user: &who.user,
+            database: &who.database,
+            application_name,
+            address: peer.ip(),
+            certificate: who.certificate.as_deref(),
+            deployment: named,
+        });
+        let limits = world.service_limits(classified.listed);
+        let listed = classified.listed.is_some();
+        let service = self.pools.service(&classified.service, listed, limits);
+        let who = Who {
+            service: classified.service.to_string(),
+            deployment: classified.deployment.map(Into::into),
+            application_name: application_name.to_owned(),
+            ..who
+        };
+        (service, who)
+    }
+}
+
+impl Registrar for App {
+    /// A session is never refused its move, so that Postgres' answer to its SET stays true: it counts at its new service even
+    /// beyond a cap, which then keeps others out.
+    fn renamed(&self, listed: &Listed, application_name: &str) -> Option<Moved> {
+        let (entry, world) = (listed.entry(), self.world());
+        let old = entry.who();
+        let (service, who) = self.classify(&world, (*old).clone(), application_name, entry.peer);
+        if who == *old {
+            return None;
+        }
+        let capped = world.service_clients(&who.service) > 0;
+        let quota = capped.then(|| self.quotas.of(Capped::Service, &who.service));
+        tracing::debug!(
+            id = entry.id(),
+            service = who.service,
+            deployment = who.deployment.as_deref(),
+            "moved"
+        );
+        listed.belongs_to(who);
+        Some(Moved {
+            service,
+            seat: quota.and_then(|quota| quota.enter(0)),
+        })
+    }
 }
 
 /// Lets a client in. One of the console is served here to its end: there are few of them, and they need no small task.
@@ -421,22 +493,18 @@ impl Reception<'_> {
         if self.app.pools.is_disabled(&startup.database) {
             return Err(Denied::Disabled(startup.database.clone()));
         }
-        let (service, who) = self.classify(startup, *peer, secured);
         let replicates = startup.is_replication();
+        let asked = Parameters::of_startup(startup);
+        let (service, who) = self.classify(startup, asked.as_ref().ok(), *peer, secured);
         let pool = self.pool(startup, database, credential);
         if self.world.passes_through() && !replicates {
             self.vouch(packets, &pool, service).await?;
         }
-        let seats = self.seats(seat, &who, database)?;
+        let (seats, service_seat) = self.seats(seat, &who, database).await?;
         if self.world.passes_through() && replicates {
             self.vouch_alone(packets, &pool, service).await?;
         }
-        // Postgres reads what a client that replicates asks for, and nobody else.
-        let asked = if replicates {
-            Parameters::default()
-        } else {
-            Parameters::of_startup(startup).map_err(Denied::Options)?
-        };
+        let asked = for_postgres(asked, replicates)?;
         let settings = pool.settings();
         let welcomed = async {
             match settings.mode {
@@ -473,7 +541,8 @@ impl Reception<'_> {
         if self.world.config.log.connections {
             let who = listed.entry().who();
             tracing::info!(
-                id = listed.entry().id(), user = who.user, database = who.database, service = who.service, %peer,
+                id = listed.entry().id(), user = who.user, database = who.database, service = who.service,
+                deployment = who.deployment.as_deref(), %peer,
                 tls = secured.map(|secured| secured.version), resumed = secured.map(|secured| secured.resumed), "login"
             );
         }
@@ -485,6 +554,8 @@ impl Reception<'_> {
             mode: settings.mode,
             listed,
             seats,
+            service_seat,
+            registrar: Arc::clone(self.app) as Arc<dyn Registrar>,
             startup: Arc::clone(&accepted.parameters),
             // In session mode the server connection is the client's own, and so are the names on it.
             prepared: if settings.mode == Mode::Session {
@@ -553,34 +624,23 @@ impl Reception<'_> {
     pub(super) fn classify(
         &self,
         startup: &Startup,
+        asked: Option<&Parameters>,
         peer: Peer,
         secured: Option<&Secured>,
     ) -> (ServiceId, Who) {
         let subject = secured.and_then(|secured| secured.subject.as_ref());
-        let application_name = startup.parameter("application_name").unwrap_or_default();
-        let classified = self.world.classifier.classify(&Facts {
-            user: &startup.user,
-            database: &startup.database,
-            application_name,
-            address: peer.ip(),
-            certificate: subject.and_then(|subject| subject.common_name.as_deref()),
-        });
-        let limits = self.world.service_limits(classified.listed);
-        let service =
-            self.app
-                .pools
-                .service(&classified.service, classified.listed.is_some(), limits);
-        let (user, database) = (startup.user.clone(), startup.database.clone());
-        (
-            service,
-            Who {
-                user,
-                database,
-                service: classified.service.to_string(),
-                deployment: None,
-                application_name: application_name.to_owned(),
-            },
-        )
+        let said = |name| asked.and_then(|asked| asked.value(name));
+        let deployment = said(DEPLOYMENT).filter(|name| !name.is_empty());
+        let who = Who {
+            user: startup.user.clone(),
+            database: startup.database.clone(),
+            named_deployment: deployment.is_some(),
+            deployment: deployment.map(Into::into),
+            certificate: subject.and_then(|subject| subject.common_name.clone()),
+            ..Who::default()
+        };
+        let name = said(APPLICATION_NAME).unwrap_or_default();
+        self.app.classify(&self.world, who, name, peer)
     }
 
     pub(super) fn pool(
@@ -609,9 +669,14 @@ impl Reception<'_> {
         pool
     }
 
-    fn seats(&self, first: Seat, who: &Who, database: &Database) -> Result<Box<[Seat]>, Denied> {
+    /// Its seats under the caps on clients, the one under its service's cap apart.
+    async fn seats(
+        &self,
+        first: Seat,
+        who: &Who,
+        database: &Database,
+    ) -> Result<(Box<[Seat]>, Option<Seat>), Denied> {
         let Config { limits, users, .. } = &*self.world.config;
-        let service = self.world.service_clients(&who.service);
         let user = users
             .get(&who.user)
             .and_then(|user| user.max_clients)
@@ -619,34 +684,50 @@ impl Reception<'_> {
         let database = database
             .max_clients
             .unwrap_or(limits.max_clients_per_database);
-        let quotas = &self.app.quotas;
-        let mut seats = vec![first];
-        for (kind, name, cap, limit) in [
-            (Capped::User, &who.user, user, "max_clients_per_user"),
-            (
-                Capped::Database,
-                &who.database,
-                database,
-                "max_clients_per_database",
-            ),
-            (
-                Capped::Service,
-                &who.service,
-                service,
-                "max_clients of the service",
-            ),
-        ] {
-            // Without a cap nobody needs the count.
-            if cap > 0 {
-                seats.push(
-                    quotas
-                        .of(kind, name)
-                        .enter(cap)
-                        .ok_or(Denied::Full(limit))?,
-                );
-            }
+        // Without a cap nobody needs the count.
+        let enter = |kind, name: &str, cap, limit| match cap {
+            0 => Ok(None),
+            cap => self
+                .app
+                .quotas
+                .of(kind, name)
+                .enter(cap)
+                .map(Some)
+                .ok_or(Denied::Full(limit)),
+        };
+        let user = enter(Capped::User, &who.user, user, "max_clients_per_user")?;
+        let database = enter(
+            Capped::Database,
+            &who.database,
+            database,
+            "max_clients_per_database",
+        )?;
+        let service = self.service_seat(who).await?;
+        let seats = [Some(first), user, database]
+            .into_iter()
+            .flatten()
+            .collect();
+        Ok((seats, service))
+    }
+
+    /// A seat under the cap of its service. Where that is full of what an old deployment has left, room is made.
+    async fn service_seat(&self, who: &Who) -> Result<Option<Seat>, Denied> {
+        let most = self.world.service_clients(&who.service);
+        if most == 0 {
+            return Ok(None);
         }
-        Ok(seats.into())
+        let quota = self.app.quotas.of(Capped::Service, &who.service);
+        let cap = self.app.clients_for(who, most);
+        for _ in 0..ROOM_TRIES {
+            if let Some(seat) = quota.enter(cap) {
+                return Ok(Some(seat));
+            }
+            if !self.app.make_room_for(who) {
+                break;
+            }
+            sleep(ROOM_PAUSE).await;
+        }
+        Err(Denied::Full("max_clients of the service"))
     }
 
     /// What Postgres tells whom it lets in. The first client of a pool has a server connection opened for it.
@@ -817,6 +898,20 @@ impl Reception<'_> {
     }
 }
 
+/// What pgweir asks Postgres for on a client's behalf: nothing for one that replicates, whose startup message Postgres reads itself.
+fn for_postgres(
+    asked: Result<Parameters, OptionsError>,
+    replicates: bool,
+) -> Result<Parameters, Denied> {
+    if replicates {
+        return Ok(Parameters::default());
+    }
+    let mut asked = asked.map_err(Denied::Options)?;
+    // Postgres would take it for a parameter of an extension's.
+    asked.unset(DEPLOYMENT);
+    Ok(asked)
+}
+
 /// Waiting for Postgres may take long, and a client that gives up leaves the queue.
 fn gone() -> LoginError {
     io::Error::from(io::ErrorKind::UnexpectedEof).into()
@@ -831,8 +926,8 @@ pub(super) fn give_back(mut lease: Lease) {
 
 /// Who gives no application_name has none, and not what pgweir calls itself.
 fn with_application_name(mut asked: Parameters) -> Parameters {
-    if asked.value("application_name").is_none() {
-        asked.set("application_name", "");
+    if asked.value(APPLICATION_NAME).is_none() {
+        asked.set(APPLICATION_NAME, "");
     }
     asked
 }

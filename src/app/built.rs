@@ -5,7 +5,7 @@ use crate::config::change::{between, plain};
 use crate::config::checked::{AuthMethod, Config};
 
 /// Settings by the beginning of their dotted names. Each goes from this list in the change that puts it in force.
-const NOT_IN_FORCE: [&str; 2] = ["auth.hba_file", "pressure.idle_transaction"];
+const NOT_IN_FORCE: [&str; 1] = ["auth.hba_file"];
 
 /// Settings that were given a value that has no effect yet.
 pub fn without_effect(config: &Config) -> Vec<String> {
@@ -17,8 +17,7 @@ pub fn without_effect(config: &Config) -> Vec<String> {
 
 fn is_in_force(name: &str) -> bool {
     let begins = |prefix: &&str| name.starts_with(prefix);
-    let late = name.starts_with("services.") && name.contains(".deployments.");
-    !late && !NOT_IN_FORCE.iter().any(begins)
+    !NOT_IN_FORCE.iter().any(begins)
 }
 
 /// Settings that promise a protection which this version does not give.
@@ -54,13 +53,7 @@ mod tests {
         );
         let mut named = without_effect(&given);
         named.sort();
-        assert_eq!(
-            named,
-            [
-                "pressure.idle_transaction",
-                "services.site.deployments.dry_run",
-            ]
-        );
+        assert_eq!(named, ["auth.hba_file"]);
     }
 
     #[test]

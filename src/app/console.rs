@@ -12,13 +12,16 @@ use crate::admin::process::{Access, ActError, Process, Shutdown, State};
 use crate::client::directory::{Directory, Quota, Seat, Who};
 use crate::client::greet::Greeted;
 use crate::client::login::LoginError;
+use crate::client::reaped::ReapedLog;
 use crate::config::checked::{AuthMethod, Config, Database};
 use crate::metrics::Metrics;
 use crate::net::line::Line;
 use crate::net::listen::Peer;
 use crate::net::stream::Stream;
+use crate::policy::deployment::{DeploymentRow, Unknown};
 use crate::pool::book::Gate;
 use crate::pool::pools::{Pools, Shutting, Vouched};
+use crate::wire::parameters::Parameters;
 use crate::wire::startup::{Startup, secret_length};
 
 /// Admins on the console at once. They are let in where `max_clients` is reached, so something else must bound them.
@@ -105,7 +108,8 @@ impl Reception<'_> {
             let asks = self.world.config.auth.method != AuthMethod::Trust;
             return Ok(if asks { Proof::Given } else { Proof::None });
         }
-        let (service, _) = self.classify(&startup, greeted.peer, secured.as_ref());
+        let asked = Parameters::of_startup(&startup).ok();
+        let (service, _) = self.classify(&startup, asked.as_ref(), greeted.peer, secured.as_ref());
         let pool = self.pool(&startup, database, &found.credential);
         self.vouch(packets, &pool, service).await?;
         let vouched = pool.vouched().lock().await;
@@ -145,8 +149,8 @@ impl Reception<'_> {
             user: greeted.startup.user.clone(),
             database: greeted.startup.database.clone(),
             service: SERVICE.to_owned(),
-            deployment: None,
             application_name: application_name.unwrap_or_default().to_owned(),
+            ..Who::default()
         };
         let line = Line::of(greeted.packets.stream());
         let length = secret_length(greeted.startup.spoken());
@@ -278,6 +282,26 @@ impl Process for App {
             tracing::error!("not reloaded, the old configuration stays:\n{error}");
             ActError::Reload(error.to_string())
         })
+    }
+
+    fn deployments(&self) -> Vec<DeploymentRow> {
+        self.deployment_rows()
+    }
+
+    fn reaped(&self) -> &ReapedLog {
+        &self.reaping.log
+    }
+
+    fn promote(&self, service: &str, deployment: &str) -> Result<(), Unknown> {
+        self.promote_deployment(service, deployment)
+    }
+
+    fn supersede(&self, service: &str, deployment: &str) -> Result<(), Unknown> {
+        self.supersede_deployment(service, deployment)
+    }
+
+    fn kill_stale(&self, service: Option<&str>) -> usize {
+        self.close_stale(service)
     }
 }
 

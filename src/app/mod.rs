@@ -14,6 +14,7 @@ pub mod page;
 pub mod phase;
 mod process;
 pub mod ready;
+pub mod reap;
 mod scrape;
 pub mod serve;
 pub mod steer;

@@ -77,6 +77,10 @@ fn clients(app: &App, text: &mut Exposition) {
         .add_times(&[], &metrics.logins.read());
     by_reason(text, &m::LOGIN_FAILURES, &metrics.login_failures.read());
     by_reason(text, &m::SESSIONS_ENDED, &metrics.sessions_ended.read());
+    let mut reaped = text.family(&m::SESSIONS_REAPED);
+    for ((service, reason), count) in app.reaping.log.counts() {
+        reaped.add(&[&service, reason.as_str()], count);
+    }
     by_reason(text, &m::CANCEL_REQUESTS, &metrics.cancel_requests.read());
 }
 
@@ -324,6 +328,7 @@ mod tests {
             service: service.into(),
             deployment: Some(deployment.into()),
             application_name: format!("{service}@{deployment}"),
+            ..Who::default()
         };
         (0..count)
             .map(|_| directory.list(Peer::Unix(None), who(), 4))

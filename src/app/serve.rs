@@ -20,6 +20,7 @@ use super::look_up::LookUps;
 use super::page::{self, Page};
 use super::phase::{Phase, Phases, live};
 use super::ready::Reachable;
+use super::reap::Reaping;
 use super::watch::{self, Watch};
 use super::worker::{self, Dealer, FrontDoor, Inbox};
 use super::world::{Source, SourceError, World};
@@ -116,6 +117,8 @@ pub struct App {
     pub quotas: Quotas,
     /// Users who are listed nowhere.
     pub look_ups: LookUps,
+    /// Deployments, and what they have left behind.
+    pub reaping: Reaping,
     /// Every series.
     pub metrics: Metrics,
     /// Who has what at each Postgres, alerts and incidents.
@@ -273,6 +276,7 @@ pub fn serve(source: Source, drain_limit: Duration) -> Result<(), StartError> {
         look_ups: LookUps::default(),
         metrics: Metrics::new(&Denied::WORDS, &End::WORDS),
         reachable: Reachable::default(),
+        reaping: Reaping::default(),
         watch: Watch::new(),
         page: Page::default(),
     });
@@ -448,7 +452,10 @@ async fn keep_time(app: Arc<App>, end: CancellationToken) {
                 app.directory.set_clock(start.elapsed());
                 app.pools.tick();
             }
-            _ = hurry.tick() => app.hurry(),
+            _ = hurry.tick() => {
+                app.hurry();
+                app.reap();
+            }
             _ = sweep.tick() => app.sweep(),
             _ = stats.tick() => {
                 log::end_minute(&app.pools.end_stats_period());

@@ -449,6 +449,13 @@ impl World {
         self.limits_of(name).max_clients
     }
 
+    /// How deployments of a service are told apart and retired.
+    pub fn deployments_of(&self, service: &str) -> &checked::Deployments {
+        let services = &self.config.services;
+        let listed = services.listed.iter().find(|listed| listed.name == service);
+        listed.map_or(&services.deployments, |listed| &listed.deployments)
+    }
+
     pub(super) fn limits_of(&self, service: &str) -> &checked::ServiceLimits {
         let services = &self.config.services;
         let listed = services.listed.iter().find(|listed| listed.name == service);

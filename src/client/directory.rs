@@ -17,6 +17,7 @@ use super::view::{ClientRow, ClientTally};
 use crate::metrics::Counts;
 use crate::net::line::Line;
 use crate::net::listen::Peer;
+use crate::policy::reaper::Sentence;
 use crate::wire::startup::CancelKey;
 
 /// What a session is asked from outside, as bits: several may be asked before it looks.
@@ -44,10 +45,14 @@ pub struct Who {
     pub database: String,
     /// The application that it belongs to.
     pub service: String,
-    /// The rollout of it.
+    /// The rollout of it that it belongs to, if that is known.
     pub deployment: Option<Arc<str>>,
+    /// It named its deployment at startup: that stays, whatever it calls itself later.
+    pub named_deployment: bool,
     /// As the session calls itself now.
     pub application_name: String,
+    /// The common name of its certificate.
+    pub certificate: Option<String>,
 }
 
 /// One session, as others see it.
@@ -81,6 +86,8 @@ pub struct Entry {
     pub line: Arc<Line>,
     /// Whose it is: few differ.
     who: Mutex<Arc<Who>>,
+    /// Since when it is of its deployment, by the directory's clock.
+    joined: AtomicU64,
     /// When it was logged in.
     pub since: Instant,
 }
@@ -89,6 +96,11 @@ impl Entry {
     /// The key with which its client may cancel.
     pub fn key(&self) -> (u32, &[u8]) {
         (self.pid, &self.secret)
+    }
+
+    /// Since when it is theirs, by the directory's clock.
+    pub fn joined(&self) -> u64 {
+        self.joined.load(Ordering::Relaxed)
     }
 
     /// Its number.
@@ -187,6 +199,8 @@ pub struct Directory {
     of_servers: DashMap<u32, Vec<Arc<Entry>>>,
     /// Who waits for a cancel to be passed on, by the session's number.
     cancelers: DashMap<u32, Vec<oneshot::Sender<()>>>,
+    /// Why sessions are to leave that were asked to, likewise.
+    sentences: DashMap<u32, Arc<Sentence>>,
     next: AtomicU32,
     whos: DashMap<Arc<Who>, ()>,
     lines: DashMap<Arc<Line>, ()>,
@@ -200,6 +214,7 @@ impl Default for Directory {
             sessions: DashMap::default(),
             of_servers: DashMap::default(),
             cancelers: DashMap::default(),
+            sentences: DashMap::default(),
             next: AtomicU32::default(),
             whos: DashMap::default(),
             lines: DashMap::default(),
@@ -224,6 +239,12 @@ impl Listed {
     pub fn cancelers(&self) -> Vec<oneshot::Sender<()>> {
         let cancelers = self.directory.cancelers.remove(&self.entry.id);
         cancelers.map_or_else(Vec::new, |(_, cancelers)| cancelers)
+    }
+
+    /// Why the session is to leave, if it was asked to. Whoever asks takes it.
+    pub fn sentence(&self) -> Option<Arc<Sentence>> {
+        let (_, sentence) = self.directory.sentences.remove(&self.entry.id)?;
+        Some(sentence)
     }
 
     /// Notes what the session does from now on. Only the session's own task may call this.
@@ -256,21 +277,14 @@ impl Listed {
         self.entry.statements.store(count, Ordering::Relaxed);
     }
 
-    /// Notes how the session calls itself from now on.
-    pub fn is_called(&self, application_name: &str) {
-        let who = self.entry.who();
-        if who.application_name != application_name {
-            let application_name = application_name.to_owned();
-            self.belongs_to(Who {
-                application_name,
-                ..Who::clone(&who)
-            });
-        }
-    }
-
-    /// Notes whose the session is from now on.
+    /// Notes whose the session is from now on. Only the session's own task may call this.
     pub fn belongs_to(&self, who: Who) {
-        *self.entry.who.lock() = self.directory.intern(who);
+        let who = self.directory.intern(who);
+        let before = std::mem::replace(&mut *self.entry.who.lock(), Arc::clone(&who));
+        if (&before.service, &before.deployment) != (&who.service, &who.deployment) {
+            let now = self.directory.now();
+            self.entry.joined.store(now, Ordering::Relaxed);
+        }
     }
 
     /// Notes that a waiting session's client was told so. Likewise.
@@ -296,6 +310,7 @@ impl Drop for Listed {
         let Entry { id, pid, .. } = *self.entry;
         self.directory.sessions.remove(&id);
         self.directory.cancelers.remove(&id);
+        self.directory.sentences.remove(&id);
         if self.entry.has_pid_of_server() {
             let of_servers = &self.directory.of_servers;
             if let Some(mut others) = of_servers.get_mut(&pid) {
@@ -361,6 +376,7 @@ impl Directory {
                 peer,
                 line: Arc::clone(&line),
                 who: Mutex::new(Arc::clone(&who)),
+                joined: AtomicU64::new(self.now()),
                 since: Instant::now(),
             });
             place.insert(Arc::clone(&entry));
@@ -451,6 +467,21 @@ impl Directory {
         }
     }
 
+    /// Shows every session, in no order.
+    pub fn for_each(&self, mut show: impl FnMut(&Arc<Entry>)) {
+        self.sessions.iter().for_each(|entry| show(&entry));
+    }
+
+    /// Asks a session to leave, if it still does what it was seen to do.
+    pub fn condemn(&self, entry: &Entry, doing: Doing, sentence: Sentence) {
+        self.sentences.insert(entry.id, Arc::new(sentence));
+        entry.is_due(Due::Reap, doing, None);
+        if !self.sessions.contains_key(&entry.id) {
+            // It has ended meanwhile, and looks no more.
+            self.sentences.remove(&entry.id);
+        }
+    }
+
     /// Asks the same of every session.
     pub fn ask_all(&self, ask: Ask) {
         self.ask_those(ask, |_| true);
@@ -518,6 +549,12 @@ impl Directory {
         }
     }
 
+    /// How many sessions there are of each kind.
+    pub fn count(&self) -> HashMap<Arc<Who>, u64> {
+        let tally = self.tally().into_iter();
+        tally.map(|(who, tally)| (who, tally.total())).collect()
+    }
+
     /// How many sessions there are of each kind and activity.
     pub fn tally(&self) -> Vec<(Arc<Who>, ClientTally)> {
         // Sessions of one kind share one allocation: its address says which.
@@ -583,6 +620,7 @@ impl Drop for Seat {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::reaper::Reason;
 
     fn who() -> Who {
         Who {
@@ -735,6 +773,54 @@ mod tests {
         listed.does(Activity::Idle);
         assert_eq!((entry.due(), entry.transaction()), (None, None));
         assert!(!hurry_at(5));
+    }
+
+    #[test]
+    fn a_sentence_holds_only_for_who_does_the_same_still() {
+        let directory = Arc::new(Directory::default());
+        let listed = directory.list(Peer::Unix(None), who(), 4);
+        let entry = listed.entry();
+        let sentence = || Sentence {
+            reason: Reason::Stale,
+            service: "site".into(),
+            deployment: None,
+            by: None,
+            since: None,
+            rested: Duration::ZERO,
+        };
+        directory.set_clock(Duration::from_secs(1));
+        let seen = entry.doing();
+        directory.condemn(entry, seen, sentence());
+        assert_eq!(entry.due(), Some(Due::Reap));
+        listed.does(Activity::Active);
+        assert_eq!(entry.due(), None);
+        directory.set_clock(Duration::from_secs(2));
+        listed.does(Activity::Idle);
+        assert_eq!(entry.due(), None);
+        directory.condemn(entry, entry.doing(), sentence());
+        assert_eq!(entry.due(), Some(Due::Reap));
+        assert!(listed.sentence().is_some() && listed.sentence().is_none());
+        directory.condemn(entry, entry.doing(), sentence());
+        drop(listed);
+        assert!(directory.sentences.is_empty());
+    }
+
+    #[test]
+    fn whose_a_session_is_may_change() {
+        let directory = Arc::new(Directory::default());
+        let listed = directory.list(Peer::Unix(None), who(), 4);
+        directory.set_clock(Duration::from_secs(3));
+        let bot = Who {
+            service: "bot".into(),
+            ..who()
+        };
+        listed.belongs_to(bot.clone());
+        assert_eq!(
+            (&*listed.entry().who(), listed.entry().joined()),
+            (&bot, 3000)
+        );
+        directory.forget_unused();
+        assert_eq!(directory.whos.len(), 1, "nobody is the old one's any more");
     }
 
     #[test]

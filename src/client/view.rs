@@ -75,7 +75,7 @@ impl ClientRow {
 /// PgBouncer's word for an activity.
 pub fn state_word(activity: Activity) -> &'static str {
     match activity {
-        Activity::Idle => "idle",
+        Activity::Idle | Activity::Holding => "idle",
         Activity::Waiting | Activity::WaitingTold => "waiting",
         Activity::Active | Activity::InTransaction | Activity::Streaming => "active",
     }
@@ -126,7 +126,7 @@ impl ClientTally {
 
     pub(super) fn add(&mut self, activity: Activity) {
         *match activity {
-            Activity::Idle => &mut self.idle,
+            Activity::Idle | Activity::Holding => &mut self.idle,
             Activity::Waiting | Activity::WaitingTold => &mut self.waiting,
             Activity::Active => &mut self.active,
             Activity::InTransaction => &mut self.in_transaction,

@@ -299,6 +299,20 @@ impl Pools {
         view(&self.state.lock().book)
     }
 
+    /// Services that have all the server connections that they may have, while sessions of theirs wait; and how many do.
+    pub fn full_services(&self) -> Vec<(String, u32)> {
+        let state = self.state.lock();
+        let full = state.names.services.iter().filter_map(|(name, (id, _))| {
+            let waiters = state.book.service_waiters(*id);
+            let view = state.book.service(*id);
+            let full = view
+                .cap
+                .is_some_and(|cap| cap > 0 && view.tally.total() >= cap);
+            (waiters > 0 && full).then(|| (name.to_string(), waiters))
+        });
+        full.collect()
+    }
+
     /// Looks after time: deadlines, idle and old connections, back-off, connections that died. Called several times a second.
     pub fn tick(&self) {
         self.update(|state, now| {

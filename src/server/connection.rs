@@ -26,6 +26,9 @@ use crate::wire::reply::{Message, ServerError};
 use crate::wire::scan::Seen;
 use crate::wire::startup::CancelKey;
 
+/// How often a session is given parameters again because the timeout of the client before has stopped that.
+const TRIES: u8 = 10;
+
 /// A server connection that is logged in.
 #[derive(Debug)]
 pub struct Connection {
@@ -222,10 +225,19 @@ impl Connection {
         &mut self,
         parameters: &Arc<Parameters>,
     ) -> Result<Result<Answer, ServerError>, EndError> {
-        let names = parameters.iter().map(|(name, _)| name);
-        let change = self.end.change_to(parameters).unwrap_or_default();
-        let question = self.end.question(&question(names));
-        self.hear_out(&[change, question].concat()).await
+        let mut tries = TRIES;
+        loop {
+            let names = parameters.iter().map(|(name, _)| name);
+            let change = self.end.change_to(parameters).unwrap_or_default();
+            let question = self.end.question(&question(names));
+            match self.hear_out(&[change, question].concat()).await? {
+                Ok(answer) if !answer.canceled => return Ok(Ok(answer)),
+                Err(error) => return Ok(Err(error)),
+                // It was the timeout of the client before.
+                Ok(_) if tries > 0 => tries -= 1,
+                Ok(_) => return Err(EndError::Closed),
+            }
+        }
     }
 
     /// When a parameter can be set (see [`question_context`]). **Not cancel-safe.**

@@ -49,6 +49,12 @@ impl Store {
     }
 }
 
+/// A statement that is nobody else's.
+pub fn private(body: &[u8]) -> Arc<Statement> {
+    let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+    Arc::new(Statement::new(id, body, ""))
+}
+
 impl Known {
     fn tidy(&mut self) {
         if self.by_hash.len() < self.tidy_at.max(TIDY_FIRST) {

@@ -95,6 +95,16 @@ pub struct Answer {
 }
 
 impl Touched {
+    /// Whether this parameter may have been set or reset.
+    fn concerns(&self, name: &str) -> bool {
+        let mut names = self.names.iter().chain(&self.reset);
+        let mut reported = self.reported.iter();
+        self.any
+            || self.resets_all
+            || names.any(|known| known.eq_ignore_ascii_case(name))
+            || reported.any(|(known, _)| known.eq_ignore_ascii_case(name))
+    }
+
     /// Whether this parameter may have been reset.
     pub fn resets(&self, name: &str) -> bool {
         self.resets_all
@@ -152,6 +162,12 @@ impl State {
     /// Whether something lives in it that cannot be moved to another connection.
     pub fn is_pinned(&self) -> bool {
         self.pinned
+    }
+
+    /// Whether this parameter may be another than the book says: the client may have set it, or Postgres is being asked what it has set.
+    pub fn may_have_other(&self, name: &str) -> bool {
+        let touched = self.touched.as_deref();
+        self.answer.is_some() || touched.is_some_and(|touched| touched.concerns(name))
     }
 
     /// Whether it may have parameters that no other client may see, and whose names nobody knows.
@@ -346,9 +362,11 @@ impl State {
                 }
             }
             (b'S', Some(answer)) => answer.reported.extend(parameter(body)),
-            (b'E', Some(answer)) if has_field(body, b"C57014") => answer.canceled = true,
-            (b'E', _) => {
-                self.error = Some(body.into());
+            (b'E', answer) => {
+                match answer {
+                    Some(answer) if has_field(body, b"C57014") => answer.canceled = true,
+                    _ => self.error = Some(body.into()),
+                }
                 if let Some(before) = self.before.take() {
                     self.parameters = before;
                 }

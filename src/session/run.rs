@@ -1,6 +1,7 @@
 //! A session: idle without a buffer, waiting in a pool's queue, or leased to a server connection. One future for its life.
 
 use std::cell::RefCell;
+use std::fmt;
 use std::future::Future;
 use std::mem;
 use std::pin::Pin;
@@ -17,13 +18,14 @@ use crate::client::statements::TooMany;
 use crate::config::checked::Mode;
 use crate::net::end::EndError;
 use crate::net::stream::Stream;
+use crate::policy::reaper::Sentence;
 use crate::pool::book::{ServiceId, ThreadId};
 use crate::pool::errand::Discard;
 use crate::pool::lease::{Called, Lease, Ticket};
 use crate::pool::pools::{Checkout, Member, Refused};
 use crate::repeats::POOLER_ERROR;
 use crate::server::end::{ServerEnd, Settled};
-use crate::server::state::Touched;
+use crate::server::state::{Answer, Touched};
 use crate::wire::WireError;
 use crate::wire::exchange::Exchange;
 use crate::wire::parameters::Parameters;
@@ -84,6 +86,9 @@ pub enum End {
     /// It has done the same for too long.
     #[error("{}", overdue_text(*.0))]
     Overdue(Overdue),
+    /// Its deployment is superseded, or others need what it holds.
+    #[error("{0}")]
+    Reaped(Arc<Sentence>),
 }
 
 impl End {
@@ -135,6 +140,7 @@ impl End {
             Self::Overdue(Overdue::IdleTransaction) => "idle_transaction",
             Self::Overdue(Overdue::Transaction) => "transaction",
             Self::Overdue(Overdue::Query) => "query",
+            Self::Reaped(sentence) => sentence.reason.as_str(),
         }
     }
 
@@ -170,6 +176,11 @@ impl End {
                 "terminating connection due to administrator command",
             ),
             Self::Overdue(overdue) => overdue_report(*overdue),
+            Self::Reaped(sentence) => Report::new(
+                SqlState::ADMIN_SHUTDOWN,
+                format!("terminating connection: {sentence}"),
+            )
+            .detail(sentence.explanation()),
         };
         Some(report.error(Severity::Fatal))
     }
@@ -235,12 +246,31 @@ pub struct Terms {
     pub mode: Mode,
     /// Its place in the directory.
     pub listed: Listed,
-    /// Its seats under the caps on clients.
+    /// Its seats under the caps on clients, but for its service's.
     pub seats: Box<[Seat]>,
+    /// Its seat under its service's cap, if there is one.
+    pub service_seat: Option<Seat>,
+    /// Who says where it belongs when its client gives itself another name.
+    pub registrar: Arc<dyn Registrar>,
     /// What the client asked for at startup.
     pub startup: Arc<Parameters>,
     /// How many prepared statements a server connection keeps; 0 = names are left to the client.
     pub prepared: usize,
+}
+
+/// Says where a session belongs whose client has given itself another name.
+pub trait Registrar: fmt::Debug + Send + Sync {
+    /// Moves it there, for everybody to see. `None`: it stays where it is.
+    fn renamed(&self, listed: &Listed, application_name: &str) -> Option<Moved>;
+}
+
+/// Where a session is moved to.
+#[derive(Debug)]
+pub struct Moved {
+    /// The service with which it asks from now on.
+    pub service: ServiceId,
+    /// Its seat there, if the service has a cap on clients.
+    pub seat: Option<Seat>,
 }
 
 /// A logged-in client. Resolves to why it ended; by then the client was told.
@@ -601,22 +631,24 @@ impl Session {
 
     /// A reset goes back to what the server connection began with, but its client's session began with what it asked for. `true`:
     /// that is on its way.
-    fn restore(&self, cx: &mut Context<'_>, lease: &mut Lease) -> bool {
+    fn restore(&mut self, cx: &mut Context<'_>, lease: &mut Lease) -> bool {
         let end = &mut lease.connection().end;
         let Some(touched) = end.touched() else {
             return false;
         };
-        if let Some((_, name)) = touched
+        let startup = Arc::clone(&self.terms.startup);
+        if touched.resets(APPLICATION_NAME) {
+            self.renamed(startup.value(APPLICATION_NAME).unwrap_or_default());
+        } else if let Some((_, name)) = touched
             .reported
             .iter()
-            .find(|(name, _)| **name == *APPLICATION_NAME)
+            .find(|(known, _)| **known == *APPLICATION_NAME)
         {
-            self.terms.listed.is_called(name);
+            self.renamed(name);
         }
-        let startup = &self.terms.startup;
         let left = startup.iter().filter(|(name, _)| !touched.resets(name));
         end.state_mut().set_parameters(&Arc::new(left.collect()));
-        let Some(change) = end.change_to(startup) else {
+        let Some(change) = end.change_to(&startup) else {
             return false;
         };
         // If the connection is gone, reading from it will say why.
@@ -626,12 +658,38 @@ impl Session {
 
     /// Finds out what the client did to its session, if anything, so that it follows the client. `true`: Postgres is being asked.
     fn learn(&mut self, cx: &mut Context<'_>, lease: &mut Lease) -> bool {
-        let connection = lease.connection();
-        let (end, base) = (&mut connection.end, &connection.welcome.parameters);
+        let end = &mut lease.connection().end;
         let answer = end.state_mut().answer();
         if !end.state().is_touched() && answer.is_none() {
             return false;
         }
+        let before = Arc::clone(&self.parameters);
+        let asks = self.learn_from(cx, lease, answer.as_deref());
+        let now = Arc::clone(&self.parameters);
+        if now.value(APPLICATION_NAME) != before.value(APPLICATION_NAME) {
+            self.renamed(now.value(APPLICATION_NAME).unwrap_or_default());
+        }
+        asks
+    }
+
+    /// Its client calls itself by this name: it may belong to another service or deployment from now on.
+    fn renamed(&mut self, application_name: &str) {
+        let Terms {
+            registrar, listed, ..
+        } = &self.terms;
+        if let Some(Moved { service, seat }) = registrar.renamed(listed, application_name) {
+            (self.terms.service, self.terms.service_seat) = (service, seat);
+        }
+    }
+
+    fn learn_from(
+        &mut self,
+        cx: &mut Context<'_>,
+        lease: &mut Lease,
+        answer: Option<&Answer>,
+    ) -> bool {
+        let connection = lease.connection();
+        let (end, base) = (&mut connection.end, &connection.welcome.parameters);
         let given = Arc::clone(end.state().parameters());
         let mut ground = Ground {
             base,
@@ -639,7 +697,7 @@ impl Session {
             given: &given,
         };
         let answered;
-        if let (Some(answer), Some(touched)) = (&answer, self.asked.take()) {
+        if let (Some(answer), Some(touched)) = (answer, self.asked.take()) {
             if answer.canceled {
                 return self.ask_again(cx, lease, *touched);
             }
@@ -691,9 +749,6 @@ impl Session {
             Arc::new(found)
         };
         end.state_mut().set_parameters(&found);
-        if let Some(name) = wanted.value(APPLICATION_NAME) {
-            self.terms.listed.is_called(name);
-        }
         wanted
     }
 
@@ -708,7 +763,12 @@ impl Session {
         match due {
             Some(Due::End(overdue)) => return Some(End::Overdue(overdue)),
             Some(Due::Notice) => self.tell_that_it_waits(cx),
-            None => {}
+            Some(Due::Reap) if self.may_be_reaped() => {
+                if let Some(sentence) = self.terms.listed.sentence() {
+                    return Some(End::Reaped(sentence));
+                }
+            }
+            Some(Due::Reap) | None => {}
         }
         if self.entry().asked(Ask::Look)
             && matches!(self.phase, Phase::Waiting(..))
@@ -727,6 +787,13 @@ impl Session {
         // A stream ends nowhere in particular; who replicates comes back for the rest.
         let settled = end.settled().is_some() || end.exchange().is_streaming();
         (drain && settled && self.client.is_flushed()).then_some(End::Drained)
+    }
+
+    /// Whether nothing is under way: neither a transaction nor the client's next message.
+    fn may_be_reaped(&self) -> bool {
+        matches!(self.phase, Phase::Idle | Phase::Leased(_))
+            && !self.client.is_held()
+            && self.client.stream().is_quiet()
     }
 
     fn tell_that_it_waits(&mut self, cx: &mut Context<'_>) {
@@ -822,7 +889,7 @@ impl Future for Session {
     }
 }
 
-/// The parameter by which a session says what it is.
+/// The parameter by which a session says where it belongs.
 const APPLICATION_NAME: &str = "application_name";
 
 /// Notes that a session has got this server connection.
@@ -879,7 +946,7 @@ fn note(listed: &Listed, exchange: &Exchange, goes_on: bool) {
     let activity = if exchange.is_streaming() {
         Activity::Streaming
     } else if exchange.is_settled() {
-        Activity::Idle
+        Activity::Holding
     } else if exchange.is_in_transaction() {
         Activity::InTransaction
     } else {

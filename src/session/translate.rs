@@ -9,7 +9,7 @@ use crate::client::statements::{
     Drops, LONGEST_UNNAMED, MODEST, Statements, TooMany, is_memory_short,
 };
 use crate::server::end::Books;
-use crate::server::prepared::{Store, prepare_gone};
+use crate::server::prepared::{Store, prepare_gone, private};
 use crate::server::state::{Touched, parameter};
 use crate::wire::WireError;
 use crate::wire::edit::Edit;
@@ -316,7 +316,9 @@ impl Translator<'_, '_> {
         let statements = self.statements.get_or_insert_default();
         let (at, next) = (seen.at, seen.at + seen.length());
         let Books {
-            exchange, prepared, ..
+            exchange,
+            prepared,
+            state,
         } = &mut *self.books;
         if let Some(known) = statements.named(name) {
             // Postgres itself says that the name is taken, in the client's words in the end.
@@ -328,7 +330,12 @@ impl Translator<'_, '_> {
         }
         let body = &seen.body[end..];
         let search_path = self.how.parameters.value("search_path").unwrap_or_default();
-        let statement = self.how.store.statement(body, search_path);
+        // Under a path that is not known it is shared with nobody.
+        let statement = if state.may_have_other("search_path") {
+            private(body)
+        } else {
+            self.how.store.statement(body, search_path)
+        };
         match statements.name(name, &statement) {
             Ok(()) => {}
             Err(TooMany::OfAll) => return self.refuse(seen, edit),

@@ -81,6 +81,8 @@ impl SqlState {
     pub const CONFIGURATION_LIMIT_EXCEEDED: Self = Self(*b"53400");
     /// syntax_error
     pub const SYNTAX_ERROR: Self = Self(*b"42601");
+    /// undefined_object
+    pub const UNDEFINED_OBJECT: Self = Self(*b"42704");
     /// cant_change_runtime_param
     pub const CANNOT_CHANGE_PARAMETER: Self = Self(*b"55P02");
     /// query_canceled

@@ -4,6 +4,7 @@ mod cancels;
 mod house;
 mod leases;
 mod patience;
+mod reaped;
 mod size;
 mod threads;
 mod vanishing;

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tempfile::TempDir;
 use tokio::net::{UnixListener, UnixStream};
@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::{JoinHandle, spawn_local};
 
-use crate::client::directory::{Ask, Directory, Entry, Who};
+use crate::client::directory::{Ask, Directory, Entry, Listed, Who};
 use crate::client::end::ClientEnd;
 use crate::client::patience::{Activity, Doing, Patience};
 use crate::client::view::ClientRow;
@@ -21,6 +21,7 @@ use crate::config::checked::{Host, Mode, Tcp};
 use crate::net::listen::Peer;
 use crate::net::packet::{Packet, Packets};
 use crate::net::stream::{Stream, unix_path};
+use crate::policy::reaper::{Reason, Sentence};
 use crate::pool::book::{PoolLimits, PoolView, ServiceId, ServiceLimits, ThreadId};
 use crate::pool::errand::Errand;
 use crate::pool::pools::{Member, Pool, PoolSettings, Pools};
@@ -28,7 +29,7 @@ use crate::server::dial::Target;
 use crate::server::login::{Identity, ServerLogin};
 use crate::server::secure::Security;
 use crate::session::fake::Fake;
-use crate::session::run::{End, Session, Terms};
+use crate::session::run::{End, Moved, Registrar, Session, Terms};
 use crate::wire::reply::{
     Report, Severity, SqlState, authentication, backend_key_data, parameter_status, query,
     ready_for_query,
@@ -40,6 +41,16 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The longest message of a client.
 const LIMIT: u32 = 1_000_000;
+
+/// Every session stays where it is.
+#[derive(Debug)]
+struct Nowhere;
+
+impl Registrar for Nowhere {
+    fn renamed(&self, _: &Listed, _: &str) -> Option<Moved> {
+        None
+    }
+}
 
 /// A Postgres on a unix socket.
 pub(super) struct House {
@@ -442,6 +453,8 @@ impl Thread {
             mode: self.pool.settings().mode,
             listed,
             seats: Box::default(),
+            service_seat: None,
+            registrar: Arc::new(Nowhere),
             startup: Arc::new(parameters.iter().copied().collect()),
             prepared: 100,
         };
@@ -532,6 +545,22 @@ impl Client {
     pub(super) fn hurry_at(&self, second: u64, patience: Patience) {
         self.directory.set_clock(Duration::from_secs(second));
         self.directory.hurry(&patience, |_| patience);
+    }
+
+    /// The reaper passes a sentence on the session, for what it was seen to do.
+    pub(super) fn is_condemned(&self, doing: (Activity, u64)) {
+        let sentence = Sentence {
+            reason: Reason::Stale,
+            service: "site".into(),
+            deployment: Some("v1".into()),
+            by: Some("v2".into()),
+            since: Some(SystemTime::UNIX_EPOCH),
+            rested: Duration::ZERO,
+        };
+        let (activity, second) = doing;
+        let since = second * 1000;
+        self.directory
+            .condemn(&self.entry, Doing { activity, since }, sentence);
     }
 
     /// What the session is seen to do, since which second.
