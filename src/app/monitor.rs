@@ -249,7 +249,7 @@ fn logins(app: &App, host: HostId, ground: &str) -> Vec<Target> {
         }
     }
     for pool in app.pools.all() {
-        let known = pool.purpose == Purpose::Clients && pool.welcome().is_some();
+        let known = pool.purpose == Purpose::Clients && pool.has_logged_in();
         if known && pool.host() == host {
             targets.push(pool.settings().target.clone());
         }

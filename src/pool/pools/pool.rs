@@ -452,6 +452,11 @@ impl Pool {
         self.welcome.read().clone()
     }
 
+    /// Whether Postgres has ever let it in.
+    pub fn has_logged_in(&self) -> bool {
+        self.welcome.read().is_some()
+    }
+
     /// Where `thread` counts what it moves for this pool.
     pub fn traffic(&self, thread: ThreadId) -> &Traffic {
         &self.traffic[usize::from(thread.0)]
