@@ -128,6 +128,16 @@ families! {
         "1 if a server connection is open or the last try to connect succeeded, 0 if the last one failed; left out before the first.";
     POSTGRES_BUDGET = Gauge "pgweir_postgres_budget" ["postgres"] "connections":
         "How many server connections this Postgres may be asked for; left out until that is known.";
+    POSTGRES_MAX = Gauge "pgweir_postgres_max_connections" ["postgres"] "connections":
+        "max_connections of this Postgres; left out until the monitor has read it.";
+    POSTGRES_OTHERS = Gauge "pgweir_postgres_other_connections" ["postgres"] "connections":
+        "Connections to this Postgres that are not this pgweir's.";
+    POSTGRES_FREE = Gauge "pgweir_postgres_free_connections" ["postgres"] "connections":
+        "Connections that ordinary users may still open there.";
+    POSTGRES_REFUSALS = Counter "pgweir_postgres_refusals_total" ["postgres"] "tries":
+        "Times that this Postgres refused a connection with 53300.";
+    ALERTS = Gauge "pgweir_alerts" ["alert", "subject"] "":
+        "1 for each alert that is raised.";
     POSTGRES_SERVERS = Gauge "pgweir_postgres_server_connections" ["postgres", "state"] "connections":
         "Server connections to this Postgres over all pools, by what they do.";
     DIALS = Counter "pgweir_dials_total" ["postgres"] "tries":

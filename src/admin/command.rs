@@ -270,6 +270,33 @@ pub const COMMANDS: &[Command] = &[
         help: "ends pgweir: at once, when no server connection is lent, or when the last client has left",
         run: Run::Act(act::shutdown),
     },
+    Command::show(
+        "SHOW BUDGET",
+        "one row for each Postgres: how many connections pgweir may have there, and what others leave",
+        show::watch::BUDGET,
+    ),
+    Command::show(
+        "SHOW FOREIGN",
+        "who is connected to Postgres past this pgweir",
+        show::watch::FOREIGN,
+    ),
+    Command::show(
+        "SHOW ALERTS",
+        "the alerts that are raised, who holds most, and what to type",
+        show::watch::ALERTS,
+    ),
+    Command::show(
+        "SHOW INCIDENTS",
+        "the incidents that are kept, the newest first",
+        show::watch::INCIDENTS,
+    ),
+    Command {
+        name: "SHOW INCIDENT",
+        takes: &["id"],
+        access: Access::Stats,
+        help: "the story of one incident: a post-mortem to be filled in",
+        run: show::watch::INCIDENT,
+    },
     Command {
         name: "SHOW SERVICES",
         takes: &[],

@@ -8,7 +8,10 @@ use crate::client::directory::{Directory, Quota};
 use crate::client::reaped::ReapedLog;
 use crate::config::SetError;
 use crate::config::checked::{Auth, Config};
+use crate::incident::{Incident, Summary};
 use crate::metrics::Metrics;
+use crate::policy::alert::Measured;
+use crate::policy::budget::{Backend, Whose};
 use crate::policy::deployment::{DeploymentRow, Unknown};
 use crate::pool::pools::{Pools, Shutting, SteerError};
 
@@ -62,6 +65,14 @@ pub trait Process: Debug + Send + Sync {
     fn promote(&self, service: &str, deployment: &str) -> Result<(), Unknown>;
     /// Says that a deployment does not count any more.
     fn supersede(&self, service: &str, deployment: &str) -> Result<(), Unknown>;
+    /// Who is connected to each Postgres, as the monitor saw it last.
+    fn backends(&self) -> Vec<(String, Whose, Backend)>;
+    /// The alerts that are raised, and since when, in milliseconds since 1970.
+    fn alerts(&self) -> Vec<(i64, Measured)>;
+    /// The incidents that are kept, the newest first.
+    fn incidents(&self) -> Arc<[Summary]>;
+    /// One incident, or why it cannot be told. Reads a file.
+    fn incident(&self, number: u64) -> Result<Incident, String>;
     /// Asks sessions of superseded deployments to leave that do nothing, of one service or of all; how many.
     fn kill_stale(&self, service: Option<&str>) -> usize;
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::admit::{Denied, Reception};
+use super::monitor::Reading;
 use super::serve::App;
 use crate::admin::DATABASES;
 use crate::admin::console::{Console, Standing, hello};
@@ -14,10 +15,13 @@ use crate::client::greet::Greeted;
 use crate::client::login::LoginError;
 use crate::client::reaped::ReapedLog;
 use crate::config::checked::{AuthMethod, Config, Database};
+use crate::incident::{Incident, Summary};
 use crate::metrics::Metrics;
 use crate::net::line::Line;
 use crate::net::listen::Peer;
 use crate::net::stream::Stream;
+use crate::policy::alert::Measured;
+use crate::policy::budget::{Backend, Whose};
 use crate::policy::deployment::{DeploymentRow, Unknown};
 use crate::pool::book::Gate;
 use crate::pool::pools::{Pools, Shutting, Vouched};
@@ -298,6 +302,36 @@ impl Process for App {
 
     fn supersede(&self, service: &str, deployment: &str) -> Result<(), Unknown> {
         self.supersede_deployment(service, deployment)
+    }
+
+    fn backends(&self) -> Vec<(String, Whose, Backend)> {
+        let grounds = self.pools.grounds().into_iter();
+        let readings = grounds.filter_map(|ground| self.watch.reading(ground.id));
+        let of_one = |reading: Arc<Reading>| {
+            let backends = reading.backends.iter();
+            let named =
+                backends.map(|(whose, backend)| (reading.name.clone(), *whose, backend.clone()));
+            named.collect::<Vec<_>>()
+        };
+        readings.flat_map(of_one).collect()
+    }
+
+    fn alerts(&self) -> Vec<(i64, Measured)> {
+        let raised = self.watch.alerts();
+        let alerts = raised.iter();
+        alerts
+            .map(|raised| (raised.since, raised.alert.measured.clone()))
+            .collect()
+    }
+
+    fn incidents(&self) -> Arc<[Summary]> {
+        self.watch.incidents()
+    }
+
+    fn incident(&self, number: u64) -> Result<Incident, String> {
+        self.watch
+            .incident(number)
+            .map_err(|error| error.to_string())
     }
 
     fn kill_stale(&self, service: Option<&str>) -> usize {

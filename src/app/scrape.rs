@@ -14,7 +14,7 @@ use crate::client::directory::Who;
 use crate::client::view::ClientTally;
 use crate::metrics::{self as m, Exposition, Family, Times};
 use crate::pool::book::Tally;
-use crate::pool::pools::OTHERS;
+use crate::pool::pools::{Measured, OTHERS};
 use crate::pool::stats::{Counted, Totals};
 use crate::pool::view::{HostRow, PoolRow};
 
@@ -248,6 +248,7 @@ fn postgres(app: &App, text: &mut Exposition) {
             series.add(&[&row.name], budget);
         }
     }
+    watched(app, text);
     let mut series = text.family(&m::POSTGRES_SERVERS);
     for row in &rows {
         for (state, count) in states(row.tally) {
@@ -271,6 +272,39 @@ fn postgres(app: &App, text: &mut Exposition) {
         }
     }
 }
+
+/// What the monitor has found, and the alerts.
+fn watched(app: &App, text: &mut Exposition) {
+    let mut grounds = app.pools.grounds();
+    grounds.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+    let families: [(&Family, MeasureOf); 3] = [
+        (&m::POSTGRES_MAX, |measured| measured.limits.max_connections),
+        (&m::POSTGRES_OTHERS, |measured| measured.others),
+        (&m::POSTGRES_FREE, |measured| {
+            measured.limits.free(measured.open)
+        }),
+    ];
+    for (family, of) in families {
+        let mut series = text.family(family);
+        for ground in &grounds {
+            if let Some(measured) = ground.measured {
+                series.add(&[&ground.name], of(&measured));
+            }
+        }
+    }
+    let mut series = text.family(&m::POSTGRES_REFUSALS);
+    for ground in &grounds {
+        series.add(&[&ground.name], ground.refusals);
+    }
+    let mut series = text.family(&m::ALERTS);
+    for raised in &*app.watch.alerts() {
+        let measured = &raised.alert.measured;
+        series.add(&[measured.kind.as_str(), &measured.subject], 1u8);
+    }
+}
+
+/// Reads one of the monitor's figures.
+type MeasureOf = fn(&Measured) -> u32;
 
 /// Reads one counter.
 type CountOf = fn(&Totals) -> u64;

@@ -19,6 +19,7 @@ pub mod process;
 pub mod sockets;
 pub mod stats;
 pub mod users;
+pub mod watch;
 
 /// The console as a database, a user and a pool, in the tables that have one row for each.
 const OWN: &str = "pgbouncer";
