@@ -202,6 +202,22 @@ fn waiting_with_the_budget_spent_is_an_incident_with_its_queue() {
     let refused = waiter.error("select 1");
     assert_eq!(refused.code(), "53300");
     let path = place.path().display().to_string();
+    let ask = |sql: &str| {
+        let mut psql = pooler.psql("postgres", "pgweir");
+        let output = psql.args(["-At", "-c", sql]).output().expect("psql starts");
+        assert!(output.status.success(), "{sql}: {output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    eventually("the console tells it too", || {
+        ask("SELECT alert FROM alerts").contains("waiters")
+            && ask("SELECT cause, closed FROM incidents").contains("waiters")
+            && ask("SHOW INCIDENT 1").contains("`waiters`: the budget of 1 at")
+    });
+    assert!(ask("SELECT budget, in_use FROM budget").starts_with("1|"));
+    assert_eq!(
+        ask("SELECT count(*) FROM foreign WHERE whose = 'pgweir'"),
+        "0\n"
+    );
     eventually("it is told who waited and who was refused", || {
         let (_, text) = pgweir(&["incident", "--directory", &path, "export", "1"]);
         text.contains("`waiters`: the budget of 1 at") && text.contains("| postgres | 1 |")

@@ -163,14 +163,15 @@ fn a_budget_that_becomes_automatic_is_asked_of_postgres(threads: usize) {
         }
         clients
     };
-    let mut clients = open(6);
-    clients[0].read_until('Z');
-    assert!(!clients[1].hears_within(Duration::from_millis(200)));
+    let mut holder = open(1).remove(0);
+    holder.read_until('Z');
+    let mut clients = open(5);
+    assert!(!clients[0].hears_within(Duration::from_millis(200)));
     pooler.rewrite(&budget("\"auto\""));
     pooler.reload();
     pooler.await_log("the reload", |line| line.contains("reloaded"));
     // Its room is dialled anew, and then Postgres is asked.
-    clients.remove(0).reset();
+    holder.reset();
     // Seven for ordinary users, less the headroom: three for clients, and the monitor's.
     eventually("three are served", || postgres.busy() == 3);
     eventually("the monitor is there", || postgres.connections() == 4);
