@@ -293,6 +293,7 @@ impl Registrar for App {
         if who == *old {
             return None;
         }
+        let left = self.quotas.of(Capped::Service, &old.service);
         let capped = world.service_clients(&who.service) > 0;
         let quota = capped.then(|| self.quotas.of(Capped::Service, &who.service));
         tracing::debug!(
@@ -305,6 +306,7 @@ impl Registrar for App {
         Some(Moved {
             service,
             seat: quota.and_then(|quota| quota.enter(0)),
+            left,
         })
     }
 }
@@ -500,7 +502,7 @@ impl Reception<'_> {
         if self.world.passes_through() && !replicates {
             self.vouch(packets, &pool, service).await?;
         }
-        let (seats, service_seat) = self.seats(seat, &who, database).await?;
+        let seats = self.seats(seat, &who, database).await?;
         if self.world.passes_through() && replicates {
             self.vouch_alone(packets, &pool, service).await?;
         }
@@ -554,8 +556,6 @@ impl Reception<'_> {
             mode: settings.mode,
             listed,
             seats,
-            service_seat,
-            registrar: Arc::clone(self.app) as Arc<dyn Registrar>,
             startup: Arc::clone(&accepted.parameters),
             // In session mode the server connection is the client's own, and so are the names on it.
             prepared: if settings.mode == Mode::Session {
@@ -669,13 +669,13 @@ impl Reception<'_> {
         pool
     }
 
-    /// Its seats under the caps on clients, the one under its service's cap apart.
+    /// Its seats under the caps on clients.
     async fn seats(
         &self,
         first: Seat,
         who: &Who,
         database: &Database,
-    ) -> Result<(Box<[Seat]>, Option<Seat>), Denied> {
+    ) -> Result<Box<[Seat]>, Denied> {
         let Config { limits, users, .. } = &*self.world.config;
         let user = users
             .get(&who.user)
@@ -703,11 +703,8 @@ impl Reception<'_> {
             "max_clients_per_database",
         )?;
         let service = self.service_seat(who).await?;
-        let seats = [Some(first), user, database]
-            .into_iter()
-            .flatten()
-            .collect();
-        Ok((seats, service))
+        let seats = [Some(first), user, database, service];
+        Ok(seats.into_iter().flatten().collect())
     }
 
     /// A seat under the cap of its service. Where that is full of what an old deployment has left, room is made.

@@ -53,6 +53,7 @@ struct Group {
 struct Found {
     entry: Arc<Entry>,
     group: usize,
+    joined: u64,
     doing: Doing,
 }
 
@@ -64,7 +65,7 @@ impl Survey {
                 id: found.entry.id(),
                 service: &group.who.service,
                 superseded: group.measure.superseded,
-                joined: found.entry.joined(),
+                joined: found.joined,
                 rest: match found.doing.activity {
                     Activity::Idle => Rest::Idle,
                     Activity::Holding => Rest::Holding,
@@ -207,7 +208,7 @@ impl App {
         let life = self.reaping.life.lock();
         let (mut groups, mut sessions) = (Vec::<Group>::new(), Vec::new());
         let mut known = HashMap::new();
-        self.directory.for_each(|entry| {
+        self.directory.for_each(|entry, joined| {
             let (who, doing) = (entry.who(), entry.doing());
             let group = *known.entry(Arc::as_ptr(&who)).or_insert_with(|| {
                 let superseded = who
@@ -225,12 +226,13 @@ impl App {
                 groups.len() - 1
             });
             let Group { measure, count, .. } = &mut groups[group];
-            count.add(entry.joined(), now, *measure);
+            count.add(joined, now, *measure);
             if measure.superseded.is_some() || doing.activity == Activity::InTransaction {
                 let entry = Arc::clone(entry);
                 sessions.push(Found {
                     entry,
                     group,
+                    joined,
                     doing,
                 });
             }
@@ -245,6 +247,7 @@ impl App {
                 entry,
                 group,
                 doing,
+                ..
             } = &survey.sessions[choice.at];
             let who = &survey.groups[*group].who;
             let life = self.reaping.life.lock();
@@ -264,6 +267,10 @@ impl App {
             if choice.dry_run {
                 self.reaping.log.note(entry, &Arc::new(sentence), true);
             } else {
+                let (id, reason) = (entry.id(), choice.reason.as_str());
+                self.watch.did(format!(
+                    "asked session {id} to leave ({reason}): {sentence}"
+                ));
                 self.directory.condemn(entry, *doing, sentence);
             }
         }

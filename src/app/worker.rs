@@ -20,6 +20,7 @@ use crate::net::stream::Unregistered;
 use crate::pool::book::ThreadId;
 use crate::pool::errand::Errand;
 use crate::repeats;
+use crate::session::run::{Registrar, register};
 
 /// How long to wait after `accept` failed for want of file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -92,6 +93,7 @@ pub fn start(
 }
 
 async fn work(thread: ThreadId, app: Arc<App>, mut inbox: Inbox, door: Option<FrontDoor>) {
+    register(Arc::clone(&app) as Arc<dyn Registrar>);
     if let Some(FrontDoor { listeners, dealer }) = door {
         for listener in listeners {
             let app = Arc::clone(&app);

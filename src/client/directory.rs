@@ -86,8 +86,6 @@ pub struct Entry {
     pub line: Arc<Line>,
     /// Whose it is: few differ.
     who: Mutex<Arc<Who>>,
-    /// Since when it is of its deployment, by the directory's clock.
-    joined: AtomicU64,
     /// When it was logged in.
     pub since: Instant,
 }
@@ -96,11 +94,6 @@ impl Entry {
     /// The key with which its client may cancel.
     pub fn key(&self) -> (u32, &[u8]) {
         (self.pid, &self.secret)
-    }
-
-    /// Since when it is theirs, by the directory's clock.
-    pub fn joined(&self) -> u64 {
-        self.joined.load(Ordering::Relaxed)
     }
 
     /// Its number.
@@ -201,6 +194,8 @@ pub struct Directory {
     cancelers: DashMap<u32, Vec<oneshot::Sender<()>>>,
     /// Why sessions are to leave that were asked to, likewise.
     sentences: DashMap<u32, Arc<Sentence>>,
+    /// When sessions became another service's or deployment's than that of their login, by the clock; likewise.
+    moved: DashMap<u32, u64>,
     next: AtomicU32,
     whos: DashMap<Arc<Who>, ()>,
     lines: DashMap<Arc<Line>, ()>,
@@ -215,6 +210,7 @@ impl Default for Directory {
             of_servers: DashMap::default(),
             cancelers: DashMap::default(),
             sentences: DashMap::default(),
+            moved: DashMap::default(),
             next: AtomicU32::default(),
             whos: DashMap::default(),
             lines: DashMap::default(),
@@ -283,7 +279,7 @@ impl Listed {
         let before = std::mem::replace(&mut *self.entry.who.lock(), Arc::clone(&who));
         if (&before.service, &before.deployment) != (&who.service, &who.deployment) {
             let now = self.directory.now();
-            self.entry.joined.store(now, Ordering::Relaxed);
+            self.directory.moved.insert(self.entry.id, now);
         }
     }
 
@@ -311,6 +307,7 @@ impl Drop for Listed {
         self.directory.sessions.remove(&id);
         self.directory.cancelers.remove(&id);
         self.directory.sentences.remove(&id);
+        self.directory.moved.remove(&id);
         if self.entry.has_pid_of_server() {
             let of_servers = &self.directory.of_servers;
             if let Some(mut others) = of_servers.get_mut(&pid) {
@@ -376,7 +373,6 @@ impl Directory {
                 peer,
                 line: Arc::clone(&line),
                 who: Mutex::new(Arc::clone(&who)),
-                joined: AtomicU64::new(self.now()),
                 since: Instant::now(),
             });
             place.insert(Arc::clone(&entry));
@@ -467,9 +463,17 @@ impl Directory {
         }
     }
 
-    /// Shows every session, in no order.
-    pub fn for_each(&self, mut show: impl FnMut(&Arc<Entry>)) {
-        self.sessions.iter().for_each(|entry| show(&entry));
+    /// Shows every session, in no order, with the time since when it is of its service and deployment, by the clock.
+    pub fn for_each(&self, mut show: impl FnMut(&Arc<Entry>, u64)) {
+        let (now, instant) = (self.now(), Instant::now());
+        let login = |entry: &Entry| {
+            let age = instant.saturating_duration_since(entry.since);
+            now.saturating_sub(u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
+        };
+        for entry in &self.sessions {
+            let moved = self.moved.get(&entry.id).map(|moved| *moved);
+            show(&entry, moved.unwrap_or_else(|| login(&entry)));
+        }
     }
 
     /// Asks a session to leave, if it still does what it was seen to do.
@@ -594,6 +598,13 @@ pub struct Quota(AtomicU32);
 /// One client, counted. Dropped, it is counted no more.
 #[derive(Debug)]
 pub struct Seat(Arc<Quota>);
+
+impl Seat {
+    /// Whether it counts against this cap.
+    pub fn is_of(&self, quota: &Arc<Quota>) -> bool {
+        Arc::ptr_eq(&self.0, quota)
+    }
+}
 
 impl Quota {
     /// Takes a seat, unless `cap` (0 = none) are taken.
@@ -815,10 +826,10 @@ mod tests {
             ..who()
         };
         listed.belongs_to(bot.clone());
-        assert_eq!(
-            (&*listed.entry().who(), listed.entry().joined()),
-            (&bot, 3000)
-        );
+        assert_eq!(*listed.entry().who(), bot);
+        let mut since = None;
+        directory.for_each(|_, joined| since = Some(joined));
+        assert_eq!(since, Some(3000));
         directory.forget_unused();
         assert_eq!(directory.whos.len(), 1, "nobody is the old one's any more");
     }

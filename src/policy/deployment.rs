@@ -18,6 +18,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+/// How exactly it is known when a session joined.
+const GRAIN: u64 = 100;
+
 /// Deployments without a session that a service is remembered by, beside its current ones. Many more than anybody rolls back.
 const MOST_REMEMBERED: usize = 64;
 
@@ -171,7 +174,11 @@ impl Count {
         self.sessions += 1;
         if now.saturating_sub(joined) >= millis(measure.promote_after) {
             self.lived += 1;
-            self.returned += u32::from(measure.superseded.is_some_and(|since| joined >= since));
+            self.returned += u32::from(
+                measure
+                    .superseded
+                    .is_some_and(|since| joined + GRAIN >= since),
+            );
         }
     }
 

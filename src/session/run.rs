@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 use super::adopt::{Found, Ground};
 use super::relay::{Relay, RelayError};
 use super::translate::Tracking;
-use crate::client::directory::{Ask, Entry, Listed, Seat};
+use crate::client::directory::{Ask, Entry, Listed, Quota, Seat};
 use crate::client::end::{ClientEnd, Look};
 use crate::client::patience::{Activity, Due, Overdue};
 use crate::client::statements::TooMany;
@@ -97,7 +97,7 @@ impl End {
     }
 
     /// The words that there are.
-    pub const WORDS: [&str; 16] = [
+    pub const WORDS: [&str; 22] = [
         "goodbye",
         "client_gone",
         "protocol_violation",
@@ -114,6 +114,12 @@ impl End {
         "idle_transaction",
         "transaction",
         "query",
+        "stale",
+        "stale_transaction",
+        "pressure_stale",
+        "pressure_stale_transaction",
+        "pressure_idle_transaction",
+        "kill_stale",
     ];
 
     /// Whether its client is told of an error.
@@ -246,12 +252,8 @@ pub struct Terms {
     pub mode: Mode,
     /// Its place in the directory.
     pub listed: Listed,
-    /// Its seats under the caps on clients, but for its service's.
+    /// Its seats under the caps on clients.
     pub seats: Box<[Seat]>,
-    /// Its seat under its service's cap, if there is one.
-    pub service_seat: Option<Seat>,
-    /// Who says where it belongs when its client gives itself another name.
-    pub registrar: Arc<dyn Registrar>,
     /// What the client asked for at startup.
     pub startup: Arc<Parameters>,
     /// How many prepared statements a server connection keeps; 0 = names are left to the client.
@@ -271,6 +273,18 @@ pub struct Moved {
     pub service: ServiceId,
     /// Its seat there, if the service has a cap on clients.
     pub seat: Option<Seat>,
+    /// The count of clients in which it was before.
+    pub left: Arc<Quota>,
+}
+
+thread_local! {
+    /// Who is asked by the sessions of a thread: they share it, so that none of them grows by it.
+    static REGISTRAR: RefCell<Option<Arc<dyn Registrar>>> = const { RefCell::new(None) };
+}
+
+/// Says who is asked by the sessions of this thread. Without anybody they stay where they are.
+pub fn register(registrar: Arc<dyn Registrar>) {
+    REGISTRAR.set(Some(registrar));
 }
 
 /// A logged-in client. Resolves to why it ended; by then the client was told.
@@ -674,11 +688,19 @@ impl Session {
 
     /// Its client calls itself by this name: it may belong to another service or deployment from now on.
     fn renamed(&mut self, application_name: &str) {
-        let Terms {
-            registrar, listed, ..
-        } = &self.terms;
-        if let Some(Moved { service, seat }) = registrar.renamed(listed, application_name) {
-            (self.terms.service, self.terms.service_seat) = (service, seat);
+        let registrar = REGISTRAR.with_borrow(Clone::clone);
+        let moved =
+            registrar.and_then(|registrar| registrar.renamed(&self.terms.listed, application_name));
+        if let Some(Moved {
+            service,
+            seat,
+            left,
+        }) = moved
+        {
+            self.terms.service = service;
+            let seats = mem::take(&mut self.terms.seats).into_iter();
+            let kept = seats.filter(|seat| !seat.is_of(&left));
+            self.terms.seats = kept.chain(seat).collect();
         }
     }
 

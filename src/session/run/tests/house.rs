@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::{JoinHandle, spawn_local};
 
-use crate::client::directory::{Ask, Directory, Entry, Listed, Who};
+use crate::client::directory::{Ask, Directory, Entry, Who};
 use crate::client::end::ClientEnd;
 use crate::client::patience::{Activity, Doing, Patience};
 use crate::client::view::ClientRow;
@@ -29,7 +29,7 @@ use crate::server::dial::Target;
 use crate::server::login::{Identity, ServerLogin};
 use crate::server::secure::Security;
 use crate::session::fake::Fake;
-use crate::session::run::{End, Moved, Registrar, Session, Terms};
+use crate::session::run::{End, Session, Terms};
 use crate::wire::reply::{
     Report, Severity, SqlState, authentication, backend_key_data, parameter_status, query,
     ready_for_query,
@@ -41,16 +41,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The longest message of a client.
 const LIMIT: u32 = 1_000_000;
-
-/// Every session stays where it is.
-#[derive(Debug)]
-struct Nowhere;
-
-impl Registrar for Nowhere {
-    fn renamed(&self, _: &Listed, _: &str) -> Option<Moved> {
-        None
-    }
-}
 
 /// A Postgres on a unix socket.
 pub(super) struct House {
@@ -453,8 +443,6 @@ impl Thread {
             mode: self.pool.settings().mode,
             listed,
             seats: Box::default(),
-            service_seat: None,
-            registrar: Arc::new(Nowhere),
             startup: Arc::new(parameters.iter().copied().collect()),
             prepared: 100,
         };
