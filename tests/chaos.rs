@@ -179,8 +179,7 @@ impl Scene {
             self.count("pgweir_clients{") == 0 && self.count("pgweir_client_sockets ") == 0
         });
         eventually("nothing is in use", || {
-            self.count("pgweir_server_connections{") == self.count("state=\"idle\"")
-                && self.postgres.busy() == 0
+            self.count("pgweir_server_connections{") == self.idle() && self.postgres.busy() == 0
         });
         let halves = "select word from pairs group by word having count(*) <> 2";
         assert_eq!(self.postgres.sql(halves), [] as [Vec<_>; 0], "half done");
@@ -202,7 +201,7 @@ impl Scene {
     fn agree(&self) {
         let start = Instant::now();
         loop {
-            let idle = self.count("state=\"idle\"");
+            let idle = self.idle();
             let all = self.count("pgweir_server_connections{");
             let (theirs, busy) = (self.postgres.connections(), self.postgres.busy());
             if (all, theirs, busy) == (idle, idle, 0) {
@@ -216,12 +215,22 @@ impl Scene {
         }
     }
 
+    /// Server connections that rest.
+    fn idle(&self) -> usize {
+        self.count_all(&["pgweir_server_connections{", "state=\"idle\""])
+    }
+
     /// Sum of the series of `/metrics` whose line contains `part`.
     fn count(&self, part: &str) -> usize {
+        self.count_all(&[part])
+    }
+
+    /// The same, of those that contain all parts.
+    fn count_all(&self, parts: &[&str]) -> usize {
         let (_, metrics) = self.pooler.http("/metrics");
         let lines = metrics.lines().filter(|line| !line.starts_with('#'));
         lines
-            .filter(|line| line.contains(part))
+            .filter(|line| parts.iter().all(|part| line.contains(part)))
             .filter_map(|line| line.rsplit(' ').next()?.parse::<usize>().ok())
             .sum()
     }

@@ -186,6 +186,8 @@ struct MServer {
     idle_since: Duration,
     expires: Duration,
     old: bool,
+    /// Its pool has moved since it was dialled: even if the pool moves back, it serves nobody.
+    lost: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -400,7 +402,7 @@ impl Model {
         let here = |server: &&MServer| {
             server.at == At::Dialing
                 && server.pool == pool
-                && server.host == self.world.pools[pool].0
+                && !server.lost
                 && service.is_none_or(|it| it == server.service)
         };
         self.servers.values().filter(here).count()
@@ -606,6 +608,7 @@ impl Model {
             idle_since: self.now,
             expires: Duration::MAX,
             old: false,
+            lost: false,
         };
         assert!(self.given.0.insert(id), "an id was given twice");
         self.servers.insert(id, server);
@@ -851,7 +854,10 @@ impl Model {
                     let mut here = self.servers.values_mut();
                     here.by_ref()
                         .filter(|server| server.pool == pool)
-                        .for_each(|server| server.old = true);
+                        .for_each(|server| {
+                            server.old = true;
+                            server.lost = true;
+                        });
                 }
                 let host = self.hosts[host];
                 assert!(self.book.move_pool(now, self.pools[pool], host, out));
@@ -974,7 +980,8 @@ impl Model {
         }
         let server = self.servers.remove(&id).unwrap();
         if full {
-            let budget = self.world.budgets[server.host].unwrap_or(1);
+            let known = self.world.budgets[server.host];
+            let budget = known.unwrap_or(self.to_find_out[server.host]);
             // Those that it dialled on the way out are no one's yet.
             let there = self.total(Cap::Host(server.host));
             self.world.budgets[server.host] = Some(budget.min(there));
