@@ -79,6 +79,9 @@ pub enum Denied {
     /// The user is not one that pgweir knows.
     #[error("unknown user")]
     Stranger(String),
+    /// Nobody is asked for a name, and the database has none of its own.
+    #[error("auth.method = \"any\" needs a user in the database's entry")]
+    Nameless,
     /// The console was asked for.
     #[error("the console is not there yet")]
     Console,
@@ -107,6 +110,7 @@ impl Denied {
             Self::LookUp(_) => "auth_query",
             Self::Stranger(_) => "unknown_user",
             Self::Console => "console",
+            Self::Nameless => "configuration",
             Self::Method => "method",
             Self::Draining => "draining",
             Self::Refused(_) => "refused",
@@ -147,6 +151,10 @@ impl Denied {
                 SqlState::NOT_SUPPORTED,
                 "the console is not part of this version",
             ),
+            Self::Nameless => {
+                // PgBouncer's words.
+                Report::new(SqlState::INVALID_AUTHORIZATION, "bouncer config error")
+            }
             Self::Method => Report::new(SqlState::NOT_SUPPORTED, self.to_string()),
             Self::Draining => Report::new(SqlState::CANNOT_CONNECT_NOW, "pgweir is shutting down"),
         };
@@ -286,6 +294,10 @@ impl Reception<'_> {
             .world
             .database(&startup.database)
             .ok_or_else(|| Denied::NoDatabase(startup.database.clone()))?;
+        // Whoever says that nobody needs a name has said for whom everything is done.
+        if self.world.config.auth.method == AuthMethod::Any && database.user.is_none() {
+            return Err(Denied::Nameless);
+        }
         let (service, who) = self.classify(startup, *peer, secured);
         let replicates = startup.is_replication();
         let pool = self.pool(startup, database, credential);
@@ -300,7 +312,8 @@ impl Reception<'_> {
         let asked = if replicates {
             Parameters::default()
         } else {
-            Parameters::of_startup(startup).map_err(Denied::Options)?
+            self.asked(startup, *peer, database)
+                .map_err(Denied::Options)?
         };
         let settings = pool.settings();
         let welcomed = async {
@@ -329,7 +342,8 @@ impl Reception<'_> {
         if self.app.is_draining() {
             return Err(Denied::Draining);
         }
-        let hello = hello(&welcome, &accepted, listed.entry().key());
+        let notice = self.world.config.auth.login_notify_message.as_deref();
+        let hello = hello(&welcome, &accepted, listed.entry().key(), notice);
         self.in_time(async { packets.write(&hello).await.map_err(LoginError::Io) })
             .await?;
         self.app.metrics.logins.inc();
@@ -357,6 +371,35 @@ impl Reception<'_> {
             },
         };
         Ok((terms, lease))
+    }
+
+    /// What the client asks for, with what the configuration has to say about it.
+    fn asked(
+        &self,
+        startup: &Startup,
+        peer: Peer,
+        database: &Database,
+    ) -> Result<Parameters, OptionsError> {
+        const NAME: &str = "application_name";
+        let pool = &self.world.config.pool;
+        let mut asked = Parameters::of_startup(startup, &pool.ignore_startup_parameters)?;
+        if asked.value(NAME).is_none() {
+            // Who gives none has none, and not what pgweir calls itself.
+            asked.set(
+                NAME,
+                database
+                    .parameters
+                    .application_name
+                    .as_deref()
+                    .unwrap_or(""),
+            );
+        }
+        if pool.application_name_add_host {
+            let named = asked.value(NAME).filter(|name| !name.is_empty());
+            let with_host = format!("{} - {peer}", named.unwrap_or("app"));
+            asked.set(NAME, &with_host);
+        }
+        Ok(asked)
     }
 
     fn refuse_early(&self, startup: &Startup) -> Result<(), Denied> {
@@ -403,6 +446,7 @@ impl Reception<'_> {
             AuthMethod::Cert if !self.world.certificate_is_for(secured, &startup.user) => {
                 return Err(LoginError::Certificate(startup.user.clone()).into());
             }
+            AuthMethod::Any => return Ok(()),
             AuthMethod::Trust | AuthMethod::Cert if known => return Ok(()),
             AuthMethod::Trust | AuthMethod::Cert => {
                 return Err(Denied::Stranger(startup.user.clone()));
@@ -540,7 +584,7 @@ impl Reception<'_> {
         asked: Parameters,
     ) -> Result<Welcomed, Denied> {
         let mut lease = self.lease(pool, service).await.map_err(Denied::Refused)?;
-        let accepted = give(&mut lease, with_application_name(asked)).await?;
+        let accepted = give(&mut lease, asked).await?;
         Ok(Welcomed {
             welcome: Arc::clone(&lease.connection().welcome),
             accepted: Arc::new(accepted),
@@ -570,7 +614,6 @@ impl Reception<'_> {
         service: ServiceId,
         asked: Parameters,
     ) -> Result<Arc<Accepted>, Denied> {
-        let asked = with_application_name(asked);
         if let Some(accepted) = pool.accepted(&asked) {
             return Ok(accepted);
         }
@@ -686,14 +729,6 @@ pub(super) fn give_back(mut lease: Lease) {
     }
 }
 
-/// Who gives no application_name has none, and not what pgweir calls itself.
-fn with_application_name(mut asked: Parameters) -> Parameters {
-    if asked.value("application_name").is_none() {
-        asked.set("application_name", "");
-    }
-    asked
-}
-
 /// Gives the session of a lease what Postgres takes of these parameters.
 async fn give(lease: &mut Lease, mut wanted: Parameters) -> Result<Accepted, Denied> {
     loop {
@@ -755,7 +790,12 @@ async fn take_on(lease: &mut Lease, wanted: &Parameters) -> Result<Taken, Denied
 }
 
 /// Everything from AuthenticationOk to ReadyForQuery.
-fn hello(welcome: &Welcome, accepted: &Accepted, (id, secret): (u32, &[u8])) -> Vec<u8> {
+fn hello(
+    welcome: &Welcome,
+    accepted: &Accepted,
+    (id, secret): (u32, &[u8]),
+    notice: Option<&str>,
+) -> Vec<u8> {
     let mut bytes = authentication::request(authentication::OK, &[]);
     for (name, value) in &welcome.parameters {
         let reported = accepted.reported.iter().rev();
@@ -770,6 +810,9 @@ fn hello(welcome: &Welcome, accepted: &Accepted, (id, secret): (u32, &[u8])) -> 
     bytes.extend(backend_key_data(id, secret));
     for notice in &welcome.notices {
         bytes.extend(Message::new(b'N').bytes(notice).done());
+    }
+    if let Some(notice) = notice {
+        bytes.extend(Report::new(SqlState::SUCCESSFUL_COMPLETION, notice).notice());
     }
     bytes.extend(ready_for_query());
     bytes

@@ -6,6 +6,8 @@ pub mod demo;
 pub mod http;
 pub mod log;
 pub mod look_up;
+pub mod pgbouncer;
+pub mod process;
 pub mod serve;
 pub mod worker;
 pub mod world;

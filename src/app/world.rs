@@ -11,6 +11,7 @@ use crate::client::greet::Secured;
 use crate::client::patience::Patience;
 use crate::config::checked::{self, AuthMethod, Config, Database, MaxServers, Secret, Timeouts};
 use crate::config::ident_file::IdentMap;
+use crate::config::ini::{self, Note, Weight};
 use crate::config::{self};
 use crate::net::tls::accept::Acceptor;
 use crate::net::tls::connect::Connector;
@@ -43,6 +44,13 @@ const FOR_EVER: Duration = Duration::from_hours(365 * 24);
 pub enum Source {
     /// A file, read again at each reload.
     File(PathBuf),
+    /// One of PgBouncer's, read again at each reload.
+    Ini {
+        /// The file.
+        path: PathBuf,
+        /// What the command line adds to it.
+        options: IniOptions,
+    },
     /// The command line.
     Url {
         /// The Postgres to serve.
@@ -50,6 +58,34 @@ pub enum Source {
         /// The addresses to listen on.
         listen: Vec<String>,
     },
+}
+
+/// What PgBouncer's command line can say that its file says too.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct IniOptions {
+    /// How often `-v` was given.
+    pub verbose: u8,
+    /// Nothing on standard error.
+    pub quiet: bool,
+    /// Whom the process becomes.
+    pub user: Option<String>,
+}
+
+impl IniOptions {
+    fn apply(&self, config: &mut Config) {
+        const LEVELS: [&str; 3] = ["info", "debug", "trace"];
+        if self.verbose > 0 {
+            let given = LEVELS.iter().position(|level| *level == config.log.level);
+            let level = given.unwrap_or(0) + usize::from(self.verbose);
+            LEVELS[level.min(LEVELS.len() - 1)].clone_into(&mut config.log.level);
+        }
+        if self.quiet {
+            config.log.stderr = false;
+        }
+        if self.user.is_some() {
+            config.process.user.clone_from(&self.user);
+        }
+    }
 }
 
 /// Why there is no configuration.
@@ -122,18 +158,39 @@ pub struct World {
     pub tls: TlsSides,
     /// Whom the names in certificates may log in as; `None`: as that name.
     idents: Option<IdentMap>,
+    /// Where a file of PgBouncer's means something else here.
+    notes: Vec<Note>,
 }
 
 impl Source {
+    /// A file, of whichever kind.
+    pub fn of(path: PathBuf) -> Self {
+        if ini::is_one(&path) {
+            let options = IniOptions::default();
+            return Self::Ini { path, options };
+        }
+        Self::File(path)
+    }
+
+    /// Reads the configuration alone.
+    pub fn config(&self) -> Result<(Config, Vec<Note>), config::Mistakes> {
+        match self {
+            Self::File(path) => Ok((config::load(path)?, Vec::new())),
+            Self::Url { to, listen } => Ok((config::from_url(to, listen)?, Vec::new())),
+            Self::Ini { path, options } => {
+                let mut imported = ini::load(path)?;
+                options.apply(&mut imported.config);
+                Ok((imported.config, imported.notes))
+            }
+        }
+    }
+
     /// Reads the configuration and everything that it names. `known`: who was known so far; what their logins have taught is
     /// kept.
     ///
     /// `tls`: what TLS was made with so far. It is kept as long as the files hold the same.
     pub fn load(&self, known: &Credentials, tls: Option<&TlsSides>) -> Result<World, SourceError> {
-        let config = match self {
-            Self::File(path) => config::load(path)?,
-            Self::Url { to, listen } => config::from_url(to, listen)?,
-        };
+        let (config, notes) = self.config()?;
         let promises = unsafe_to_ignore(&config);
         if !promises.is_empty() {
             return Err(SourceError::NotBuilt(promises));
@@ -143,6 +200,7 @@ impl Source {
             classifier: Classifier::new(&config.services),
             tls: TlsSides::read(&config, tls)?,
             idents: idents(&config)?,
+            notes,
             config,
         })
     }
@@ -186,8 +244,20 @@ fn read(path: &Path) -> Result<String, SourceError> {
 }
 
 impl World {
+    /// Where a file of PgBouncer's means something else here.
+    pub fn notes(&self) -> &[Note] {
+        &self.notes
+    }
+
     /// Says in the log which settings have no effect yet.
     pub fn warn(&self) {
+        super::log::reopen(&self.config.log);
+        for note in &self.notes {
+            match note.weight {
+                Weight::Idle => tracing::info!("{note}"),
+                Weight::Differs | Weight::Without => tracing::warn!("{note}"),
+            }
+        }
         for setting in without_effect(&self.config) {
             tracing::warn!(setting, "has no effect in this version");
         }
@@ -211,7 +281,7 @@ impl World {
         let auth = &self.config.auth;
         let asks_secrets = !matches!(
             auth.method,
-            AuthMethod::Trust | AuthMethod::Cert | AuthMethod::Hba
+            AuthMethod::Trust | AuthMethod::Any | AuthMethod::Cert | AuthMethod::Hba
         );
         // A forced user says nothing about who the client is.
         let forces = self
@@ -220,7 +290,19 @@ impl World {
             .values()
             .chain(&self.config.any_database)
             .any(|database| database.user.is_some());
-        asks_secrets && self.credentials.is_empty() && auth.query_user.is_none() && !forces
+        asks_secrets && self.credentials.is_empty() && !self.looks_up() && !forces
+    }
+
+    /// Whether users who are listed nowhere are looked up, be it for one database alone.
+    fn looks_up(&self) -> bool {
+        let Config {
+            auth,
+            databases,
+            any_database,
+            ..
+        } = &self.config;
+        let mut all = databases.values().chain(any_database);
+        auth.query_user.is_some() || all.any(|database| database.auth_user.is_some())
     }
 
     /// Whether a client's certificate is good for logging in as `user`.
@@ -263,11 +345,14 @@ impl World {
     /// How users who are listed nowhere are looked up for clients of `database`; `None`: they are not.
     pub fn look_up(&self, database: &str) -> Option<HowToLookUp<'_>> {
         let auth = &self.config.auth;
-        let role = auth.query_user.as_deref()?;
-        let own_query = self
-            .database(database)
-            .and_then(|database| database.auth_query.as_deref());
-        let name = auth.query_database.as_deref().unwrap_or(database);
+        let own = self.database(database);
+        let own_user = own.and_then(|own| own.auth_user.as_deref());
+        let role = own_user.or(auth.query_user.as_deref())?;
+        let own_query = own.and_then(|own| own.auth_query.as_deref());
+        let own_place = own.and_then(|own| own.auth_dbname.as_deref());
+        let name = own_place
+            .or(auth.query_database.as_deref())
+            .unwrap_or(database);
         let mut settings = self.pool_settings(
             name,
             self.database(name)?,
@@ -317,9 +402,13 @@ impl World {
                     user: server_user.to_owned(),
                     database: database.dbname.clone().unwrap_or_else(|| name.to_owned()),
                     proof,
-                    application_name: APPLICATION_NAME.to_owned(),
+                    application_name: database
+                        .parameters
+                        .application_name
+                        .clone()
+                        .unwrap_or_else(|| APPLICATION_NAME.to_owned()),
                     minor: NEWEST_MINOR,
-                    parameters: Vec::new(),
+                    parameters: database.parameters.for_startup(),
                 },
                 connect_query: database.connect_query.clone(),
                 tcp: self.config.tcp.clone(),
@@ -344,7 +433,10 @@ impl World {
                     .or(database.pool_size)
                     .unwrap_or(pool.size),
                 min_size: database.min_size.unwrap_or(pool.min_size),
-                reserve_size: database.reserve_size.unwrap_or(pool.reserve_size),
+                reserve_size: user
+                    .and_then(|user| user.reserve_size)
+                    .or(database.reserve_size)
+                    .unwrap_or(pool.reserve_size),
                 reserve_after: pool.reserve_after,
                 server_idle: timeouts.server_idle,
             },
@@ -354,7 +446,10 @@ impl World {
             } else {
                 timeouts.cancel
             },
-            server_lifetime: timeouts.server_lifetime,
+            server_lifetime: match database.server_lifetime {
+                Some(own) => Some(own).filter(|own| !own.is_zero()),
+                None => timeouts.server_lifetime,
+            },
             server_login_retry: timeouts.server_login_retry,
             server_reset_query: pool.server_reset_query.clone(),
             max_prepared_statements: pool.max_prepared_statements,
@@ -466,6 +561,7 @@ mod tests {
             classifier: Classifier::new(&config.services),
             tls: TlsSides::read(&config, None).unwrap(),
             idents: None,
+            notes: Vec::new(),
             config,
         }
     }

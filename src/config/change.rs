@@ -7,8 +7,8 @@ use std::fmt;
 
 use super::checked::{
     Alerts, Auth, Budget, Config, Database, Deployments, Incidents, Limits, Listen, Log, Match,
-    OwnTimeouts, PoolDefaults, Pressure, Runtime, Service, ServiceLimits, Services, Tcp, Timeouts,
-    Tls, User,
+    OwnTimeouts, PoolDefaults, Pressure, Process, Runtime, Service, ServiceLimits, Services,
+    SessionDefaults, Tcp, Timeouts, Tls, User,
 };
 use super::raw::dotted;
 
@@ -56,8 +56,15 @@ pub fn between(old: &Config, new: &Config) -> Vec<Change> {
 
 fn effect_of(name: &str) -> Effect {
     match name {
-        "runtime.threads" | "log.format" | "log.level" | "budget.headroom" => Effect::Restart,
-        _ if name.starts_with("listen.") || name.starts_with("tcp.") => Effect::Restart,
+        "runtime.threads" | "log.format" | "log.level" | "log.stderr" | "budget.headroom" => {
+            Effect::Restart
+        }
+        _ if ["listen.", "tcp.", "process."]
+            .iter()
+            .any(|table| name.starts_with(table)) =>
+        {
+            Effect::Restart
+        }
         _ => Effect::Live,
     }
 }
@@ -85,6 +92,7 @@ fn config(note: Note<'_>, old: &Config, new: &Config) {
         alerts: _,
         incidents: _,
         log: _,
+        process: _,
         runtime: _,
     } = old;
     listen(note, "listen", &old.listen, &new.listen);
@@ -115,16 +123,17 @@ fn config(note: Note<'_>, old: &Config, new: &Config) {
     alerts(note, "alerts", &old.alerts, &new.alerts);
     incidents(note, "incidents", &old.incidents, &new.incidents);
     log(note, "log", &old.log, &new.log);
+    process(note, "process", &old.process, &new.process);
     runtime(note, "runtime", &old.runtime, &new.runtime);
 }
 
 /// Makes a function that notes each field of a struct that differs, by its key if that is another word. `with`: a field
 /// whose keys stand in the same table.
 macro_rules! compare {
-    ($name:ident: $struct:ident { $($field:ident $(= $key:literal)?),* $(,)? } $(with $part:ident: $compare:ident)?) => {
+    ($name:ident: $struct:ident { $($field:ident $(= $key:literal)?),* $(,)? } $(with $($part:ident: $compare:ident),+)?) => {
         fn $name(note: Note<'_>, table: &str, old: &$struct, new: &$struct) {
-            let $struct { $($field,)* $($part)? } = old;
-            $($compare(&mut *note, table, $part, &new.$part);)?
+            let $struct { $($field,)* $($($part),+)? } = old;
+            $($($compare(&mut *note, table, $part, &new.$part);)+)?
             $(if *$field != new.$field {
                 note(dotted(table, [$($key,)? stringify!($field)][0]));
             })*
@@ -132,10 +141,13 @@ macro_rules! compare {
     };
 }
 
-compare! { listen: Listen { addresses, unix_socket_dir, unix_socket_mode, http, proxy_protocol_from } }
+compare! { listen: Listen {
+    addresses, unix_socket_dir, unix_socket_mode, unix_socket_group, unix_socket_port, backlog, http, proxy_protocol_from,
+} }
 
 compare! { pool: PoolDefaults {
     mode, size, min_size, reserve_size, reserve_after, max_prepared_statements, server_reset_query,
+    ignore_startup_parameters, application_name_add_host,
 } }
 
 compare! { budget: Budget { max_servers, headroom, check_every } }
@@ -153,17 +165,19 @@ compare! { timeouts: Timeouts {
 compare! { tcp: Tcp { keepalive_idle, keepalive_interval, keepalive_count, user_timeout } }
 
 compare! { auth: Auth {
-    method, users_file, hba_file, ident_file, query_user, query_database, query, admins, stats,
+    method, users_file, hba_file, ident_file, query_user, query_database, query, admins, stats, login_notify_message,
 } }
 
-compare! { tls: Tls { mode, certificate, key, ca } }
+compare! { tls: Tls { mode, certificate, key, ca, min_version } }
 
 compare! { database: Database {
     hosts = "host", dbname, user, password, sslmode, sslnegotiation, mode, pool_size, min_size, reserve_size, max_servers, max_clients,
-    connect_query, auth_query,
-} with timeouts: own_timeouts }
+    connect_query, auth_query, auth_user, auth_dbname, server_lifetime,
+} with timeouts: own_timeouts, parameters: session_defaults }
 
-compare! { user: User { password, mode, pool_size, max_servers, max_clients } with timeouts: own_timeouts }
+compare! { session_defaults: SessionDefaults { application_name, client_encoding, datestyle, timezone } }
+
+compare! { user: User { password, mode, pool_size, reserve_size, max_servers, max_clients } with timeouts: own_timeouts }
 
 compare! { own_timeouts: OwnTimeouts { client_idle, idle_transaction, transaction, query, query_wait } }
 
@@ -184,7 +198,9 @@ compare! { alerts: Alerts { total_servers, webhook, repeat_every } }
 
 compare! { incidents: Incidents { directory, keep, snapshot_every } }
 
-compare! { log: Log { level, format, connections, disconnections, pooler_errors } }
+compare! { log: Log { level, format, connections, disconnections, pooler_errors, file, stderr } }
+
+compare! { process: Process { pidfile, user } }
 
 compare! { runtime: Runtime { threads } }
 

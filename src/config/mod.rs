@@ -6,6 +6,7 @@
 pub mod change;
 pub mod checked;
 pub mod ident_file;
+pub mod ini;
 pub mod users_file;
 
 mod check;

@@ -2,6 +2,7 @@
 
 pub mod end;
 pub mod listen;
+pub mod names;
 pub mod packet;
 pub mod side;
 pub mod stream;
