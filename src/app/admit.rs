@@ -18,8 +18,10 @@ use crate::client::end::ClientEnd;
 use crate::client::greet::{GreetError, Greeted, Greeting, Secured, greet};
 use crate::client::login::{LoginError, Method, ask_password, authenticate};
 use crate::config::checked::{AuthMethod, Config, Database, Mode, Secret, TlsMode};
+use crate::config::hba_file;
 use crate::net::end::EndError;
 use crate::net::listen::Peer;
+use crate::net::names;
 use crate::net::packet::Packets;
 use crate::net::stream::Stream;
 use crate::policy::service::Facts;
@@ -88,9 +90,12 @@ pub enum Denied {
     /// pgweir is shutting down.
     #[error("pgweir is shutting down")]
     Draining,
-    /// The configured method is not part of this version.
-    #[error("this authentication method is not part of this version")]
-    Method,
+    /// A record of the HBA file refuses it.
+    #[error("pg_hba.conf rejects connection")]
+    Rejected,
+    /// No record of the HBA file fits.
+    #[error("{0}")]
+    NoRecord(String),
     /// No server connection could be had to learn what to tell the client.
     #[error("{0}")]
     Refused(Refused),
@@ -111,7 +116,7 @@ impl Denied {
             Self::Stranger(_) => "unknown_user",
             Self::Console => "console",
             Self::Nameless => "configuration",
-            Self::Method => "method",
+            Self::Rejected | Self::NoRecord(_) => "hba",
             Self::Draining => "draining",
             Self::Refused(_) => "refused",
         }
@@ -155,7 +160,9 @@ impl Denied {
                 // PgBouncer's words.
                 Report::new(SqlState::INVALID_AUTHORIZATION, "bouncer config error")
             }
-            Self::Method => Report::new(SqlState::NOT_SUPPORTED, self.to_string()),
+            Self::Rejected | Self::NoRecord(_) => {
+                Report::new(SqlState::INVALID_AUTHORIZATION, self.to_string())
+            }
             Self::Draining => Report::new(SqlState::CANNOT_CONNECT_NOW, "pgweir is shutting down"),
         };
         Some(report.error(Severity::Fatal))
@@ -286,7 +293,7 @@ impl Reception<'_> {
         let found = self.in_time(self.find(startup)).await?;
         let credential = &found.credential;
         if !self.world.passes_through() {
-            self.in_time(self.prove(packets, startup, secured, credential))
+            self.in_time(self.prove(packets, startup, *peer, secured, credential))
                 .await
                 .inspect_err(|_| found.doubt())?;
         }
@@ -438,10 +445,12 @@ impl Reception<'_> {
         &self,
         packets: &mut Packets<Stream>,
         startup: &Startup,
+        peer: Peer,
         secured: Option<&Secured>,
         credential: &Credential,
     ) -> Result<(), Denied> {
         let known = credential.is_known() || self.world.credentials.is_empty();
+        let user = &startup.user;
         let method = match self.world.config.auth.method {
             AuthMethod::Cert if !self.world.certificate_is_for(secured, &startup.user) => {
                 return Err(LoginError::Certificate(startup.user.clone()).into());
@@ -454,10 +463,69 @@ impl Reception<'_> {
             AuthMethod::Password => Method::Password,
             AuthMethod::Md5 => Method::Md5,
             AuthMethod::ScramSha256 => Method::Scram,
-            AuthMethod::Hba => return Err(Denied::Method),
+            AuthMethod::Hba => {
+                let record = self.record(startup, peer, secured)?;
+                match record {
+                    hba_file::Method::Reject => return Err(Denied::Rejected),
+                    // A file that names who may come in from where means those who are known.
+                    hba_file::Method::Trust if credential.is_known() => return Ok(()),
+                    hba_file::Method::Trust => return Err(Denied::Stranger(user.clone())),
+                    hba_file::Method::Cert(map) => {
+                        let map = map.as_deref();
+                        if self.world.certificate_by(map, secured, user) {
+                            return Ok(());
+                        }
+                        return Err(LoginError::Certificate(user.clone()).into());
+                    }
+                    hba_file::Method::Peer(map) => {
+                        let name = owner(packets.stream());
+                        let map = map.as_deref();
+                        if name.is_some_and(|name| self.world.is_mapped(map, &name, user)) {
+                            return Ok(());
+                        }
+                        return Err(LoginError::Peer(user.clone()).into());
+                    }
+                    hba_file::Method::Password => Method::Password,
+                    hba_file::Method::Md5 => Method::Md5,
+                    hba_file::Method::ScramSha256 => Method::Scram,
+                }
+            }
         };
         let end_point = secured.and_then(|secured| secured.end_point.as_deref());
         Ok(authenticate(packets, &startup.user, credential, method, end_point).await?)
+    }
+
+    /// What the HBA file says of this client.
+    fn record(
+        &self,
+        startup: &Startup,
+        peer: Peer,
+        secured: Option<&Secured>,
+    ) -> Result<&hba_file::Method, Denied> {
+        let replicates = startup.is_replication()
+            && !startup
+                .parameter("replication")
+                .is_some_and(|value| value.eq_ignore_ascii_case("database"));
+        let asking = hba_file::Asking {
+            address: peer.ip(),
+            tls: secured.is_some(),
+            database: &startup.database,
+            user: &startup.user,
+            replicates,
+        };
+        let found = self.world.hba.method(&asking);
+        found.ok_or_else(|| {
+            let host = peer.ip().map_or("[local]".to_owned(), |ip| ip.to_string());
+            let Startup { user, database, .. } = startup;
+            let encryption = if secured.is_some() {
+                "SSL encryption"
+            } else {
+                "no encryption"
+            };
+            Denied::NoRecord(format!(
+                "no pg_hba.conf entry for host \"{host}\", user \"{user}\", database \"{database}\", {encryption}"
+            ))
+        })
     }
 
     fn classify(
@@ -714,6 +782,14 @@ impl Reception<'_> {
             .await
             .map(|lease| lease.discard(Discard::Probe));
         tried.map_err(Denied::Refused)
+    }
+}
+
+/// Which user of this machine is at the other end of a unix socket.
+fn owner(stream: &Stream) -> Option<String> {
+    match stream {
+        Stream::Unix(socket) => names::user_name(socket.peer_cred().ok()?.uid()),
+        Stream::Tcp(_) | Stream::Tls(_) => None,
     }
 }
 

@@ -2,12 +2,11 @@
 //! setting would be unsafe the process does not start, elsewhere it says so.
 
 use crate::config::change::between;
-use crate::config::checked::{AuthMethod, Config};
+use crate::config::checked::Config;
 
 /// Settings by the beginning of their dotted names. Each goes from this list in the change that puts it in force.
-const NOT_IN_FORCE: [&str; 8] = [
+const NOT_IN_FORCE: [&str; 7] = [
     "auth.admins",
-    "auth.hba_file",
     "budget.check_every",
     "alerts.",
     "auth.stats",
@@ -56,13 +55,10 @@ fn defaults(config: &Config) -> Config {
 
 /// Settings that promise a protection which this version does not give.
 pub fn unsafe_to_ignore(config: &Config) -> Vec<&'static str> {
-    let promises = [
-        ("auth.method", config.auth.method == AuthMethod::Hba),
-        (
-            "listen.proxy_protocol_from",
-            !config.listen.proxy_protocol_from.is_empty(),
-        ),
-    ];
+    let promises = [(
+        "listen.proxy_protocol_from",
+        !config.listen.proxy_protocol_from.is_empty(),
+    )];
     promises
         .into_iter()
         .filter(|(_, given)| *given)
@@ -106,10 +102,8 @@ mod tests {
     #[test]
     fn a_promise_is_not_broken_in_silence() {
         assert_eq!(
-            unsafe_to_ignore(&config(
-                "[auth]\nmethod = \"hba\"\nhba_file = \"pg_hba.conf\""
-            )),
-            ["auth.method"]
+            unsafe_to_ignore(&config("[listen]\nproxy_protocol_from = [\"10.0.0.0/8\"]")),
+            ["listen.proxy_protocol_from"]
         );
         assert!(unsafe_to_ignore(&config("[tls.server]\nmode = \"require\"")).is_empty());
     }

@@ -10,6 +10,7 @@ use crate::client::directory::Who;
 use crate::client::greet::Secured;
 use crate::client::patience::Patience;
 use crate::config::checked::{self, AuthMethod, Config, Database, MaxServers, Secret, Timeouts};
+use crate::config::hba_file::HbaFile;
 use crate::config::ident_file::IdentMap;
 use crate::config::ini::{self, Note, Weight};
 use crate::config::{self};
@@ -158,8 +159,12 @@ pub struct World {
     pub tls: TlsSides,
     /// Whom the names in certificates may log in as; `None`: as that name.
     idents: Option<IdentMap>,
+    /// Who may come in how, with `method = "hba"`.
+    pub hba: HbaFile,
     /// Where a file of PgBouncer's means something else here.
     notes: Vec<Note>,
+    /// Records of its HBA file that are passed over.
+    passed_over: Option<config::Mistakes>,
 }
 
 impl Source {
@@ -195,7 +200,10 @@ impl Source {
         if !promises.is_empty() {
             return Err(SourceError::NotBuilt(promises));
         }
+        let (hba, passed_over) = hba(&config, matches!(self, Self::Ini { .. }))?;
         Ok(World {
+            hba,
+            passed_over,
             credentials: known.successor(users(&config)?),
             classifier: Classifier::new(&config.services),
             tls: TlsSides::read(&config, tls)?,
@@ -236,6 +244,22 @@ fn idents(config: &Config) -> Result<Option<IdentMap>, SourceError> {
     Ok(Some(map?))
 }
 
+/// The records of `auth.hba_file`. `lenient`: as PgBouncer, what is wrong is passed over, and given with them.
+fn hba(config: &Config, lenient: bool) -> Result<(HbaFile, Option<config::Mistakes>), SourceError> {
+    let auth = &config.auth;
+    let Some(path) = auth
+        .hba_file
+        .as_ref()
+        .filter(|_| auth.method == AuthMethod::Hba)
+    else {
+        return Ok((HbaFile::default(), None));
+    };
+    match config::hba_file::parse(&read(path)?, path) {
+        (_, Some(mistakes)) if !lenient => Err(mistakes.into()),
+        parsed => Ok(parsed),
+    }
+}
+
 fn read(path: &Path) -> Result<String, SourceError> {
     std::fs::read_to_string(path).map_err(|cause| SourceError::Unreadable {
         path: path.to_owned(),
@@ -252,6 +276,9 @@ impl World {
     /// Says in the log which settings have no effect yet.
     pub fn warn(&self) {
         super::log::reopen(&self.config.log);
+        if let Some(mistakes) = &self.passed_over {
+            tracing::warn!("passed over in the HBA file:\n{mistakes}");
+        }
         for note in &self.notes {
             match note.weight {
                 Weight::Idle => tracing::info!("{note}"),
@@ -314,6 +341,22 @@ impl World {
             (Some(map), Some(name)) => map.admits(CERTIFICATES, name, user),
             (Some(_), None) => false,
             (None, _) => subject.is(user),
+        }
+    }
+
+    /// Whether a client's certificate is good for logging in as `user` by a record of the HBA file with that map.
+    pub fn certificate_by(&self, map: Option<&str>, secured: Option<&Secured>, user: &str) -> bool {
+        let subject = secured.and_then(|secured| secured.subject.as_ref());
+        let name = subject.and_then(|subject| subject.common_name.as_deref());
+        name.is_some_and(|name| self.is_mapped(map, name, user))
+    }
+
+    /// Whether `name`, which was proved elsewhere, may log in as `user`: by that map, or as itself.
+    pub fn is_mapped(&self, map: Option<&str>, name: &str, user: &str) -> bool {
+        match (map, &self.idents) {
+            (None, _) => name == user,
+            (Some(map), Some(idents)) => idents.admits(map, name, user),
+            (Some(_), None) => false,
         }
     }
 
@@ -562,6 +605,8 @@ mod tests {
             tls: TlsSides::read(&config, None).unwrap(),
             idents: None,
             notes: Vec::new(),
+            hba: HbaFile::default(),
+            passed_over: None,
             config,
         }
     }

@@ -618,6 +618,10 @@ pub enum LogFormat {
 
 /// Log.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a key of its own, and none has to do with another"
+)]
 pub struct Log {
     /// `error`, `warn`, `info`, `debug` or `trace`.
     pub level: String,

@@ -27,12 +27,11 @@ fn pair(text: &str, at: usize) -> Option<(Pair, &str)> {
     let end = text.find(|c: char| c == '=' || c.is_whitespace())?;
     let (key, rest) = text.split_at(end);
     let rest = rest.trim_start().strip_prefix('=')?.trim_start();
-    let (value, rest) = match rest.strip_prefix('\'') {
-        Some(quoted) => unquote(quoted)?,
-        None => {
-            let end = rest.find(char::is_whitespace).unwrap_or(rest.len());
-            (rest[..end].to_owned(), &rest[end..])
-        }
+    let (value, rest) = if let Some(quoted) = rest.strip_prefix('\'') {
+        unquote(quoted)?
+    } else {
+        let end = rest.find(char::is_whitespace).unwrap_or(rest.len());
+        (rest[..end].to_owned(), &rest[end..])
     };
     let pair = Pair {
         at,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::Weight::{Differs, Idle, Without};
 use super::keys::{Fate, KEYS, Kind};
 use super::{Imported, Surroundings, import};
 use crate::config::change;
@@ -125,6 +126,7 @@ fn the_defaults_are_those_of_pgbouncer() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn each_setting_means_what_it_means_to_pgbouncer() {
     // What a line changes in the configuration of an otherwise empty file.
     for (line, changed) in [
@@ -522,7 +524,6 @@ fn nothing_without_effect_is_passed_over_in_silence() {
         .iter()
         .map(|note| (note.weight, note.setting.as_str()))
         .collect();
-    use super::Weight::{Differs, Idle, Without};
     assert_eq!(
         notes,
         [

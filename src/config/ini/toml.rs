@@ -216,8 +216,8 @@ pub(super) fn duration(value: Duration) -> String {
     let micros = value.as_micros();
     match micros {
         0 => "0".to_owned(),
-        _ if micros % 1_000_000 == 0 => format!("\"{}s\"", micros / 1_000_000),
-        _ if micros % 1_000 == 0 => format!("\"{}ms\"", micros / 1_000),
+        _ if micros.is_multiple_of(1_000_000) => format!("\"{}s\"", micros / 1_000_000),
+        _ if micros.is_multiple_of(1_000) => format!("\"{}ms\"", micros / 1_000),
         _ => format!("\"{micros}us\""),
     }
 }

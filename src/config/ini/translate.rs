@@ -289,7 +289,6 @@ impl Translator<'_> {
                     self.write(table, own, literal, &[name]);
                 }
             }
-            Fate::Own => {}
             Fate::Idle(why) if self.is_written(name) => {
                 self.note_setting(Weight::Idle, name, why);
             }
@@ -298,7 +297,7 @@ impl Translator<'_> {
                 let message = format!("{name} = {}: {why}", self.text(name));
                 self.wrong_setting(name, message);
             }
-            Fate::Idle(_) | Fate::Without(_) | Fate::Refused(_) => {}
+            Fate::Own | Fate::Idle(_) | Fate::Without(_) | Fate::Refused(_) => {}
         }
     }
 
@@ -348,7 +347,7 @@ impl Translator<'_> {
         for host in hosts {
             match self.around.resolve(&host) {
                 Ok(found) => {
-                    addresses.extend(found.into_iter().map(|ip| SocketAddr::new(ip, port)))
+                    addresses.extend(found.into_iter().map(|ip| SocketAddr::new(ip, port)));
                 }
                 Err(error) => self.wrong_setting(
                     "listen_addr",
@@ -831,9 +830,10 @@ impl Group<'_, '_> {
         };
         let word = text.to_ascii_lowercase();
         let shown = crate::config::value::quoted(text);
-        match MODES.contains(&word.as_str()) {
-            true => self.set("mode", toml::text(&word), at),
-            false => self.wrong(at, format!("invalid pool mode: {shown}")),
+        if MODES.contains(&word.as_str()) {
+            self.set("mode", toml::text(&word), at);
+        } else {
+            self.wrong(at, format!("invalid pool mode: {shown}"));
         }
     }
 
