@@ -204,8 +204,6 @@ fn fails(command: &mut Command) -> String {
 #[test]
 fn a_pgbouncer_ini_serves_psql_and_pgbench() {
     let postgres = postgres();
-    postgres.fill_for_pgbench();
-    postgres.sql("grant all on all tables in schema public to alice");
     let place = Place::new(&postgres);
     let mut pooler = place.start();
 
@@ -251,6 +249,7 @@ fn a_pgbouncer_ini_serves_psql_and_pgbench() {
         .unwrap();
     assert!(String::from_utf8_lossy(&welcome.stderr).contains("welcome to the shop"));
 
+    place.write("script", "\\set x random(1, 9)\nselect :x + 1;\n");
     let said = run(support::postgres::program("pgbench")
         .args([
             "-n",
@@ -260,10 +259,11 @@ fn a_pgbouncer_ini_serves_psql_and_pgbench() {
             "20",
             "-t",
             "20",
-            "-S",
             "-h",
             "127.0.0.1",
+            "-f",
         ])
+        .arg(place.path().join("script"))
         .args(["-p", &place.port.to_string(), "-U", "alice", "shop"])
         .env("PGPASSWORD", "wonder")
         .env("PGSSLMODE", "require"));
