@@ -3,7 +3,7 @@
 CARGO ?= cargo
 SHELL := /bin/bash
 
-.PHONY: help test check fmt lint unit deny fuzz demo bench deps deps-bench deps-fuzz clean
+.PHONY: help test check fmt lint unit deny fuzz demo bench screenshot deps deps-bench deps-fuzz clean
 
 help:
 	@echo "make test    everything CI checks: format, lints, all tests against real Postgres and drivers"
@@ -11,6 +11,7 @@ help:
 	@echo "make fmt     format the code"
 	@echo "make fuzz    hostile bytes for every parser, FUZZ_SECONDS each (60)"
 	@echo "make demo    a Postgres, pgweir in front of it, and what it does"
+	@echo "make screenshot  takes docs/status-page.png anew"
 	@echo "make bench   CPU, memory and throughput next to PgBouncer (BENCH=quick for a short one)"
 
 test: deps check unit deny
@@ -43,6 +44,9 @@ demo: deps
 bench: deps-bench
 	$(CARGO) build --locked --release
 	benches/pgbench.sh $(BENCH)
+
+screenshot: deps
+	$(CARGO) test --locked --test page -- --ignored --exact the_picture_in_the_docs
 
 deps:
 	@scripts/install-deps.sh

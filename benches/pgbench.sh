@@ -4,6 +4,8 @@
 #
 #   benches/pgbench.sh          3 rounds of 5 seconds, everything
 #   benches/pgbench.sh quick    1 round of 2 seconds, fewer scenarios
+#   benches/pgbench.sh scrape   10,000 idle clients in 200 pools and 16 busy ones: how long a scrape of /metrics takes, and what
+#                               scraping five times a second does to the busy ones' latency
 #   benches/pgbench.sh soak     pgweir alone, 10,000 idle and 1,000 busy clients for 5 minutes (SECONDS_EACH, CLIENTS_IDLE,
 #                               CLIENTS_BUSY): resident memory every tenth of it; fails on any error, or on growth
 #
@@ -12,6 +14,7 @@
 # 10 % it is no difference.
 #
 # ROUNDS, SECONDS_EACH, CLIENTS_IDLE and THREADS (of pgweir) can be set; PGWEIR and PGBOUNCER are other builds of them.
+# ONLY='idle|TLS' runs the scenarios whose name or arguments fit, in both programs and not directly.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -19,8 +22,9 @@ mode=${1:-full}
 case "$mode" in
   full) rounds=${ROUNDS:-3} seconds=${SECONDS_EACH:-5} bulk_mb=256 ;;
   quick) rounds=${ROUNDS:-1} seconds=${SECONDS_EACH:-2} bulk_mb=64 ;;
+  scrape) rounds=0 seconds=${SECONDS_EACH:-20} bulk_mb=1 ;;
   soak) rounds=0 seconds=${SECONDS_EACH:-300} bulk_mb=1 ;;
-  *) echo "usage: $0 [quick | soak]" >&2; exit 2 ;;
+  *) echo "usage: $0 [quick | scrape | soak]" >&2; exit 2 ;;
 esac
 threads=${THREADS:-1}
 idle_clients=${CLIENTS_IDLE:-10000}
@@ -43,6 +47,7 @@ if [ -w /dev/shm ]; then base=/dev/shm; fi
 dir=$(mktemp -d "$base/pgweir-bench-XXXXXX")
 postgres_pid= pooler_pid= strace_pid=
 tls=          # not empty: clients speak TLS
+http= pools=0 # where pgweir serves metrics, and how many databases beside the one it has
 clean_up() {
   # A shell's background processes ignore SIGQUIT unless they handle it, as Postgres does: an immediate shutdown.
   for pid in $strace_pid $pooler_pid; do kill -KILL "$pid" 2>/dev/null || true; done
@@ -87,7 +92,7 @@ cd "$dir"
 postgres_port=$(free_port)
 "${drop[@]}" "$bin/postgres" -D "$dir/data" -p "$postgres_port" -k "$dir" -c listen_addresses=127.0.0.1 \
   -c fsync=off -c synchronous_commit=off -c full_page_writes=off -c wal_level=minimal -c max_wal_senders=0 \
-  -c max_connections=120 -c shared_buffers=256MB -c autovacuum=off -c max_wal_size=4GB \
+  -c max_connections=260 -c shared_buffers=256MB -c autovacuum=off -c max_wal_size=4GB \
   >"$dir/postgres.log" 2>&1 &
 postgres_pid=$!
 await_port "$postgres_port" "$postgres_pid" "$dir/postgres.log"
@@ -140,12 +145,12 @@ INI
       cat >"$dir/pooler.toml" <<TOML
 [listen]
 addresses = ["127.0.0.1:$port"]
-http = ""
+http = "${http:-}"
 [pool]
 mode = "transaction"
 size = $size
 [budget]
-max_servers = $size
+max_servers = $((size + pools))
 check_every = 0
 [limits]
 max_clients = 12000
@@ -160,6 +165,9 @@ disconnections = false
 [runtime]
 threads = $threads
 TOML
+      for nth in $(seq 0 $((pools - 1))); do
+        printf '[databases.d%s]\nurl = "postgres://127.0.0.1:%s/bench"\n' "$nth" "$postgres_port" >>"$dir/pooler.toml"
+      done
       if [ -n "$tls" ]; then
         cat >>"$dir/pooler.toml" <<TOML
 [tls.client]
@@ -296,6 +304,7 @@ system_calls() {
 
 # in_turns SCENARIO ARGUMENTS...: first one program, then the other, the order changing from round to round
 in_turns() {
+  [[ -z "${ONLY:-}" || "$*" =~ $ONLY ]] || return 0
   local programs="pgbouncer pgweir"
   if [ $((round % 2)) -eq 0 ]; then programs="pgweir pgbouncer"; fi
   for program in $programs; do "$@"; done
@@ -325,6 +334,43 @@ soak() {
   [ "$last" -le $((first + first / 20)) ] || { say "it grew from $first to $last kB"; exit 1; }
   stop
 }
+# Milliseconds that half and 99 of 100 transactions took at most.
+latencies() {
+  rm -f "$dir"/latency.*
+  (cd "$dir" && run_pgbench -S -c 16 -j 2 -T "$seconds" -l --log-prefix="$dir/latency")
+  cat "$dir"/latency.* | awk '{ print $3 }' | sort -n | awk '{ t[NR] = $1 } END { printf "%.2f and %.2f", t[int(NR / 2)] / 1000, t[int(NR * 0.99)] / 1000 }'
+}
+
+# What a scrape costs, and whom.
+scrape() {
+  program=pgweir pools=200 http=127.0.0.1:$(free_port)
+  start pgweir 20 trust
+  run_pgbench -S -c 16 -t 20
+  python3 "$client" hold "$port" "$idle_clients" "$pools" <"$dir/hold.in" >"$dir/hold.out" &
+  local holder=$!
+  exec 9>"$dir/hold.in"
+  until grep -q ready "$dir/hold.out"; do kill -0 "$holder" || { say "the idle clients failed"; exit 1; }; sleep 0.1; done
+  one() { curl -s -o "$dir/metrics" -w '%{time_total}\n' "http://$http/metrics"; }
+  local quiet busy alone together scraper before
+  one >/dev/null
+  alone=$(for _ in $(seq 50); do one; done | sort -n | awk '{ t[NR] = $1 * 1000 } END { printf "%.1f (half of them) to %.1f (the slowest)", t[25], t[50] }')
+  before=$(cpu)
+  for _ in $(seq 50); do one; done >/dev/null
+  before=$(divide $(($(cpu) - before)) 50 1000000)
+  quiet=$(latencies)
+  (for _ in $(seq $((seconds * 5))); do one; sleep 0.2; done >"$dir/scrapes") &
+  scraper=$!
+  busy=$(latencies)
+  wait "$scraper"
+  together=$(sort -n "$dir/scrapes" | awk '{ t[NR] = $1 * 1000 } END { printf "%.1f (half of %d) to %.1f (the slowest)", t[int((NR + 1) / 2)], NR, t[NR] }')
+  echo "$idle_clients idle clients in $pools pools; $(wc -l <"$dir/metrics") lines, $(wc -c <"$dir/metrics") bytes."
+  echo "A scrape by itself: $alone ms, $before ms of CPU. Beside 16 busy clients: $together ms."
+  echo "Those clients' transactions, half and 99 of 100: $quiet ms without scrapes, $busy ms with five a second."
+  echo >&9; exec 9>&-
+  wait "$holder" || { say "an idle client was lost"; cat "$dir/hold.out" >&2; exit 1; }
+  stop
+}
+if [ "$mode" = scrape ]; then mkfifo "$dir/hold.in"; scrape; exit 0; fi
 if [ "$mode" = soak ]; then mkfifo "$dir/hold.in"; soak; exit 0; fi
 
 sizes="16:16 64:20 500:20"
@@ -335,7 +381,7 @@ for round in $(seq "$rounds"); do
       clients=${pair%:*} servers=${pair#*:}
       label="$protocol, $clients clients on $servers"
       # Postgres alone has no queue: only where every client has a connection.
-      if [ "$clients" -le 64 ]; then program=direct transactions_of "$label" "$servers" -S -M "$protocol" -c "$clients"; fi
+      if [ "$clients" -le 64 ] && [ -z "${ONLY:-}" ]; then program=direct transactions_of "$label" "$servers" -S -M "$protocol" -c "$clients"; fi
       in_turns transactions_of "$label" "$servers" -S -M "$protocol" -c "$clients"
     done
   done
@@ -352,6 +398,7 @@ for round in $(seq "$rounds"); do
     tls=yes in_turns idle_memory "idle TLS client, resident"
     in_turns system_calls "system calls, 16 clients on 16" 16 16
     in_turns system_calls "system calls, 64 clients on 20" 20 64
+    tls=yes in_turns system_calls "TLS: system calls, 16 clients on 16" 16 16
   fi
 done
 

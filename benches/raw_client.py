@@ -4,7 +4,7 @@ select PORT SQL            reads a result and throws it away
 idle PORT COUNT PROCESS    opens COUNT clients, each asks one query and stays; prints what one of them adds to the
                            resident bytes of PROCESS
 idle-tls PORT COUNT PROCESS  the same over TLS
-hold PORT COUNT            opens COUNT clients, each asks one query and stays; says "ready"; after a line on standard
+hold PORT COUNT [DATABASES]  opens COUNT clients, each asks one query and stays; says "ready"; after a line on standard
                            input each asks another
 """
 
@@ -14,14 +14,14 @@ import struct
 import sys
 
 
-def connect(port, tls=None):
+def connect(port, tls=None, database="bench"):
     stream = socket.create_connection(("127.0.0.1", port))
     if tls:
         stream.sendall(struct.pack("!II", 8, 80877103))
         if stream.recv(1) != b"S":
             raise SystemExit("no TLS here")
         stream = tls.wrap_socket(stream)
-    body = struct.pack("!I", 196608) + b"user\0bench\0database\0bench\0\0"
+    body = struct.pack("!I", 196608) + f"user\0bench\0database\0{database}\0\0".encode()
     stream.sendall(struct.pack("!I", len(body) + 4) + body)
     read_until_ready(stream)
     return stream
@@ -71,8 +71,9 @@ def idle(port, count, process, tls=None):
     print((resident(process) - before) // count)
 
 
-def hold(port, count):
-    clients = [connect(port) for _ in range(count)]
+def hold(port, count, databases):
+    names = [f"d{nth % databases}" if databases else "bench" for nth in range(count)]
+    clients = [connect(port, database=name) for name in names]
     for client in clients:
         query(client, "select 1")
     print("ready", flush=True)
@@ -91,4 +92,4 @@ elif sys.argv[1] == "idle-tls":
     unverified.verify_mode = ssl.CERT_NONE
     idle(int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), unverified)
 elif sys.argv[1] == "hold":
-    hold(int(sys.argv[2]), int(sys.argv[3]))
+    hold(int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]) if len(sys.argv) > 4 else 0)

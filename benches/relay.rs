@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use pgweir::client::end::{ClientEnd, Look};
-use pgweir::metrics::Traffic;
+use pgweir::metrics::{Counts, Stint, Traffic};
 use pgweir::server::end::ServerEnd;
 use pgweir::session::relay::Relay;
 use pgweir::wire::reply::{Message, query, ready_for_query};
@@ -45,6 +45,11 @@ async fn relay<S: Pipe>(client: S, server: S) {
     let mut client = ClientEnd::new(client, LARGEST_MESSAGE);
     let mut server = ServerEnd::new(server);
     let (traffic, mut scratch) = (Traffic::default(), vec![0; SCRATCH]);
+    let (counts, mut stint, epoch) = (
+        Counts::default(),
+        Stint::default(),
+        tokio::time::Instant::now(),
+    );
     loop {
         let request = poll_fn(|cx| {
             ready!(client.poll_flush(cx))?;
@@ -56,6 +61,9 @@ async fn relay<S: Pipe>(client: S, server: S) {
                 client: &mut client,
                 server: &mut server,
                 traffic: &traffic,
+                counts: &counts,
+                stint: &mut stint,
+                epoch,
                 blocks: true,
                 tracking: None,
             };
@@ -70,6 +78,9 @@ async fn relay<S: Pipe>(client: S, server: S) {
             client: &mut client,
             server: &mut server,
             traffic: &traffic,
+            counts: &counts,
+            stint: &mut stint,
+            epoch,
             blocks: true,
             tracking: None,
         };

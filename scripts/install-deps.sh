@@ -44,6 +44,10 @@ has go || missing+=(golang-go)
 [ -d /usr/share/gocode/src/github.com/lib/pq ] || missing+=(golang-github-lib-pq-dev)
 { has ruby && ruby -rpg -e 1 2>/dev/null; } || missing+=(ruby-pg)
 { has php && php -r 'exit(extension_loaded("pdo_pgsql") && extension_loaded("pcntl") ? 0 : 1);'; } || missing+=(php-cli php-pgsql)
+# The status page is looked at by a browser.
+has chromium || missing+=(chromium)
+# Scrapes the metrics in a test, and promtool checks them. Only installed, never started as a service.
+{ has prometheus && has promtool; } || missing+=(prometheus)
 if [ "$bench" = yes ]; then
   has pgbouncer || [ -x /usr/sbin/pgbouncer ] || missing+=(pgbouncer)
   has strace || missing+=(strace)
@@ -74,6 +78,9 @@ if [ ${#missing[@]} -gt 0 ]; then
   case " ${missing[*]} " in
     *" pgbouncer "*) if [ -d /run/systemd/system ]; then as_root systemctl disable --quiet pgbouncer || true; fi ;;
   esac
+  case " ${missing[*]} " in
+    *" prometheus "*) if [ -d /run/systemd/system ]; then as_root systemctl disable --quiet prometheus || true; fi ;;
+  esac
 fi
 
 # --- Rust ------------------------------------------------------------------------------------------------------------
@@ -90,7 +97,9 @@ if [ -f "$wanted" ] && ! { [ -x .venv/bin/python ] && cmp -s "$wanted" "$install
   echo "install-deps: installing the Python drivers into .venv"
   rm -rf .venv
   python3 -m venv .venv
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: -r "$wanted"
+  # The list is complete. The exporter, which is there as source only, asks for old versions of what it uses.
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: --no-binary prometheus-pgbouncer-exporter \
+    --no-deps -r "$wanted"
   cp "$wanted" "$installed"
 fi
 

@@ -8,12 +8,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use pgweir::app::background::{Pidfile, become_user};
 use pgweir::app::built::without_effect;
-use pgweir::app::demo;
 use pgweir::app::pgbouncer;
-use pgweir::app::process::{Pidfile, become_user};
 use pgweir::app::serve::serve;
 use pgweir::app::world::Source;
+use pgweir::app::{demo, incident};
 use pgweir::client::credentials::Credentials;
 use pgweir::config::ini;
 
@@ -48,6 +48,8 @@ enum Command {
     },
     /// Show it: a throw-away Postgres, more clients than it takes, and the same clients through pgweir.
     Demo(Demo),
+    /// What was recorded when server connections ran short.
+    Incident(IncidentArgs),
     /// Ask a running pgweir whether it is alive: exit code 0 or 1.
     Healthcheck {
         /// Its `listen.http`.
@@ -85,6 +87,28 @@ struct Demo {
     seconds: u16,
 }
 
+#[derive(Debug, Args)]
+struct IncidentArgs {
+    /// Where incidents are kept: `incidents.directory` of the configuration.
+    #[arg(
+        long,
+        value_name = "DIRECTORY",
+        conflicts_with = "config",
+        global = true
+    )]
+    directory: Option<PathBuf>,
+    /// The configuration that says where.
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "/etc/pgweir/pooler.toml",
+        global = true
+    )]
+    config: PathBuf,
+    #[command(subcommand)]
+    what: incident::What,
+}
+
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().collect();
     let cli = Cli::command();
@@ -114,7 +138,7 @@ fn run(command: Command) -> anyhow::Result<()> {
                 (None, Some(to)) => Source::Url { to, listen },
                 (None, None) => unreachable!("clap asks for one of them"),
             };
-            let process = source.config()?.0.process;
+            let process = source.process()?;
             become_user(&process)?;
             let pidfile = process.pidfile.as_deref().map(Pidfile::write).transpose()?;
             serve(source, Duration::from_secs(drain_limit))?;
@@ -141,6 +165,18 @@ fn run(command: Command) -> anyhow::Result<()> {
             clients,
             stay: Duration::from_secs(seconds.into()),
         })?),
+        Command::Incident(IncidentArgs {
+            directory,
+            config,
+            what,
+        }) => {
+            let directory = match directory {
+                Some(directory) => directory,
+                None => incident::directory(&config)?,
+            };
+            print!("{}", incident::tell(&directory, &what)?);
+            Ok(())
+        }
         Command::Healthcheck { address } => healthcheck(&address),
     }
 }

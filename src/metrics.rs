@@ -1,163 +1,332 @@
-//! Every metric series, declared once.
+//! Every metric series, declared once: name, type, labels, unit and help. `docs/metrics.md` is made from this table.
+//!
+//! What is counted on the hot path lies in [`Traffic`], one for each thread and pool; what happens rarely in [`Metrics`].
+//! `app::scrape` reads both, and what pools and directory know, at the time of a scrape.
+
+mod reasons;
+mod stint;
+mod tally;
+mod text;
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, SystemTime};
 
-use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
-use prometheus::{IntCounter, IntCounterVec, Opts, Registry, TextEncoder};
+pub use self::reasons::Reasons;
+pub use self::stint::Stint;
+pub use self::tally::{Buckets, Counts, SharedTimes, Tally, Times, Traffic, bound, in_micros};
+pub use self::text::{Exposition, Series};
 
-/// A counter that one thread writes and any thread reads: adding costs no locked instruction.
-#[derive(Debug, Default)]
-pub struct Tally(AtomicU64);
+/// What a series is to Prometheus.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// It only grows while the process lives.
+    Counter,
+    /// It is what it is at the moment.
+    Gauge,
+    /// Times in buckets.
+    Histogram,
+}
 
-impl Tally {
-    /// Adds `n`. Only the owning thread may call this: two writers would lose counts.
-    pub fn add(&self, n: u64) {
-        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
-    }
-
-    /// The count so far.
-    pub fn read(&self) -> u64 {
-        self.0.load(Relaxed)
+impl Kind {
+    /// Prometheus' word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
     }
 }
 
-/// What one thread moved for one pool.
-#[derive(Debug, Default)]
-pub struct Traffic {
-    /// Bytes read from clients.
-    pub received: Tally,
-    /// Bytes read from Postgres.
-    pub sent: Tally,
-    /// ReadyForQuery messages: a simple query, or an extended batch up to its Sync.
-    pub queries: Tally,
-    /// Leases that ended settled.
-    pub transactions: Tally,
+/// All series of one name.
+#[derive(Debug)]
+pub struct Family {
+    /// With the unit, and `_total` if it is a counter.
+    pub name: &'static str,
+    /// What it is to Prometheus.
+    pub kind: Kind,
+    /// The names of its labels.
+    pub labels: &'static [&'static str],
+    /// What is counted.
+    pub unit: &'static str,
+    /// What it means.
+    pub help: &'static str,
 }
 
-/// Why metrics could not be written.
-pub type RenderError = prometheus::Error;
+macro_rules! families {
+    ($($const:ident = $kind:ident $name:literal [$($label:literal),*] $unit:literal: $help:literal;)*) => {
+        $(
+            #[doc = $help]
+            pub const $const: Family = Family {
+                name: $name,
+                kind: Kind::$kind,
+                labels: &[$($label),*],
+                unit: $unit,
+                help: $help,
+            };
+        )*
 
-/// Every series of the process that is counted where it happens. What the pools and the directory know is read from them.
+        /// All of them, in the order in which they are told.
+        pub const FAMILIES: &[&Family] = &[$(&$const),*];
+    };
+}
+
+families! {
+    BUILD = Gauge "pgweir_build_info" ["version"] "":
+        "Always 1; the labels say which pgweir it is.";
+    DRAINING = Gauge "pgweir_draining" [] "":
+        "1 while the process shuts down, else 0.";
+    RELOADS = Counter "pgweir_config_reloads_total" ["result"] "reloads":
+        "Times that the configuration was read again, by what came of it: applied or refused.";
+    CONFIG_LOADED = Gauge "pgweir_config_loaded_timestamp_seconds" [] "seconds":
+        "When the configuration in force was read, since the Unix epoch.";
+
+    CLIENTS = Gauge "pgweir_clients" ["database", "user", "service", "deployment", "state"] "sessions":
+        "Clients that are logged in, by what they do.";
+    CLIENT_SOCKETS = Gauge "pgweir_client_sockets" [] "sockets":
+        "Client sockets, logged in or not: what limits.max_clients bounds.";
+    CLIENT_SOCKETS_MAX = Gauge "pgweir_client_sockets_max" [] "sockets":
+        "limits.max_clients.";
+    CONSOLE_SESSIONS = Gauge "pgweir_console_sessions" [] "sessions":
+        "Sessions on the console, which are in no other series of clients.";
+    LOGINS = Counter "pgweir_logins_total" ["database", "user"] "logins":
+        "Clients that were let in.";
+    CONSOLE_LOGINS = Counter "pgweir_console_logins_total" [] "logins":
+        "Logins to the console.";
+    LOGIN_SECONDS = Histogram "pgweir_login_seconds" [] "seconds":
+        "From accept to ReadyForQuery, of clients that were let in.";
+    LOGIN_FAILURES = Counter "pgweir_login_failures_total" ["reason"] "connections":
+        "Clients that were not let in, by reason.";
+    SESSIONS_ENDED = Counter "pgweir_sessions_ended_total" ["reason"] "sessions":
+        "Sessions that ended, by reason.";
+    SESSIONS_REAPED = Counter "pgweir_sessions_reaped_total" ["service", "reason"] "sessions":
+        "Those of them that were closed because of their deployment or under pressure.";
+    CANCEL_REQUESTS = Counter "pgweir_cancel_requests_total" ["result"] "requests":
+        "Cancel requests of clients: passed to their session, or unknown because nobody has that key.";
+
+    WAITING = Gauge "pgweir_clients_waiting" ["database", "user"] "sessions":
+        "Clients in the pool's queue, logins among them.";
+    LONGEST_WAIT = Gauge "pgweir_longest_wait_seconds" ["database", "user"] "seconds":
+        "How long the first in the pool's queue has waited; 0 if nobody waits.";
+    SERVERS = Gauge "pgweir_server_connections" ["database", "user", "state"] "connections":
+        "Server connections of the pool, by what they do.";
+    POOL_SIZE = Gauge "pgweir_pool_size" ["database", "user"] "connections":
+        "How many server connections the pool may have.";
+
+    SERVICE_SERVERS = Gauge "pgweir_service_server_connections" ["service", "state"] "connections":
+        "Server connections on the account of the service, by what they do.";
+    SERVICE_SERVERS_MAX = Gauge "pgweir_service_server_connections_max" ["service"] "connections":
+        "max_servers of the service; left out where it has no cap.";
+    SERVICE_WAITING = Gauge "pgweir_service_clients_waiting" ["service"] "sessions":
+        "Clients of the service in queues.";
+    SERVICE_LONGEST_WAIT = Gauge "pgweir_service_longest_wait_seconds" ["service"] "seconds":
+        "How long the first of them has waited; 0 if nobody waits.";
+    SERVICE_CLIENTS_MAX = Gauge "pgweir_service_clients_max" ["service"] "sessions":
+        "max_clients of the service; left out where it has no cap.";
+
+    POSTGRES_UP = Gauge "pgweir_postgres_up" ["postgres"] "":
+        "1 if a server connection is open or the last try to connect succeeded, 0 if the last one failed; left out before the first.";
+    POSTGRES_BUDGET = Gauge "pgweir_postgres_budget" ["postgres"] "connections":
+        "How many server connections this Postgres may be asked for; left out until that is known.";
+    POSTGRES_SERVERS = Gauge "pgweir_postgres_server_connections" ["postgres", "state"] "connections":
+        "Server connections to this Postgres over all pools, by what they do.";
+    DIALS = Counter "pgweir_dials_total" ["postgres"] "tries":
+        "Times that a server connection was asked for: connect and login.";
+    DIAL_FAILURES = Counter "pgweir_dial_failures_total" ["postgres", "reason"] "tries":
+        "Those that failed, by reason.";
+    SERVERS_CLOSED = Counter "pgweir_server_connections_closed_total" ["postgres", "reason"] "connections":
+        "Server connections that were closed, by reason.";
+
+    ASSIGNMENTS = Counter "pgweir_assignments_total" ["database", "user"] "times":
+        "Times that a session got a server connection.";
+    TRANSACTIONS = Counter "pgweir_transactions_total" ["database", "user"] "transactions":
+        "Times that a server connection settled for a client: transactions, and statements outside of one.";
+    QUERIES = Counter "pgweir_queries_total" ["database", "user"] "queries":
+        "ReadyForQuery messages: simple queries, and extended ones up to a Sync.";
+    RECEIVED = Counter "pgweir_received_bytes_total" ["database", "user"] "bytes":
+        "Bytes of clients that were sent on to Postgres.";
+    SENT = Counter "pgweir_sent_bytes_total" ["database", "user"] "bytes":
+        "Bytes of Postgres that were sent on to clients.";
+    CLIENT_PARSES = Counter "pgweir_client_parses_total" ["database", "user"] "messages":
+        "Parse messages of clients.";
+    SERVER_PARSES = Counter "pgweir_server_parses_total" ["database", "user"] "messages":
+        "Parse messages that went to Postgres, pgweir's own among them.";
+    BINDS = Counter "pgweir_binds_total" ["database", "user"] "messages":
+        "Bind messages of clients.";
+    WAIT_SECONDS = Histogram "pgweir_wait_seconds" ["database", "user"] "seconds":
+        "From asking for a server connection to getting it or giving up; who gets one at once has waited 0.";
+    TRANSACTION_SECONDS = Histogram "pgweir_transaction_seconds" ["database", "user"] "seconds":
+        "From getting a server connection to settling, waits not included.";
+    QUERY_SECONDS = Histogram "pgweir_query_seconds" ["database", "user"] "seconds":
+        "From a request to its ReadyForQuery, waits not included; those that are answered together share their time.";
+
+    LOG_SUPPRESSED = Counter "pgweir_log_lines_suppressed_total" [] "lines":
+        "Log lines that were left out because the same was said less than a minute before.";
+    PROCESS_CPU = Counter "process_cpu_seconds_total" [] "seconds":
+        "CPU time of the process, user and system.";
+    PROCESS_RESIDENT = Gauge "process_resident_memory_bytes" [] "bytes":
+        "Resident memory.";
+    PROCESS_VIRTUAL = Gauge "process_virtual_memory_bytes" [] "bytes":
+        "Virtual memory.";
+    PROCESS_OPEN_FDS = Gauge "process_open_fds" [] "descriptors":
+        "Open file descriptors.";
+    PROCESS_MAX_FDS = Gauge "process_max_fds" [] "descriptors":
+        "How many there may be.";
+    PROCESS_THREADS = Gauge "process_threads" [] "threads":
+        "Threads of the operating system.";
+    PROCESS_START = Gauge "process_start_time_seconds" [] "seconds":
+        "When the process began, since the Unix epoch.";
+}
+
+/// What happens rarely, counted where it happens.
 #[derive(Debug)]
 pub struct Metrics {
-    registry: Registry,
-    /// Sessions that were let in.
-    pub logins: IntCounter,
-    login_failures: IntCounterVec,
-    sessions_ended: IntCounterVec,
+    /// When the process began.
+    pub began: SystemTime,
+    /// Microseconds from then until the configuration in force was read.
+    config_loaded: AtomicU64,
+    /// What came of reading the configuration again.
+    pub reloads: Reasons,
+    /// From accept to ReadyForQuery.
+    pub logins: SharedTimes,
+    /// Logins to the console.
+    pub console_logins: AtomicU64,
+    /// Clients that were not let in.
+    pub login_failures: Reasons,
+    /// Sessions that ended.
+    pub sessions_ended: Reasons,
+    /// Cancel requests.
+    pub cancel_requests: Reasons,
 }
 
-impl Default for Metrics {
-    fn default() -> Self {
-        let registry = Registry::new();
-        let logins = IntCounter::new("pgweir_logins_total", "Clients that were let in.");
-        let reasons = |name, help| IntCounterVec::new(Opts::new(name, help), &["reason"]);
-        let login_failures = reasons(
-            "pgweir_login_failures_total",
-            "Clients that were not let in, by reason.",
-        );
-        let sessions_ended = reasons(
-            "pgweir_sessions_ended_total",
-            "Sessions that ended, by reason.",
-        );
-        let proof = "names and labels are constants that prometheus accepts";
-        let metrics = Self {
-            registry,
-            logins: logins.expect(proof),
-            login_failures: login_failures.expect(proof),
-            sessions_ended: sessions_ended.expect(proof),
-        };
-        let Self {
-            registry,
-            logins,
-            login_failures,
-            sessions_ended,
-        } = &metrics;
-        registry.register(Box::new(logins.clone())).expect(proof);
-        registry
-            .register(Box::new(login_failures.clone()))
-            .expect(proof);
-        registry
-            .register(Box::new(sessions_ended.clone()))
-            .expect(proof);
-        metrics
-    }
-}
+/// What may come of a cancel request: it was passed on, or nobody has that key.
+pub const CANCEL_RESULTS: [&str; 2] = ["passed", "unknown"];
+
+/// What may come of reading the configuration again.
+pub const RELOAD_RESULTS: [&str; 2] = ["applied", "refused"];
 
 impl Metrics {
+    /// Nothing has happened. A reason that is named here counts from 0, so that the first of its kind is seen as growth.
+    pub fn new(login_failures: &[&'static str], sessions_ended: &[&'static str]) -> Self {
+        Self {
+            began: SystemTime::now(),
+            config_loaded: AtomicU64::default(),
+            reloads: Reasons::new(&RELOAD_RESULTS),
+            logins: SharedTimes::default(),
+            console_logins: AtomicU64::default(),
+            login_failures: Reasons::new(login_failures),
+            sessions_ended: Reasons::new(sessions_ended),
+            cancel_requests: Reasons::new(&CANCEL_RESULTS),
+        }
+    }
+
     /// Counts a client that was not let in.
-    pub fn login_failed(&self, reason: &str) {
-        self.login_failures.with_label_values(&[reason]).inc();
+    pub fn login_failed(&self, reason: &'static str) {
+        self.login_failures.add(reason);
+    }
+
+    /// Clients that were not let in, in all.
+    pub fn login_failures(&self) -> u64 {
+        self.login_failures
+            .read()
+            .iter()
+            .map(|(_, count)| count)
+            .sum()
     }
 
     /// Counts a session that ended.
-    pub fn session_ended(&self, reason: &str) {
-        self.sessions_ended.with_label_values(&[reason]).inc();
+    pub fn session_ended(&self, reason: &'static str) {
+        self.sessions_ended.add(reason);
     }
 
-    /// The text of a scrape; `more` adds what is read rather than counted.
-    pub fn render(&self, more: Vec<MetricFamily>) -> Result<String, RenderError> {
-        let mut families = self.registry.gather();
-        // A family without a series is an error to the encoder: nobody is logged in, say.
-        families.extend(
-            more.into_iter()
-                .filter(|family| !family.get_metric().is_empty()),
-        );
-        TextEncoder::new().encode_to_string(&families)
-    }
-}
-
-/// Series of one name that are read at the time of a scrape.
-#[derive(Debug)]
-pub struct Reading {
-    family: MetricFamily,
-    labels: &'static [&'static str],
-}
-
-impl Reading {
-    /// A gauge.
-    pub fn gauge(name: &str, help: &str, labels: &'static [&'static str]) -> Self {
-        Self::new(name, help, labels, MetricType::GAUGE)
+    /// Counts a cancel request, and whether its key was somebody's.
+    pub fn cancel_asked(&self, passed: bool) {
+        self.cancel_requests
+            .add(CANCEL_RESULTS[usize::from(!passed)]);
     }
 
-    /// A counter.
-    pub fn counter(name: &str, help: &str, labels: &'static [&'static str]) -> Self {
-        Self::new(name, help, labels, MetricType::COUNTER)
-    }
-
-    fn new(name: &str, help: &str, labels: &'static [&'static str], kind: MetricType) -> Self {
-        let mut family = MetricFamily::default();
-        family.set_name(name.to_owned());
-        family.set_help(help.to_owned());
-        family.set_field_type(kind);
-        Self { family, labels }
-    }
-
-    /// Adds a value under these labels.
-    #[expect(clippy::cast_precision_loss, reason = "Prometheus has only floats")]
-    pub fn add(&mut self, values: &[&str], value: u64) {
-        let mut metric = Metric::default();
-        let pairs = self.labels.iter().zip(values).map(|(name, value)| {
-            let mut pair = LabelPair::default();
-            pair.set_name((*name).to_owned());
-            pair.set_value((*value).to_owned());
-            pair
-        });
-        metric.set_label(pairs.collect());
-        if self.family.get_field_type() == MetricType::COUNTER {
-            let mut counter = Counter::default();
-            counter.set_value(value as f64);
-            metric.set_counter(counter);
-        } else {
-            let mut gauge = Gauge::default();
-            gauge.set_value(value as f64);
-            metric.set_gauge(gauge);
+    /// Counts that the configuration was read again.
+    pub fn reloaded(&self, applied: bool) {
+        self.reloads.add(RELOAD_RESULTS[usize::from(!applied)]);
+        if applied {
+            let since = self.began.elapsed().unwrap_or_default();
+            self.config_loaded.store(in_micros(since), Relaxed);
         }
-        self.family.mut_metric().push(metric);
     }
 
-    /// The family, for [`Metrics::render`].
-    pub fn done(self) -> MetricFamily {
-        self.family
+    /// When the configuration in force was read.
+    pub fn config_loaded(&self) -> SystemTime {
+        self.began + Duration::from_micros(self.config_loaded.load(Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    const MANUAL: &str = include_str!("../docs/metrics.md");
+
+    /// The table of the manual.
+    fn table() -> String {
+        let mut table =
+            String::from("| series | type | labels | unit | meaning |\n|---|---|---|---|---|\n");
+        for family in FAMILIES {
+            let labels: Vec<_> = family
+                .labels
+                .iter()
+                .map(|name| format!("`{name}`"))
+                .collect();
+            let cells = [
+                format!("`{}`", family.name),
+                family.kind.as_str().to_owned(),
+                labels.join(", "),
+                family.unit.to_owned(),
+                family.help.to_owned(),
+            ];
+            table.extend(["| ", &cells.join(" | "), " |\n"]);
+        }
+        table
+    }
+
+    #[test]
+    fn the_manual_has_this_table() {
+        let table = table();
+        assert!(
+            MANUAL.contains(&table),
+            "docs/metrics.md is not current; its table is to be\n{table}"
+        );
+    }
+
+    #[test]
+    fn names_follow_the_rules() {
+        let mut names = BTreeSet::new();
+        for Family {
+            name,
+            kind,
+            labels,
+            help,
+            ..
+        } in FAMILIES
+        {
+            assert!(names.insert(name), "{name} is declared twice");
+            assert!(
+                name.starts_with("pgweir_") || name.starts_with("process_"),
+                "{name}"
+            );
+            assert_eq!(*kind == Kind::Counter, name.ends_with("_total"), "{name}");
+            assert_eq!(
+                *kind == Kind::Histogram,
+                *kind != Kind::Gauge && name.ends_with("_seconds"),
+                "{name}"
+            );
+            assert!(
+                !name.contains("milli") && !name.contains("micro"),
+                "{name} is in base units"
+            );
+            assert!(!labels.contains(&"le") && help.ends_with('.'), "{name}");
+            assert!(!help.contains('|') && !help.contains('\n'), "{name}");
+        }
     }
 }

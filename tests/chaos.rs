@@ -176,7 +176,7 @@ impl Scene {
         self.back.set(Fault::None);
         self.front.close_all();
         eventually("no session is left", || {
-            self.count("pgweir_clients{") == 0 && self.count("pgweir_client_sockets") == 0
+            self.count("pgweir_clients{") == 0 && self.count("pgweir_client_sockets ") == 0
         });
         eventually("nothing is in use", || {
             self.count("pgweir_server_connections{") == self.count("state=\"idle\"")

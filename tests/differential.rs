@@ -45,20 +45,6 @@ fn replies_are_those_of_postgres_in_session_mode() {
     );
 }
 
-/// What is found goes to `known` until it is mended, and then to the others.
-#[test]
-#[ignore = "the known differences: pgweir is to be mended"]
-fn nothing_is_known_to_differ() {
-    assert_none(
-        &[
-            differences("transaction", 1, &Crossing::Never, "known"),
-            differences("transaction", 8, &Crossing::Always, "known"),
-            differences("session", 8, &Crossing::Never, "known"),
-        ]
-        .concat(),
-    );
-}
-
 fn assert_none(differences: &[String]) {
     assert!(
         differences.is_empty(),

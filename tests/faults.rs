@@ -27,6 +27,7 @@ with_one_and_two_threads!(
     the_next_host_is_taken_when_one_is_down_and_a_cancel_goes_there,
     a_storm_of_cancels_hits_only_what_it_is_meant_for,
     a_cancel_of_nobodys_query_is_answered_by_silence,
+    after_a_failover_clients_are_told_the_parameters_of_the_new_server,
     a_server_that_ends_while_idle_is_seen_by_nobody,
     a_server_that_ends_in_use_fails_its_request_and_no_more,
 );
@@ -526,6 +527,52 @@ fn the_next_host_is_taken_when_one_is_down_and_a_cancel_goes_there(threads: usiz
         (first.accepted(), second.accepted()),
         (before.0, before.1 + 1)
     );
+}
+
+fn after_a_failover_clients_are_told_the_parameters_of_the_new_server(threads: usize) {
+    let first = Postgres::setup()
+        .setting("timezone=Asia/Tokyo")
+        .setting("datestyle=ISO, MDY")
+        .start();
+    let second = Postgres::setup()
+        .setting("timezone=CET")
+        .setting("datestyle=German, MDY")
+        .setting("default_transaction_read_only=on")
+        .start();
+    let hosts = format!("127.0.0.1:{},127.0.0.1:{}", first.port(), second.port());
+    let pooler = Pooler::serve(
+        &first,
+        &config(
+            threads,
+            &format!(
+                "[pool]\nsize = 2\n\n[timeouts]\nserver_login_retry = \"50ms\"\n\n\
+                 [databases.\"*\"]\nurl = \"postgres://{hosts}\"\n"
+            ),
+        ),
+    );
+    let login = || Raw::login(pooler.port(), "postgres", "postgres");
+    // What Postgres makes of it depends on its own.
+    let login_with_order = || {
+        let mut raw = Raw::connect(pooler.port());
+        raw.log_in(&[("user", "postgres"), ("DateStyle", "DMY")], None)
+            .expect("a login");
+        raw
+    };
+    assert_eq!(login_with_order().parameters["DateStyle"], "ISO, DMY");
+    let mut before = login();
+    assert_eq!(before.parameters["TimeZone"], "Asia/Tokyo");
+    assert_eq!(before.value("show timezone"), "Asia/Tokyo");
+    first.stop();
+    // Once it was noticed that the first one has gone.
+    eventually("a login is told the second one's", || {
+        login().parameters["TimeZone"] == "CET"
+    });
+    let mut after = login();
+    assert_eq!(after.parameters["default_transaction_read_only"], "on");
+    assert_eq!(after.value("show timezone"), "CET");
+    let mut after = login_with_order();
+    assert_eq!(after.parameters["DateStyle"], "German, DMY");
+    assert_eq!(after.value("show datestyle"), "German, DMY");
 }
 
 fn a_server_that_ends_while_idle_is_seen_by_nobody(threads: usize) {

@@ -2,6 +2,9 @@
 
 mod support;
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use support::raw::cancel_request;
 use support::{Batch, Message, Pooler, Postgres, Raw, ServerError};
 
 with_one_and_two_threads!(
@@ -26,6 +29,15 @@ with_one_and_two_threads!(
     an_authorization_is_not_lost_among_unknown_settings,
     settings_of_unknown_names_stay_behind_for_nobody,
     values_do_not_depend_on_the_encoding_of_the_client_before,
+    a_cancel_at_any_moment_ends_no_session,
+    what_drivers_ask_for_at_startup_is_accepted,
+    an_empty_application_name_is_one,
+    pg_dump_changes_nothing_for_others,
+    a_short_timeout_of_one_client_hits_no_query_of_pgweirs_own,
+    what_a_function_call_does_stays_with_its_client,
+    a_search_path_of_temporary_tables_keeps_its_server,
+    an_update_of_pg_settings_is_a_setting,
+    what_is_made_behind_a_discard_all_in_one_packet_keeps_its_server,
 );
 
 fn serve(postgres: &Postgres, threads: usize, size: u32) -> Pooler {
@@ -481,5 +493,216 @@ fn values_do_not_depend_on_the_encoding_of_the_client_before(threads: usize) {
     for _ in 0..2 {
         old.value("select 1");
         assert_eq!(show(&mut new, "app.name"), "Zo\u{eb}\u{101}\\");
+    }
+}
+
+fn a_cancel_at_any_moment_ends_no_session(threads: usize) {
+    let postgres = Postgres::start();
+    let pooler = serve(&postgres, threads, 1);
+    let mut client = login(&pooler, &[("TimeZone", "CET"), ("application_name", "one")]);
+    let mut other = login(&pooler, &[("TimeZone", "PST8PDT")]);
+    let (process, secret) = client.key.clone().unwrap();
+    let (port, rounds_left) = (pooler.port(), AtomicU32::new(200));
+    let left = || rounds_left.load(Ordering::Relaxed);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let mut last = (0, 0);
+                // Until the rounds are over, or stand still because one has failed.
+                while left() > 0 && last.1 < 10_000 {
+                    last = if last.0 == left() {
+                        (last.0, last.1 + 1)
+                    } else {
+                        (left(), 0)
+                    };
+                    let mut cancel = Raw::connect(port);
+                    let _ = cancel.write(&cancel_request(process, &secret));
+                    cancel.read_bytes_to_end();
+                }
+            });
+        }
+        while left() > 0 {
+            rounds_left.fetch_sub(1, Ordering::Relaxed);
+            other.query("select 1").unwrap();
+            match client.query("select current_setting('timezone')") {
+                Ok(rows) => assert_eq!(rows[0][0].as_deref(), Some("CET")),
+                Err(error) => assert_eq!((error.code(), error.severity()), ("57014", "ERROR")),
+            }
+        }
+    });
+}
+
+fn a_short_timeout_of_one_client_hits_no_query_of_pgweirs_own(threads: usize) {
+    let postgres = Postgres::start();
+    let pooler = serve(&postgres, threads, 1);
+    let mut hasty = login(&pooler, &[("options", "-c statement_timeout=1ms")]);
+    // So many that giving them to a session takes longer than that.
+    let many: Vec<_> = (0..300).map(|n| format!("-c a.b{n}=1")).collect();
+    let many = many.join(" ");
+    let mut other = login(&pooler, &[("TimeZone", "CET"), ("options", &many)]);
+    for _ in 0..20 {
+        // Whether its own query is in time is nobody else's matter.
+        hasty.send(&Batch::new().query("select 1"));
+        hasty.read_until('Z');
+        assert_eq!(show(&mut other, "TimeZone"), "CET");
+        assert_eq!(show(&mut other, "a.b299"), "1");
+        assert_eq!(show(&mut other, "statement_timeout"), "0");
+    }
+    // What it sets under so short a timeout stays with it, if need be with its server.
+    let pooler = serve(&postgres, threads, 2);
+    let mut hasty = login(&pooler, &[("options", "-c statement_timeout=1ms")]);
+    let mut other = login(&pooler, &[]);
+    hasty.send(&Batch::new().query("select set_config('work_' || 'mem', '9MB', false)"));
+    if hasty.read().tag == 'T' {
+        hasty.read_until('Z');
+        assert_eq!(show(&mut other, "work_mem"), "4MB");
+    }
+}
+
+fn what_a_function_call_does_stays_with_its_client(threads: usize) {
+    let postgres = Postgres::start();
+    let pooler = serve(&postgres, threads, 2);
+    let (mut client, mut other) = (login(&pooler, &[]), login(&pooler, &[]));
+    let function: u32 = postgres
+        .value("select 'pg_catalog.set_config'::regproc::oid")
+        .parse()
+        .unwrap();
+    let mut call = function.to_be_bytes().to_vec();
+    call.extend([0, 0, 0, 3]);
+    for argument in ["work_mem", "9MB", "false"] {
+        call.extend(u32::try_from(argument.len()).unwrap().to_be_bytes());
+        call.extend(argument.as_bytes());
+    }
+    call.extend([0, 0]);
+    client.send(&Batch::new().message(b'F', &call));
+    assert_eq!(client.read_until('Z')[0].tag, 'V');
+    for _ in 0..3 {
+        assert_eq!(show(&mut other, "work_mem"), "4MB");
+        assert_eq!(show(&mut client, "work_mem"), "9MB");
+    }
+}
+
+fn a_search_path_of_temporary_tables_keeps_its_server(threads: usize) {
+    let postgres = Postgres::start();
+    postgres.sql("create table t (n int)");
+    let pooler = serve(&postgres, threads, 2);
+    let mut other = login(&pooler, &[]);
+    let options = [("options", "-c search_path=pg_temp,public")];
+    let mut asked = login(&pooler, &options);
+    asked.query("create table t (mine int)").unwrap();
+    other.query("select n from t").unwrap();
+    asked.query("select mine from t").unwrap();
+    asked.goodbye();
+    let mut set = login(&pooler, &[]);
+    set.query("begin; set local search_path = pg_temp; create table t (mine int); commit")
+        .unwrap();
+    other.query("select n from t").unwrap();
+    set.query("select mine from t").unwrap();
+}
+
+fn an_update_of_pg_settings_is_a_setting(threads: usize) {
+    let postgres = Postgres::start();
+    let pooler = serve(&postgres, threads, 1);
+    let (mut client, mut other) = (login(&pooler, &[]), login(&pooler, &[]));
+    client
+        .query("update pg_settings set setting = 'off' where name = 'enable_seqscan'")
+        .unwrap();
+    assert_eq!(show(&mut other, "enable_seqscan"), "on");
+    assert_eq!(show(&mut client, "enable_seqscan"), "off");
+}
+
+/// pgjdbc, lib/pq, DBeaver, Npgsql, Excel's ODBC, psycopg.
+fn what_drivers_ask_for_at_startup_is_accepted(threads: usize) {
+    let postgres = Postgres::start();
+    let pooler = serve(&postgres, threads, 1);
+    let mut plain = login(&pooler, &[]);
+    let float_digits = show(&mut plain, "extra_float_digits");
+    for parameters in [
+        &[
+            ("client_encoding", "UTF8"),
+            ("DateStyle", "ISO"),
+            ("TimeZone", "Europe/Berlin"),
+            ("extra_float_digits", "2"),
+        ][..],
+        &[("extra_float_digits", "2"), ("datestyle", "ISO, MDY")],
+        &[("geqo", "on"), ("client_encoding", "WIN1252")],
+        &[
+            ("options", "-c geqo=off"),
+            ("fallback_application_name", "x"),
+        ],
+        &[("_pq_.unheard_of", "1"), ("search_path", "public")],
+    ] {
+        let direct = try_login(postgres.port(), parameters);
+        let through = try_login(pooler.port(), parameters);
+        match (direct, through) {
+            (Ok(direct), Ok(through)) => assert_eq!(direct.parameters, through.parameters),
+            (Err(direct), Err(through)) => assert_eq!(
+                (direct.code(), direct.text()),
+                (through.code(), through.text())
+            ),
+            (direct, _) => panic!("{parameters:?}: direct {:?}", direct.err()),
+        }
+        assert_eq!(show(&mut plain, "extra_float_digits"), float_digits);
+    }
+}
+
+fn an_empty_application_name_is_one(threads: usize) {
+    let postgres = Postgres::start();
+    let pooler = serve(&postgres, threads, 1);
+    let mut named = login(&pooler, &[("application_name", "named")]);
+    let mut empty = login(&pooler, &[("application_name", "")]);
+    let mut none = login(&pooler, &[]);
+    for _ in 0..2 {
+        assert_eq!(show(&mut named, "application_name"), "named");
+        assert_eq!(show(&mut empty, "application_name"), "");
+        assert_eq!(show(&mut none, "application_name"), "");
+    }
+    empty.query("set application_name = 'now'").unwrap();
+    assert_eq!(show(&mut none, "application_name"), "");
+    assert_eq!(show(&mut empty, "application_name"), "now");
+}
+
+fn pg_dump_changes_nothing_for_others(threads: usize) {
+    let postgres = Postgres::start();
+    postgres.sql("create table dumped as select generate_series(1, 10) as n");
+    let pooler = serve(&postgres, threads, 1);
+    let mut other = login(&pooler, &[]);
+    let settings = "select name, setting from pg_settings \
+        where name <> 'application_name' and name not like 'transaction%' order by name";
+    let before = other.query(settings).unwrap();
+    let dump = support::postgres::program("pg_dump")
+        .args(["--dbname", &pooler.url("postgres", "postgres")])
+        .output()
+        .unwrap();
+    let dump = String::from_utf8(dump.stdout).unwrap();
+    assert!(dump.contains("COPY public.dumped"), "{dump}");
+    assert_eq!(other.query(settings).unwrap(), before);
+    assert_eq!(other.value("select count(*) from dumped"), "10");
+}
+
+fn what_is_made_behind_a_discard_all_in_one_packet_keeps_its_server(threads: usize) {
+    let postgres = Postgres::start();
+    let pooler = serve(&postgres, threads, 2);
+    let (mut client, mut other) = (login(&pooler, &[]), login(&pooler, &[]));
+    let discard = Batch::new().query("discard all");
+    for batch in [
+        discard.then(&Batch::new().query("create temp table mine (n int)")),
+        Batch::new()
+            .parse("", "discard all")
+            .bind("", "", &[])
+            .execute("")
+            .sync()
+            .query("create temp table mine (n int)"),
+    ] {
+        client.send(&batch);
+        client.read_until('Z');
+        client.read_until('Z');
+        for _ in 0..3 {
+            assert_eq!(other.error("select n from mine").code(), "42P01");
+            client.query("select n from mine").unwrap();
+        }
+        // Alone it gives the server connection back.
+        client.query("discard all").unwrap();
+        other.query("select 1").unwrap();
     }
 }

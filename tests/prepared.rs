@@ -2,6 +2,9 @@
 
 mod support;
 
+use std::time::Duration;
+
+use support::wait::PATIENCE;
 use support::{Batch, Message, Pooler, Postgres, Raw, eventually};
 
 with_one_and_two_threads!(
@@ -28,6 +31,16 @@ with_one_and_two_threads!(
     a_long_portal_name_reaches_no_statement_of_others,
     what_a_vanished_client_was_to_forget_or_have_is_nobodys,
     a_statement_that_was_brought_behind_an_error_is_brought_again,
+    the_same_text_under_another_search_path_is_another_statement,
+    clients_that_deallocate_all_and_clients_that_do_not_share_a_pool,
+    what_pgweir_answers_itself_takes_no_memory_without_end,
+    what_is_skipped_takes_no_memory_without_end,
+    a_batch_of_any_depth_is_answered,
+    nobody_deallocates_what_others_have_prepared,
+    a_deallocate_that_fails_or_is_skipped_forgets_nothing,
+    a_greedy_client_is_refused_while_memory_is_short_and_its_session_goes_on,
+    a_message_that_has_not_come_to_its_end_counts_too,
+    a_named_statement_is_as_long_as_the_limit_and_no_longer,
 );
 
 fn serve(postgres: &Postgres, threads: usize, size: u32) -> Pooler {
@@ -125,6 +138,49 @@ fn the_same_text_is_prepared_once_on_a_server(threads: usize) {
     clients[1].send(&typed.sync());
     assert_eq!(short(&clients[1].read_until('Z')), "1Z");
     assert_eq!(on_server(&mut clients[0]), 3);
+}
+
+fn the_same_text_under_another_search_path_is_another_statement(threads: usize) {
+    let postgres = Postgres::start();
+    postgres.sql("create schema one; create schema two");
+    postgres.sql("create table one.t as select 'of one' as a");
+    // Of another type: what is prepared under one path does not serve under the other.
+    postgres.sql("create table two.t as select 2 as a");
+    let pooler = serve(&postgres, threads, 1);
+    let mut clients = [client(&pooler), client(&pooler)];
+    for (client, schema) in clients.iter_mut().zip(["one", "two"]) {
+        client
+            .query(&format!("set search_path = {schema}"))
+            .unwrap();
+        prepare(client, "s1", "select a from t");
+    }
+    for _ in 0..3 {
+        for (client, expected) in clients.iter_mut().zip(["of one", "2"]) {
+            assert_eq!(execute(client, "s1", &[]), Ok(expected.into()));
+        }
+    }
+    // Also where the path was set just now.
+    let [one, _] = &mut clients;
+    one.query("begin; set search_path = two").unwrap();
+    prepare(one, "s2", "select a from t");
+    assert_eq!(execute(one, "s2", &[]), Ok("2".into()));
+    one.query("rollback").unwrap();
+}
+
+/// As Prisma does with `pgbouncer=true`, next to one that does not.
+fn clients_that_deallocate_all_and_clients_that_do_not_share_a_pool(threads: usize) {
+    let postgres = Postgres::start();
+    let pooler = serve(&postgres, threads, 1);
+    let (mut with, mut without) = (client(&pooler), client(&pooler));
+    prepare(&mut without, "s0", "select 'kept'");
+    for n in 0..10 {
+        with.query("BEGIN").unwrap();
+        with.query("DEALLOCATE ALL").unwrap();
+        prepare(&mut with, "s0", &format!("select {n}"));
+        assert_eq!(execute(&mut with, "s0", &[]), Ok(n.to_string()));
+        with.query("COMMIT").unwrap();
+        assert_eq!(execute(&mut without, "s0", &[]), Ok("kept".into()));
+    }
 }
 
 fn what_was_not_used_for_longest_is_closed_and_its_reply_swallowed(threads: usize) {
@@ -594,4 +650,239 @@ fn a_statement_that_was_brought_behind_an_error_is_brought_again(threads: usize)
         let heard: Vec<_> = (0..3).map(|_| short(&client.read_until('Z'))).collect();
         assert_eq!(heard, ["EZ", "2DCZ", "2DCZ"]);
     }
+}
+
+/// Sends the same again and again, until 64 MB were sent or nobody reads on.
+fn flood(client: &mut Raw, messages: &Batch) {
+    client.set_patience(Duration::from_secs(1));
+    let packet = messages.bytes().repeat(4096);
+    for _ in 0..64 * 1024 * 1024 / packet.len() {
+        if client.write(&packet).is_err() {
+            return;
+        }
+    }
+}
+
+fn what_pgweir_answers_itself_takes_no_memory_without_end(threads: usize) {
+    let postgres = Postgres::start();
+    let pooler = serve(&postgres, threads, 2);
+    let mut other = client(&pooler);
+    prepare(&mut other, "s1", "select 1");
+    // With and without something in front that Postgres answers only at a Sync.
+    for front in [
+        Batch::new(),
+        Batch::new().parse("", "select 2").bind("", "", &[]),
+    ] {
+        let mut greedy = client(&pooler);
+        greedy.send(&front);
+        let before = pooler.resident();
+        let pair = Batch::new().parse("s", "select 1").close_statement("s");
+        flood(&mut greedy, &pair);
+        let more = pooler.resident().saturating_sub(before);
+        assert!(more < 12 * 1024 * 1024, "{more} bytes more");
+        assert_eq!(execute(&mut other, "s1", &[]), Ok("1".into()));
+    }
+}
+
+fn a_batch_of_any_depth_is_answered(threads: usize) {
+    const PAIRS: usize = 5000;
+    let postgres = Postgres::start();
+    let pooler = serve(&postgres, threads, 1);
+    let (mut other, mut client) = (client(&pooler), client(&pooler));
+    prepare(&mut other, "s1", "select 1");
+    // Postgres would answer what stands in front only at the Sync, behind what pgweir answers.
+    client.send(&Batch::new().parse("", "select 2").bind("", "", &[]));
+    let pair = Batch::new().parse("s", "select 1").close_statement("s");
+    client.write(&pair.bytes().repeat(PAIRS)).unwrap();
+    client.send(&Batch::new().execute("").sync());
+    let heard = short(&client.read_until('Z'));
+    assert_eq!(heard, format!("12{}DCZ", "13".repeat(PAIRS)));
+}
+
+fn what_is_skipped_takes_no_memory_without_end(threads: usize) {
+    let postgres = Postgres::start();
+    let pooler = serve(&postgres, threads, 1);
+    let mut client = client(&pooler);
+    prepare(&mut client, "kept", "select 'kept'");
+    client.send(&Batch::new().parse("", "nonsense").flush());
+    assert_eq!(client.read().tag, 'E');
+    let before = pooler.resident();
+    let skipped = Batch::new().parse("new", "select 'new'");
+    let skipped = skipped.close_statement("kept").execute("").copy_done();
+    flood(&mut client, &skipped.query("select 'skipped'"));
+    let more = pooler.resident().saturating_sub(before);
+    assert!(more < 24 * 1024 * 1024, "{more} bytes more");
+    client.set_patience(PATIENCE);
+    client.send(&Batch::new().sync());
+    assert_eq!(short(&client.read_until('Z')), "Z");
+    assert_eq!(execute(&mut client, "kept", &[]), Ok("kept".into()));
+    assert_eq!(execute(&mut client, "new", &[]), Err("26000".into()));
+    assert_eq!(client.value("select 'alive'"), "alive");
+}
+
+fn nobody_deallocates_what_others_have_prepared(threads: usize) {
+    let postgres = Postgres::start();
+    let pooler = serve(&postgres, threads, 1);
+    let (mut owner, mut other) = (client(&pooler), client(&pooler));
+    prepare(&mut owner, "s1", "select 'theirs'");
+    let name = owner.value("select name from pg_prepared_statements where not from_sql");
+    let error = other.error(&format!("deallocate {name}"));
+    assert_eq!(error.code(), "26000");
+    assert_eq!(execute(&mut owner, "s1", &[]), Ok("theirs".into()));
+}
+
+fn a_deallocate_that_fails_or_is_skipped_forgets_nothing(threads: usize) {
+    let postgres = Postgres::start();
+    let pooler = serve(&postgres, threads, 2);
+    let mut client = client(&pooler);
+    prepare(&mut client, "s1", "select 'kept'");
+    for drops in ["deallocate s1", "deallocate all", "discard all"] {
+        let before = Batch::new().query("begin").query("select 1/0");
+        let refused = before.query(drops).query("rollback");
+        client.send(&refused);
+        let heard: Vec<_> = (0..4).map(|_| short(&client.read_until('Z'))).collect();
+        assert_eq!(heard, ["CZ", "EZ", "EZ", "CZ"], "{drops}");
+        on_every_server(&pooler, 2, |_| {
+            assert_eq!(
+                execute(&mut client, "s1", &[]),
+                Ok("kept".into()),
+                "{drops}"
+            );
+        });
+        // Prepared in one transaction, bound in another, on whichever server, and skipped there.
+        client.send(&Batch::new().parse("", drops).sync());
+        client.read_until('Z');
+        let batch = Batch::new().bind("", "", &[]).bind("", "none", &[]);
+        client.send(&batch.bind("", "", &[]).execute("").sync());
+        assert_eq!(short(&client.read_until('Z')), "2EZ", "{drops}");
+        assert_eq!(
+            execute(&mut client, "s1", &[]),
+            Ok("kept".into()),
+            "{drops}"
+        );
+    }
+    // Parsed on one server, run on the other.
+    on_every_server(&pooler, 2, |moment| {
+        client.send(&Batch::new().parse("", "deallocate s1").sync());
+        client.read_until('Z');
+        let mut holder = Raw::login(pooler.port(), "postgres", "postgres");
+        if moment == "with 1 left" {
+            holder.query("begin").unwrap();
+        }
+        client.send(&Batch::new().bind("", "", &[]).execute("").sync());
+        assert_eq!(short(&client.read_until('Z')), "2CZ", "{moment}");
+        assert_eq!(execute(&mut client, "s1", &[]), Err("26000".into()));
+        prepare(&mut client, "s1", "select 'kept'");
+    });
+}
+
+fn serve_with_memory(postgres: &Postgres, threads: usize, memory: &str) -> Pooler {
+    let config = format!(
+        "[runtime]\nthreads = {threads}\n\n[pool]\nsize = 1\n\n[limits]\nmax_statement_memory = \"{memory}\"\n"
+    );
+    Pooler::serve(postgres, &config)
+}
+
+/// A text of 100 kB.
+fn long_text(answer: usize) -> String {
+    format!("select '{answer}' --{}", "x".repeat(100_000))
+}
+
+fn a_greedy_client_is_refused_while_memory_is_short_and_its_session_goes_on(threads: usize) {
+    let postgres = Postgres::start();
+    let pooler = serve_with_memory(&postgres, threads, "1MiB");
+    let (mut greedy, mut modest) = (client(&pooler), client(&pooler));
+    let ask = |client: &mut Raw, n: usize| {
+        client.send(&Batch::new().parse(&n.to_string(), &long_text(n)).sync());
+        client.read_until('Z')
+    };
+    let kept = (0..20).find(|n| short(&ask(&mut greedy, *n)) != "1Z");
+    let kept = kept.expect("an end");
+    assert!((5..12).contains(&kept), "{kept} of 100 kB in 1 MiB");
+    let heard = ask(&mut greedy, kept);
+    assert_eq!(short(&heard), "EZ");
+    let error = heard[0].error();
+    assert_eq!((error.code(), error.severity()), ("53200", "ERROR"));
+    // As Postgres itself would: in a batch, in a transaction block, also before all of it is there.
+    let batch = Batch::new().bind("", "0", &[]).execute("");
+    let batch = batch.parse("new", &long_text(99)).bind("", "new", &[]);
+    greedy.send(&batch.execute("").sync().query("select 'alive'"));
+    assert_eq!(short(&greedy.read_until('Z')), "2DCEZ");
+    assert_eq!(short(&greedy.read_until('Z')), "TDCZ");
+    greedy.query("begin").unwrap();
+    let whole = Batch::new().parse("new", &"x".repeat(5_000_000)).sync();
+    greedy.send(&whole);
+    let heard = greedy.read_until('Z');
+    assert_eq!(
+        (short(&heard).as_str(), heard[0].error().code()),
+        ("EZ", "53200")
+    );
+    assert_eq!(greedy.error("select 1").code(), "25P02");
+    greedy.query("rollback").unwrap();
+    for n in 0..kept {
+        assert_eq!(execute(&mut greedy, &n.to_string(), &[]), Ok(n.to_string()));
+    }
+    assert_eq!(execute(&mut greedy, "new", &[]), Err("26000".into()));
+    // It is nobody else's matter.
+    prepare(&mut modest, "s", "select 'modest'");
+    assert_eq!(execute(&mut modest, "s", &[]), Ok("modest".into()));
+    // What it gives up makes room, although the server has it still.
+    for n in 1..kept {
+        greedy.send(&Batch::new().close_statement(&n.to_string()).sync());
+        assert_eq!(short(&greedy.read_until('Z')), "3Z");
+    }
+    let tried: Vec<_> = (0..2).map(|_| short(&ask(&mut greedy, 50))).collect();
+    assert!(tried.contains(&"1Z".to_owned()), "{tried:?}");
+    assert_eq!(execute(&mut greedy, "50", &[]), Ok("50".into()));
+}
+
+fn a_message_that_has_not_come_to_its_end_counts_too(threads: usize) {
+    let postgres = Postgres::start();
+    let pooler = serve_with_memory(&postgres, threads, "4MiB");
+    let (mut slow, mut other) = (client(&pooler), client(&pooler));
+    let ask = |other: &mut Raw| {
+        other.send(&Batch::new().parse("s", &long_text(1)).sync());
+        let heard = short(&other.read_until('Z'));
+        other.send(&Batch::new().close_statement("s").sync());
+        other.read_until('Z');
+        heard
+    };
+    assert_eq!(ask(&mut other), "1Z");
+    slow.query("select 1").unwrap();
+    let message = Batch::new().parse("slow", &format!("select '{}'", "x".repeat(9_000_000)));
+    slow.write(&message.bytes()[..8_000_000]).unwrap();
+    // The server is the other's, unless the one who is slow has begun a batch.
+    eventually("memory is short", || ask(&mut other) == "EZ");
+    slow.reset();
+    eventually("it is not", || ask(&mut other) == "1Z");
+}
+
+fn a_named_statement_is_as_long_as_the_limit_and_no_longer(threads: usize) {
+    const LIMIT: usize = 16 * 1024 * 1024;
+    let postgres = Postgres::start();
+    let pooler = serve(&postgres, threads, 1);
+    let mut client = client(&pooler);
+    let of_length = |length: usize| {
+        let front = "select 'the end' --";
+        let others = Batch::new().parse("long", front).bytes().len();
+        let text = format!("{front}{}", "x".repeat(length - others));
+        let message = Batch::new().parse("long", &text);
+        assert_eq!(message.bytes().len(), length);
+        message
+    };
+    let longest = of_length(LIMIT);
+    for piece in longest.bytes().chunks(1_000_003) {
+        client.write(piece).unwrap();
+    }
+    client.send(&Batch::new().sync());
+    assert_eq!(short(&client.read_until('Z')), "1Z");
+    assert_eq!(execute(&mut client, "long", &[]), Ok("the end".into()));
+    // One byte more is refused before it is there.
+    let too_long = of_length(LIMIT + 1);
+    client.write(&too_long.bytes()[..1000]).unwrap();
+    let heard = client.read_to_end();
+    assert_eq!(
+        (short(&heard).as_str(), heard[0].error().code()),
+        ("E", "08P01")
+    );
 }

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pgweir::wire::sql::{Effects, effects, may_have_effects};
+use pgweir::wire::sql::{Effects, effects, fingerprint, may_have_effects};
 
 fuzz_target!(|text: &[u8]| {
     let found = effects(text);
@@ -14,4 +14,5 @@ fuzz_target!(|text: &[u8]| {
     let again = effects(&replaced).deallocates;
     assert_eq!(again.len(), found.deallocates.len());
     assert!(again.iter().all(|(_, name)| name == "another one"));
+    assert!(fingerprint(text).len() <= 304);
 });

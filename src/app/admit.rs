@@ -1,25 +1,30 @@
 //! From an accepted socket to a session: who is it, may it come in, which pool is its own.
 
+use std::fmt::Display;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
+use super::console::is_console;
 use super::look_up::LookUpError;
+use super::page::Whom;
 use super::serve::{App, Capped};
 use super::worker::Arrival;
 use super::world::World;
 use crate::client::credentials::Credential;
-use crate::client::directory::{Seat, Who};
+use crate::client::directory::{Entry, Listed, Seat, Who};
 use crate::client::end::ClientEnd;
 use crate::client::greet::{GreetError, Greeted, Greeting, Secured, greet};
 use crate::client::login::{LoginError, Method, ask_password, authenticate};
 use crate::config::checked::{AuthMethod, Config, Database, Mode, Secret, TlsMode};
 use crate::config::hba_file;
+use crate::metrics::Counts;
 use crate::net::end::EndError;
+use crate::net::line::Line;
 use crate::net::listen::Peer;
 use crate::net::names;
 use crate::net::packet::Packets;
@@ -28,9 +33,10 @@ use crate::policy::service::Facts;
 use crate::pool::book::{ServiceId, ThreadId};
 use crate::pool::errand::Discard;
 use crate::pool::lease::{Called, Lease};
-use crate::pool::pools::{Accepted, Checkout, Pool, Refused, Vouched};
+use crate::pool::pools::{Accepted, Checkout, Member, Pool, Refused, Vouched};
+use crate::repeats::{self, POOLER_ERROR};
 use crate::server::login::{ServerLogin, Welcome};
-use crate::session::run::{Session, Terms};
+use crate::session::run::{End, Moved, Registrar, Session, Terms};
 use crate::wire::parameters::{OptionsError, Parameters};
 use crate::wire::reply::{
     Message, Report, ServerError, Severity, SqlState, authentication, backend_key_data,
@@ -45,8 +51,18 @@ const LAST_WORDS_LIMIT: Duration = Duration::from_secs(5);
 /// How long Postgres may take to say what it thinks of a client's parameters.
 const TAKE_ON_LIMIT: Duration = Duration::from_secs(30);
 
-/// Databases that are the console's. It is not built yet; nobody may have a database of that name meanwhile.
-const CONSOLE: [&str; 2] = ["pgweir", "pgbouncer"];
+/// What is said of a client that is not let in.
+const REFUSED: &str = "login refused";
+/// How often room is made for a client whose service is full, before it is refused; and how long those who are asked to leave may
+/// take.
+const ROOM_TRIES: u32 = 20;
+const ROOM_PAUSE: Duration = Duration::from_millis(20);
+
+/// What says where a session belongs.
+const APPLICATION_NAME: &str = "application_name";
+
+/// The startup parameter by which a client names its deployment.
+const DEPLOYMENT: &str = "pgweir.deployment";
 
 /// Why a client was not let in. Each has its own word in log and metrics.
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +91,9 @@ pub enum Denied {
     /// There is no such database.
     #[error("no such database")]
     NoDatabase(String),
+    /// An operator has disabled it.
+    #[error("the database is disabled")]
+    Disabled(String),
     /// The user cannot be looked up.
     #[error("{0}")]
     LookUp(#[from] LookUpError),
@@ -84,9 +103,12 @@ pub enum Denied {
     /// Nobody is asked for a name, and the database has none of its own.
     #[error("auth.method = \"any\" needs a user in the database's entry")]
     Nameless,
-    /// The console was asked for.
-    #[error("the console is not there yet")]
-    Console,
+    /// The console was asked for by somebody whom it is not for.
+    #[error("not an admin or stats user")]
+    NotAllowed(String),
+    /// The console was asked for from another machine, and nobody has asked for a proof.
+    #[error("no proof for the console")]
+    Unproved,
     /// pgweir is shutting down.
     #[error("pgweir is shutting down")]
     Draining,
@@ -102,6 +124,26 @@ pub enum Denied {
 }
 
 impl Denied {
+    /// The words that there are.
+    pub const WORDS: [&str; 16] = [
+        "greeting",
+        "client_login",
+        "ssl_required",
+        "parameters",
+        "login",
+        "too_many_clients",
+        "no_database",
+        "disabled",
+        "auth_query",
+        "unknown_user",
+        "configuration",
+        "hba",
+        "not_allowed",
+        "unproved",
+        "draining",
+        "refused",
+    ];
+
     /// The word for logs and metrics.
     pub fn as_str(&self) -> &'static str {
         match self {
@@ -112,11 +154,13 @@ impl Denied {
             Self::Login(_) => "login",
             Self::Full(_) => "too_many_clients",
             Self::NoDatabase(_) => "no_database",
+            Self::Disabled(_) => "disabled",
             Self::LookUp(_) => "auth_query",
             Self::Stranger(_) => "unknown_user",
-            Self::Console => "console",
             Self::Nameless => "configuration",
             Self::Rejected | Self::NoRecord(_) => "hba",
+            Self::NotAllowed(_) => "not_allowed",
+            Self::Unproved => "unproved",
             Self::Draining => "draining",
             Self::Refused(_) => "refused",
         }
@@ -148,13 +192,23 @@ impl Denied {
                 format!("database \"{name}\" does not exist"),
             )
             .hint("It is not in [databases], and there is no [databases.\"*\"]."),
+            // PgBouncer's words, with the code that Postgres has for such a database.
+            Self::Disabled(name) => Report::new(
+                SqlState::NOT_IN_PREREQUISITE_STATE,
+                format!("database \"{name}\" is disabled"),
+            ),
             Self::Stranger(user) => Report::new(
                 SqlState::INVALID_AUTHORIZATION,
                 format!("role \"{user}\" is not known to pgweir"),
             ),
-            Self::Console => Report::new(
-                SqlState::NOT_SUPPORTED,
-                "the console is not part of this version",
+            Self::NotAllowed(user) => Report::new(
+                SqlState::INVALID_AUTHORIZATION,
+                format!("not allowed: \"{user}\" may not use the console"),
+            )
+            .hint("Who may is listed in auth.admins and auth.stats."),
+            Self::Unproved => Report::new(
+                SqlState::INVALID_AUTHORIZATION,
+                "not allowed: the console needs a password, a certificate or a connection from its own machine",
             ),
             Self::Nameless => {
                 // PgBouncer's words.
@@ -171,28 +225,119 @@ impl Denied {
 
 /// Looks after one client from accept to goodbye.
 pub async fn attend(app: Arc<App>, thread: ThreadId, arrival: Arrival) {
-    // Boxed, because an idle task is as large as its largest phase.
-    let Some(session) = Box::pin(admit(&app, thread, arrival)).await else {
+    // Boxed, because an idle task is as large as its largest phase. The session is not looked at here: it would be kept in two places.
+    let Some((entry, session)) = Box::pin(admit(&app, thread, arrival)).await else {
         return;
     };
-    let entry = Arc::clone(session.entry());
     let end = session.await;
+    if let End::Refused(Refused::QueryWait { .. }) = &end {
+        app.watch.was_refused(&entry.who().service);
+    }
+    if let End::Reaped(sentence) = &end {
+        app.reaping.log.note(&entry, sentence, false);
+        app.watch.did(end.to_string());
+    }
     app.metrics.session_ended(end.as_str());
+    let recent = &app.page.recent;
+    recent.ended(end.as_str(), &end, Whom::from(&*entry.who()), &entry.peer);
     if app.logs_disconnections() {
-        let (who, age) = (&entry.who, entry.since.elapsed());
+        farewell(&entry, end.as_str(), &end);
+    } else if end.is_told() {
+        let who = entry.who();
         tracing::info!(
-            id = entry.id(), user = who.user, database = who.database, service = who.service, peer = %entry.peer,
-            reason = end.as_str(), seconds = age.as_secs_f32(), "session ended: {end}"
+            target: POOLER_ERROR, id = entry.id(), user = who.user, database = who.database, service = who.service,
+            reason = end.as_str(), "session ended: {end}"
         );
     }
 }
 
-async fn admit(app: &Arc<App>, thread: ThreadId, arrival: Arrival) -> Option<Session> {
+/// Says that a session has ended, and what it did.
+fn farewell(entry: &Entry, reason: &'static str, end: &dyn Display) {
+    let (who, age) = (entry.who(), entry.since.elapsed());
+    let Counts {
+        received,
+        sent,
+        queries,
+        transactions,
+    } = &entry.counts;
+    tracing::info!(
+        id = entry.id(), user = who.user, database = who.database, service = who.service,
+        deployment = who.deployment.as_deref(), peer = %entry.peer, reason, seconds = age.as_secs_f32(),
+        transactions = transactions.read(), queries = queries.read(), received = received.read(), sent = sent.read(),
+        "session ended: {end}"
+    );
+}
+
+impl App {
+    /// Finds the service and the deployment of a session that calls itself so. `who`: what is known of it, with the deployment
+    /// that it named in so many words, if it did.
+    fn classify(
+        &self,
+        world: &World,
+        who: Who,
+        application_name: &str,
+        peer: Peer,
+    ) -> (ServiceId, Who) {
+        let named = who.deployment.as_deref().filter(|_| who.named_deployment);
+        let classified = world.classifier.classify(&Facts {
+            user: &who.user,
+            database: &who.database,
+            application_name,
+            address: peer.ip(),
+            certificate: who.certificate.as_deref(),
+            deployment: named,
+        });
+        let limits = world.service_limits(classified.listed);
+        let listed = classified.listed.is_some();
+        let service = self.pools.service(&classified.service, listed, limits);
+        let who = Who {
+            service: classified.service.to_string(),
+            deployment: classified.deployment.map(Into::into),
+            application_name: application_name.to_owned(),
+            ..who
+        };
+        (service, who)
+    }
+}
+
+impl Registrar for App {
+    /// A session is never refused its move, so that Postgres' answer to its SET stays true: it counts at its new service even
+    /// beyond a cap, which then keeps others out.
+    fn renamed(&self, listed: &Listed, application_name: &str) -> Option<Moved> {
+        let (entry, world) = (listed.entry(), self.world());
+        let old = entry.who();
+        let (service, who) = self.classify(&world, (*old).clone(), application_name, entry.peer);
+        if who == *old {
+            return None;
+        }
+        let capped = world.service_clients(&who.service) > 0;
+        let quota = capped.then(|| self.quotas.of(Capped::Service, &who.service));
+        tracing::debug!(
+            id = entry.id(),
+            service = who.service,
+            deployment = who.deployment.as_deref(),
+            "moved"
+        );
+        listed.belongs_to(who);
+        Some(Moved {
+            service,
+            seat: quota.and_then(|quota| quota.enter(0)),
+        })
+    }
+}
+
+/// Lets a client in. One of the console is served here to its end: there are few of them, and they need no small task.
+async fn admit(
+    app: &Arc<App>,
+    thread: ThreadId,
+    arrival: Arrival,
+) -> Option<(Arc<Entry>, Session)> {
     let peer = arrival.peer;
     let stream = arrival.socket.register().ok()?;
     let reception = Reception {
         app,
         thread,
+        began: Instant::now(),
         world: app.world(),
     };
     // Counted before it says a word, so that silent sockets are bounded too; told only once it can hear.
@@ -209,23 +354,82 @@ async fn admit(app: &Arc<App>, thread: ThreadId, arrival: Arrival) -> Option<Ses
             // A probe that connects and leaves (a load balancer's) is no event.
             if !matches!(&denied, Denied::Greeting(GreetError::Io(_))) {
                 app.metrics.login_failed(denied.as_str());
-                tracing::info!(%peer, reason = denied.as_str(), "login refused: {denied}");
+                app.page.recent.refused(&denied, Whom::default(), &peer);
+                let cause = format!("{}: {denied}, from {}", denied.as_str(), place(peer));
+                if repeats::is_news(REFUSED, cause) {
+                    tracing::info!(%peer, reason = denied.as_str(), "login refused: {denied}");
+                }
             }
             return None;
         }
     };
+    if is_console(&greeted.startup.database) {
+        Box::pin(serve_console(reception, *greeted, seat)).await;
+        return None;
+    }
     match reception.receive(&mut greeted, seat).await {
-        Ok((terms, lease)) => Some(session(greeted.packets, terms, lease, &reception.world)),
+        Ok((terms, lease)) => {
+            let session = session(greeted.packets, terms, lease, &reception.world);
+            Some((Arc::clone(session.entry()), session))
+        }
         Err(denied) => {
-            app.metrics.login_failed(denied.as_str());
-            let Startup { user, database, .. } = &greeted.startup;
-            tracing::info!(%peer, user, database, reason = denied.as_str(), "login refused: {denied}");
-            if let Some(words) = denied.last_words() {
-                // The client may be gone; it was to be told, no more.
-                let _ = timeout(LAST_WORDS_LIMIT, greeted.packets.write(&words)).await;
-            }
+            refuse(app, *greeted, &denied).await;
             None
         }
+    }
+}
+
+async fn serve_console(reception: Reception<'_>, greeted: Greeted, seat: Option<Seat>) {
+    let app = reception.app;
+    let received = reception.receive_at_console(greeted, seat).await;
+    // A session may outlive the configuration under which it began.
+    drop(reception);
+    match received {
+        Ok(console) => {
+            let entry = Arc::clone(console.entry());
+            let end = console.run().await;
+            if app.logs_disconnections() {
+                farewell(&entry, end.as_str(), &end);
+            }
+        }
+        Err((greeted, denied)) => refuse(app, greeted, &denied).await,
+    }
+}
+
+/// Where a client came from, without its port: that is another one each time.
+fn place(peer: Peer) -> String {
+    peer.ip()
+        .map_or_else(|| peer.to_string(), |address| address.to_string())
+}
+
+/// Tells a client why it is not let in.
+async fn refuse(app: &App, greeted: Greeted, denied: &Denied) {
+    let Greeted {
+        mut packets,
+        startup: Startup { user, database, .. },
+        peer,
+        ..
+    } = greeted;
+    app.metrics.login_failed(denied.as_str());
+    let whom = Whom {
+        user: &user,
+        database: &database,
+        ..Whom::default()
+    };
+    app.page.recent.refused(denied, whom, &peer);
+    let cause = format!(
+        "{}: {denied}, {user} at {database} from {}",
+        denied.as_str(),
+        place(peer)
+    );
+    if repeats::is_news(REFUSED, cause) {
+        tracing::info!(
+            target: POOLER_ERROR, %peer, user, database, reason = denied.as_str(), "login refused: {denied}"
+        );
+    }
+    if let Some(words) = denied.last_words() {
+        // The client may be gone; it was to be told, no more.
+        let _ = timeout(LAST_WORDS_LIMIT, packets.write(&words)).await;
     }
 }
 
@@ -248,16 +452,27 @@ struct Welcomed {
     lease: Option<Lease>,
 }
 
+/// What a client has done to show who it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Proof {
+    /// Enough.
+    Given,
+    /// Nothing: none was asked for.
+    None,
+}
+
 /// What it takes to let one client in.
 pub(super) struct Reception<'a> {
     pub(super) app: &'a Arc<App>,
     thread: ThreadId,
+    /// When the client was accepted.
+    began: Instant,
     pub(super) world: Arc<World>,
 }
 
 impl Reception<'_> {
     /// Bounds what depends on the client by `client_login`.
-    async fn in_time<T, E: Into<Denied>>(
+    pub(super) async fn in_time<T, E: Into<Denied>>(
         &self,
         step: impl Future<Output = Result<T, E>>,
     ) -> Result<T, Denied> {
@@ -284,7 +499,7 @@ impl Reception<'_> {
             secured,
         } = greeted;
         let secured = secured.as_ref();
-        self.refuse_early(startup)?;
+        self.refuse_early()?;
         self.check_tls(startup, *peer, secured)?;
         let seat = seat.ok_or(Denied::Full("max_clients"))?;
         if let Some(answer) = startup.negotiate() {
@@ -297,31 +512,20 @@ impl Reception<'_> {
                 .await
                 .inspect_err(|_| found.doubt())?;
         }
-        let database = self
-            .world
-            .database(&startup.database)
-            .ok_or_else(|| Denied::NoDatabase(startup.database.clone()))?;
-        // Whoever says that nobody needs a name has said for whom everything is done.
-        if self.world.config.auth.method == AuthMethod::Any && database.user.is_none() {
-            return Err(Denied::Nameless);
-        }
-        let (service, who) = self.classify(startup, *peer, secured);
+        let database = self.database(startup)?;
         let replicates = startup.is_replication();
+        let ignored = &self.world.config.pool.ignore_startup_parameters;
+        let asked = Parameters::of_startup(startup, ignored);
+        let (service, who) = self.classify(startup, asked.as_ref().ok(), *peer, secured);
         let pool = self.pool(startup, database, credential);
         if self.world.passes_through() && !replicates {
             self.vouch(packets, &pool, service).await?;
         }
-        let seats = self.seats(seat, &who, database)?;
+        let (seats, service_seat) = self.seats(seat, &who, database).await?;
         if self.world.passes_through() && replicates {
             self.vouch_alone(packets, &pool, service).await?;
         }
-        // Postgres reads what a client that replicates asks for, and nobody else.
-        let asked = if replicates {
-            Parameters::default()
-        } else {
-            self.asked(startup, *peer, database)
-                .map_err(Denied::Options)?
-        };
+        let asked = self.for_postgres(asked, replicates, *peer, database)?;
         let settings = pool.settings();
         let welcomed = async {
             match settings.mode {
@@ -342,10 +546,11 @@ impl Reception<'_> {
         let server = lease.as_mut().map(|lease| lease.connection().key.pid);
         let server = server.filter(|pid| *pid != 0);
         let secret_length = secret_length(startup.spoken());
+        let line = Line::of(packets.stream());
         let listed = self
             .app
             .directory
-            .list_as(*peer, who, server, secret_length);
+            .list_as(*peer, line, who, server, secret_length);
         if self.app.is_draining() {
             return Err(Denied::Draining);
         }
@@ -353,22 +558,26 @@ impl Reception<'_> {
         let hello = hello(&welcome, &accepted, listed.entry().key(), notice);
         self.in_time(async { packets.write(&hello).await.map_err(LoginError::Io) })
             .await?;
-        self.app.metrics.logins.inc();
+        self.app.metrics.logins.add(self.began.elapsed());
+        pool.traffic(self.thread).logins.add(1);
         if self.world.config.log.connections {
-            let who = &listed.entry().who;
+            let who = listed.entry().who();
             tracing::info!(
-                id = listed.entry().id(), user = who.user, database = who.database, service = who.service, %peer,
+                id = listed.entry().id(), user = who.user, database = who.database, service = who.service,
+                deployment = who.deployment.as_deref(), %peer,
                 tls = secured.map(|secured| secured.version), resumed = secured.map(|secured| secured.resumed), "login"
             );
         }
         let most = settings.max_prepared_statements as usize;
         let terms = Terms {
-            pool,
+            pool: Member::of(pool),
             service,
             thread: self.thread,
             mode: settings.mode,
             listed,
             seats,
+            service_seat,
+            registrar: Arc::clone(self.app) as Arc<dyn Registrar>,
             startup: Arc::clone(&accepted.parameters),
             // In session mode the server connection is the client's own, and so are the names on it.
             prepared: if settings.mode == Mode::Session {
@@ -380,47 +589,61 @@ impl Reception<'_> {
         Ok((terms, lease))
     }
 
-    /// What the client asks for, with what the configuration has to say about it.
-    fn asked(
+    /// The entry for the database that the client wants, if there is one that it may have.
+    fn database(&self, startup: &Startup) -> Result<&Database, Denied> {
+        let database = self
+            .world
+            .database(&startup.database)
+            .ok_or_else(|| Denied::NoDatabase(startup.database.clone()))?;
+        // Whoever says that nobody needs a name has said for whom everything is done.
+        if self.world.config.auth.method == AuthMethod::Any && database.user.is_none() {
+            return Err(Denied::Nameless);
+        }
+        if self.app.pools.is_disabled(&startup.database) {
+            return Err(Denied::Disabled(startup.database.clone()));
+        }
+        Ok(database)
+    }
+
+    /// What pgweir asks Postgres for on a client's behalf, with what the configuration has to say about it: nothing for one that
+    /// replicates, whose startup message Postgres reads itself.
+    fn for_postgres(
         &self,
-        startup: &Startup,
+        asked: Result<Parameters, OptionsError>,
+        replicates: bool,
         peer: Peer,
         database: &Database,
-    ) -> Result<Parameters, OptionsError> {
-        const NAME: &str = "application_name";
-        let pool = &self.world.config.pool;
-        let mut asked = Parameters::of_startup(startup, &pool.ignore_startup_parameters)?;
-        if asked.value(NAME).is_none() {
-            // Who gives none has none, and not what pgweir calls itself.
-            asked.set(
-                NAME,
-                database
-                    .parameters
-                    .application_name
-                    .as_deref()
-                    .unwrap_or(""),
-            );
+    ) -> Result<Parameters, Denied> {
+        if replicates {
+            return Ok(Parameters::default());
         }
-        if pool.application_name_add_host {
-            let named = asked.value(NAME).filter(|name| !name.is_empty());
+        let mut asked = asked.map_err(Denied::Options)?;
+        // Postgres would take it for a parameter of an extension's.
+        asked.unset(DEPLOYMENT);
+        if asked.value(APPLICATION_NAME).is_none() {
+            // Who gives none has none, and not what pgweir calls itself.
+            let default = database.parameters.application_name.as_deref();
+            asked.set(APPLICATION_NAME, default.unwrap_or(""));
+        }
+        if self.world.config.pool.application_name_add_host {
+            let named = asked
+                .value(APPLICATION_NAME)
+                .filter(|name| !name.is_empty());
             let with_host = format!("{} - {peer}", named.unwrap_or("app"));
-            asked.set(NAME, &with_host);
+            asked.set(APPLICATION_NAME, &with_host);
         }
         Ok(asked)
     }
 
-    fn refuse_early(&self, startup: &Startup) -> Result<(), Denied> {
+    pub(super) fn refuse_early(&self) -> Result<(), Denied> {
         if self.app.is_draining() {
             return Err(Denied::Draining);
-        }
-        if CONSOLE.contains(&startup.database.as_str()) {
-            return Err(Denied::Console);
         }
         Ok(())
     }
 
     /// Whether the connection is as safe as `[tls.client]` demands.
-    fn check_tls(
+    pub(super) fn check_tls(
         &self,
         startup: &Startup,
         peer: Peer,
@@ -441,22 +664,23 @@ impl Reception<'_> {
     }
 
     /// The client proves who it is to pgweir.
-    async fn prove(
+    pub(super) async fn prove(
         &self,
         packets: &mut Packets<Stream>,
         startup: &Startup,
         peer: Peer,
         secured: Option<&Secured>,
         credential: &Credential,
-    ) -> Result<(), Denied> {
+    ) -> Result<Proof, Denied> {
         let known = credential.is_known() || self.world.credentials.is_empty();
         let user = &startup.user;
         let method = match self.world.config.auth.method {
             AuthMethod::Cert if !self.world.certificate_is_for(secured, &startup.user) => {
                 return Err(LoginError::Certificate(startup.user.clone()).into());
             }
-            AuthMethod::Any => return Ok(()),
-            AuthMethod::Trust | AuthMethod::Cert if known => return Ok(()),
+            AuthMethod::Any => return Ok(Proof::None),
+            AuthMethod::Trust if known => return Ok(Proof::None),
+            AuthMethod::Cert if known => return Ok(Proof::Given),
             AuthMethod::Trust | AuthMethod::Cert => {
                 return Err(Denied::Stranger(startup.user.clone()));
             }
@@ -468,12 +692,12 @@ impl Reception<'_> {
                 match record {
                     hba_file::Method::Reject => return Err(Denied::Rejected),
                     // A file that names who may come in from where means those who are known.
-                    hba_file::Method::Trust if credential.is_known() => return Ok(()),
+                    hba_file::Method::Trust if credential.is_known() => return Ok(Proof::None),
                     hba_file::Method::Trust => return Err(Denied::Stranger(user.clone())),
                     hba_file::Method::Cert(map) => {
                         let map = map.as_deref();
                         if self.world.certificate_by(map, secured, user) {
-                            return Ok(());
+                            return Ok(Proof::Given);
                         }
                         return Err(LoginError::Certificate(user.clone()).into());
                     }
@@ -481,7 +705,7 @@ impl Reception<'_> {
                         let name = owner(packets.stream());
                         let map = map.as_deref();
                         if name.is_some_and(|name| self.world.is_mapped(map, &name, user)) {
-                            return Ok(());
+                            return Ok(Proof::Given);
                         }
                         return Err(LoginError::Peer(user.clone()).into());
                     }
@@ -492,7 +716,8 @@ impl Reception<'_> {
             }
         };
         let end_point = secured.and_then(|secured| secured.end_point.as_deref());
-        Ok(authenticate(packets, &startup.user, credential, method, end_point).await?)
+        authenticate(packets, &startup.user, credential, method, end_point).await?;
+        Ok(Proof::Given)
     }
 
     /// What the HBA file says of this client.
@@ -528,37 +753,34 @@ impl Reception<'_> {
         })
     }
 
-    fn classify(
+    pub(super) fn classify(
         &self,
         startup: &Startup,
+        asked: Option<&Parameters>,
         peer: Peer,
         secured: Option<&Secured>,
     ) -> (ServiceId, Who) {
         let subject = secured.and_then(|secured| secured.subject.as_ref());
-        let classified = self.world.classifier.classify(&Facts {
-            user: &startup.user,
-            database: &startup.database,
-            application_name: startup.parameter("application_name").unwrap_or_default(),
-            address: peer.ip(),
-            certificate: subject.and_then(|subject| subject.common_name.as_deref()),
-        });
-        let limits = self.world.service_limits(classified.listed);
-        let service =
-            self.app
-                .pools
-                .service(&classified.service, classified.listed.is_some(), limits);
-        let (user, database) = (startup.user.clone(), startup.database.clone());
-        (
-            service,
-            Who {
-                user,
-                database,
-                service: classified.service.to_string(),
-            },
-        )
+        let said = |name| asked.and_then(|asked| asked.value(name));
+        let deployment = said(DEPLOYMENT).filter(|name| !name.is_empty());
+        let who = Who {
+            user: startup.user.clone(),
+            database: startup.database.clone(),
+            named_deployment: deployment.is_some(),
+            deployment: deployment.map(Into::into),
+            certificate: subject.and_then(|subject| subject.common_name.clone()),
+            ..Who::default()
+        };
+        let name = said(APPLICATION_NAME).unwrap_or_default();
+        self.app.classify(&self.world, who, name, peer)
     }
 
-    fn pool(&self, startup: &Startup, database: &Database, credential: &Credential) -> Arc<Pool> {
+    pub(super) fn pool(
+        &self,
+        startup: &Startup,
+        database: &Database,
+        credential: &Credential,
+    ) -> Arc<Pool> {
         let (user, proof) = self.world.server_login(database, &startup.user, credential);
         if startup.is_replication() {
             let settings = self
@@ -579,9 +801,14 @@ impl Reception<'_> {
         pool
     }
 
-    fn seats(&self, first: Seat, who: &Who, database: &Database) -> Result<Box<[Seat]>, Denied> {
-        let Config { limits, users, .. } = &self.world.config;
-        let service = self.world.service_clients(&who.service);
+    /// Its seats under the caps on clients, the one under its service's cap apart.
+    async fn seats(
+        &self,
+        first: Seat,
+        who: &Who,
+        database: &Database,
+    ) -> Result<(Box<[Seat]>, Option<Seat>), Denied> {
+        let Config { limits, users, .. } = &*self.world.config;
         let user = users
             .get(&who.user)
             .and_then(|user| user.max_clients)
@@ -589,34 +816,50 @@ impl Reception<'_> {
         let database = database
             .max_clients
             .unwrap_or(limits.max_clients_per_database);
-        let quotas = &self.app.quotas;
-        let mut seats = vec![first];
-        for (kind, name, cap, limit) in [
-            (Capped::User, &who.user, user, "max_clients_per_user"),
-            (
-                Capped::Database,
-                &who.database,
-                database,
-                "max_clients_per_database",
-            ),
-            (
-                Capped::Service,
-                &who.service,
-                service,
-                "max_clients of the service",
-            ),
-        ] {
-            // Without a cap nobody needs the count.
-            if cap > 0 {
-                seats.push(
-                    quotas
-                        .of(kind, name)
-                        .enter(cap)
-                        .ok_or(Denied::Full(limit))?,
-                );
-            }
+        // Without a cap nobody needs the count.
+        let enter = |kind, name: &str, cap, limit| match cap {
+            0 => Ok(None),
+            cap => self
+                .app
+                .quotas
+                .of(kind, name)
+                .enter(cap)
+                .map(Some)
+                .ok_or(Denied::Full(limit)),
+        };
+        let user = enter(Capped::User, &who.user, user, "max_clients_per_user")?;
+        let database = enter(
+            Capped::Database,
+            &who.database,
+            database,
+            "max_clients_per_database",
+        )?;
+        let service = self.service_seat(who).await?;
+        let seats = [Some(first), user, database]
+            .into_iter()
+            .flatten()
+            .collect();
+        Ok((seats, service))
+    }
+
+    /// A seat under the cap of its service. Where that is full of what an old deployment has left, room is made.
+    async fn service_seat(&self, who: &Who) -> Result<Option<Seat>, Denied> {
+        let most = self.world.service_clients(&who.service);
+        if most == 0 {
+            return Ok(None);
         }
-        Ok(seats.into())
+        let quota = self.app.quotas.of(Capped::Service, &who.service);
+        let cap = self.app.clients_for(who, most);
+        for _ in 0..ROOM_TRIES {
+            if let Some(seat) = quota.enter(cap) {
+                return Ok(Some(seat));
+            }
+            if !self.app.make_room_for(who) {
+                break;
+            }
+            sleep(ROOM_PAUSE).await;
+        }
+        Err(Denied::Full("max_clients of the service"))
     }
 
     /// What Postgres tells whom it lets in. The first client of a pool has a server connection opened for it.
@@ -697,7 +940,8 @@ impl Reception<'_> {
         service: ServiceId,
     ) -> Result<Lease, Refused> {
         loop {
-            let asked = poll_fn(|cx| Poll::Ready(pool.ask(service, self.thread, cx.waker()))).await;
+            let asked =
+                poll_fn(|cx| Poll::Ready(pool.ask(service, self.thread, 0, cx.waker()))).await;
             let mut ticket = match asked {
                 Checkout::Lease(lease) => return Ok(lease),
                 Checkout::Ticket(ticket) => ticket,
@@ -711,7 +955,7 @@ impl Reception<'_> {
     }
 
     /// Nobody told pgweir who may log in, so Postgres is asked: with no password, and if it wants one, with the client's.
-    async fn vouch(
+    pub(super) async fn vouch(
         &self,
         packets: &mut Packets<Stream>,
         pool: &Arc<Pool>,
@@ -787,10 +1031,7 @@ impl Reception<'_> {
 
 /// Which user of this machine is at the other end of a unix socket.
 fn owner(stream: &Stream) -> Option<String> {
-    match stream {
-        Stream::Unix(socket) => names::user_name(socket.peer_cred().ok()?.uid()),
-        Stream::Tcp(_) | Stream::Tls(_) => None,
-    }
+    names::user_name(stream.peer_user()?)
 }
 
 /// Waiting for Postgres may take long, and a client that gives up leaves the queue.
@@ -892,4 +1133,19 @@ fn hello(
     }
     bytes.extend(ready_for_query());
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_task<F>(_attend: fn(Arc<App>, ThreadId, Arrival) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn the_task_of_a_client_keeps_its_session_once() {
+        let (task, session) = (size_of_task(attend), size_of::<Session>());
+        assert!(task < session + 128, "{task} for a session of {session}");
+    }
 }

@@ -1,13 +1,26 @@
 //! Who is accepted and sent where; start, reload, drain.
 
 pub mod admit;
+pub mod background;
 pub mod built;
+mod console;
 pub mod demo;
 pub mod http;
+pub mod incident;
 pub mod log;
+
 pub mod look_up;
+pub mod monitor;
+pub mod page;
 pub mod pgbouncer;
-pub mod process;
+pub mod phase;
+mod process;
+pub mod ready;
+pub mod reap;
+mod scrape;
 pub mod serve;
+pub mod steer;
+pub mod watch;
+pub mod webhook;
 pub mod worker;
 pub mod world;

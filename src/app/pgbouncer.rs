@@ -5,13 +5,15 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::error::ErrorKind;
 use clap::{ArgAction, Parser};
 
-use super::process::{
+use super::background::{
     Pidfile, ProcessError, become_user, detach, is_in_background, refuse_root, start_in_background,
 };
 use super::serve::{StartError, serve};
 use super::world::{IniOptions, Source};
+use crate::admin::show::process::versions;
 use crate::config::ini;
 
 /// What the link is called.
@@ -89,6 +91,11 @@ pub fn is_meant(arguments: &[OsString], commands: &[&str]) -> bool {
 pub fn run(arguments: Vec<OsString>, drain_limit: Duration) -> ExitCode {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
+        Err(error) if error.kind() == ErrorKind::DisplayVersion => {
+            // As SHOW VERSION: programs read the version of PgBouncer from the front.
+            println!("{}", versions());
+            return ExitCode::SUCCESS;
+        }
         Err(error) => {
             // If it cannot be written there is nobody to read it.
             let _ = error.print();
@@ -121,7 +128,7 @@ impl Cli {
                 user: self.user,
             },
         };
-        let process = source.config()?.0.process;
+        let process = source.process()?;
         become_user(&process)?;
         refuse_root()?;
         if self.daemon && !is_in_background() {

@@ -3,30 +3,41 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use dashmap::DashMap;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::unbounded_channel;
-use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
 use tokio_util::sync::CancellationToken;
 
-use super::http;
+use super::admit::Denied;
 use super::look_up::LookUps;
+use super::page::{self, Page};
+use super::phase::{Phase, Phases, live};
+use super::ready::Reachable;
+use super::reap::Reaping;
+use super::watch::{self, Watch};
 use super::worker::{self, Dealer, FrontDoor, Inbox};
 use super::world::{Source, SourceError, World};
+use super::{http, log};
+use crate::admin::own::Own;
+use crate::admin::process::Shutdown;
 use crate::client::credentials::Credentials;
-use crate::client::directory::{Ask, Directory, Quota};
+use crate::client::directory::{Directory, Quota};
+use crate::client::statements::bound_memory;
 use crate::config::change::{Effect, between};
 use crate::config::checked::{Config, Listen};
 use crate::metrics::Metrics;
 use crate::net::listen::Listener;
 use crate::pool::book::ThreadId;
 use crate::pool::pools::{Pool, Pools, Purpose};
+use crate::pool::stats::STATS_PERIOD;
+use crate::session::run::End;
 use crate::wire::startup::CancelKey;
 
 /// The port in the name of the unix socket, where no TCP address gives one.
@@ -40,9 +51,6 @@ const HURRY: Duration = Duration::from_millis(250);
 
 /// How often idle connections are looked at that Postgres may have closed.
 const SWEEP: Duration = Duration::from_secs(1);
-
-/// How often the end of a drain is looked for.
-const DRAIN_CHECK: Duration = Duration::from_millis(20);
 
 /// Why the process could not start.
 #[derive(Debug, thiserror::Error)]
@@ -62,14 +70,6 @@ pub enum StartError {
     /// A thread or the runtime could not be started.
     #[error("cannot start: {0}")]
     Thread(#[from] io::Error),
-}
-
-/// What the process does with new clients.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-enum Phase {
-    Serving,
-    Draining,
 }
 
 /// What a cap on clients is for.
@@ -97,21 +97,36 @@ impl Quotas {
 /// What all threads share.
 #[derive(Debug)]
 pub struct App {
-    source: Source,
+    pub(super) source: Source,
     world: RwLock<Arc<World>>,
-    phase: AtomicU8,
+    /// Held while the configuration changes: one change is made on top of the other.
+    pub(super) reloading: Mutex<()>,
+    /// Its life.
+    pub phases: Phases,
     /// Sessions.
     pub directory: Arc<Directory>,
     /// Server connections.
     pub pools: Arc<Pools>,
     /// Client sockets, logged in or not.
     pub clients: Arc<Quota>,
+    /// What the console counts of itself.
+    pub console: Own,
+    /// Admins on the console.
+    pub admins: Arc<Quota>,
     /// Clients under a cap.
     pub quotas: Quotas,
     /// Users who are listed nowhere.
     pub look_ups: LookUps,
+    /// Deployments, and what they have left behind.
+    pub reaping: Reaping,
     /// Every series.
     pub metrics: Metrics,
+    /// Who has what at each Postgres, alerts and incidents.
+    pub watch: Watch,
+    /// What the status page remembers.
+    pub page: Page,
+    /// Whether any Postgres is there.
+    pub reachable: Reachable,
 }
 
 impl App {
@@ -122,7 +137,7 @@ impl App {
 
     /// Whether no new client is let in.
     pub fn is_draining(&self) -> bool {
-        self.phase.load(Ordering::Acquire) == Phase::Draining as u8
+        self.phases.now() != Phase::Serving
     }
 
     /// Whether a line is written for each goodbye.
@@ -132,7 +147,9 @@ impl App {
 
     /// Stops what a session runs, if the key is right. Returns when that was passed on.
     pub async fn cancel(&self, key: &CancelKey) {
-        if let Some(asked) = self.directory.ask_to_cancel(key) {
+        let asked = self.directory.ask_to_cancel(key);
+        self.metrics.cancel_asked(asked.is_some());
+        if let Some(asked) = asked {
             // Nobody ever sends anything: whoever is done with it drops the other end.
             let _ = asked.await;
         } else {
@@ -158,18 +175,29 @@ impl App {
             .retain(|_, quota| Arc::strong_count(quota) > 1);
     }
 
-    /// Reads the configuration again. A wrong one changes nothing.
+    /// Reads the configuration again. A wrong one changes nothing; a right one ends what was set since the last.
     pub fn reload(&self) -> Result<(), SourceError> {
+        let _one_at_a_time = self.reloading.lock();
         let old = self.world();
-        let new = self.source.load(&old.credentials, Some(&old.tls))?;
+        let new = self.source.load(&old.credentials, Some(&old.tls));
+        self.metrics.reloaded(new.is_ok());
+        let new = new?;
+        self.put_in_force(&old, new);
+        Ok(())
+    }
+
+    /// Goes on with another configuration.
+    pub(super) fn put_in_force(&self, old: &World, new: World) {
         for change in between(&old.config, &new.config) {
             match change.effect {
                 Effect::Live => tracing::info!(setting = change.name, "changed"),
                 Effect::Restart => tracing::warn!(setting = change.name, "needs a restart"),
             }
         }
+        log::follow(&old.config.log, &new.config.log);
         new.warn();
         new.credentials.derive_all();
+        bound_memory(new.config.limits.max_statement_memory);
         let new = Arc::new(new);
         *self.world.write() = Arc::clone(&new);
         self.look_ups.forget_all();
@@ -181,7 +209,6 @@ impl App {
             self.pools
                 .service(&service.name, true, new.service_limits(Some(index)));
         }
-        Ok(())
     }
 }
 
@@ -220,10 +247,11 @@ fn reload_pool(world: &World, pool: &Pool) {
 pub fn serve(source: Source, drain_limit: Duration) -> Result<(), StartError> {
     // The key makes the salts of unknown users: the same at each login, and not to be foretold.
     let world = source.load(&Credentials::new(rand::random(), []), None)?;
-    super::log::start(&world.config.log)?;
+    log::start(&world.config.log)?;
     world.warn();
     raise_file_limit(&world.config);
     world.credentials.derive_all();
+    bound_memory(world.config.limits.max_statement_memory);
 
     let config = world.config.clone();
     // HTTP first: who reaches pgweir finds its health too, and nobody has connected yet if it cannot listen.
@@ -237,21 +265,26 @@ pub fn serve(source: Source, drain_limit: Duration) -> Result<(), StartError> {
     let app = Arc::new(App {
         source,
         world: RwLock::new(Arc::new(world)),
-        phase: AtomicU8::new(Phase::Serving as u8),
+        phases: Phases::default(),
+        reloading: Mutex::default(),
         directory: Arc::default(),
         pools: Pools::new(errands),
         clients: Arc::default(),
+        console: Own::default(),
+        admins: Arc::default(),
         quotas: Quotas::default(),
         look_ups: LookUps::default(),
-        metrics: Metrics::default(),
+        metrics: Metrics::new(&Denied::WORDS, &End::WORDS),
+        reachable: Reachable::default(),
+        reaping: Reaping::default(),
+        watch: Watch::new(),
+        page: Page::default(),
     });
     // Held until the drain is over: a data thread ends, and its sessions with it, when nobody can send it clients any more.
     let dealer = Arc::new(Dealer::new(arrivals));
-    let closing = CancellationToken::new();
     let mut door = Some(FrontDoor {
         listeners,
         dealer: Arc::clone(&dealer),
-        closing: closing.clone(),
     });
     let mut workers = vec![];
     for (index, (arrivals, errands)) in
@@ -267,78 +300,59 @@ pub fn serve(source: Source, drain_limit: Duration) -> Result<(), StartError> {
     }
 
     let runtime = Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(control(&app, http, closing, drain_limit))?;
-    drop(dealer);
-    for worker in workers {
-        if worker.join().is_err() {
-            tracing::error!("a data thread panicked");
-        }
+    // It ends with the runtime, when nothing else is left.
+    if let Some(listener) = http {
+        let _entered = runtime.enter();
+        runtime.spawn(http::serve(listener, Arc::clone(&app))?);
     }
+    let end = CancellationToken::new();
+    let watching = watch::start(Arc::clone(&app), end.clone())?;
+    runtime.block_on(control(&app, drain_limit))?;
+    end.cancel();
+    drop(dealer);
+    runtime.block_on(end_of(workers, watching));
     Ok(())
 }
 
-/// Everything that is not a client's: signals, time, HTTP.
-async fn control(
-    app: &Arc<App>,
-    http: Option<std::net::TcpListener>,
-    closing: CancellationToken,
-    drain_limit: Duration,
-) -> Result<(), StartError> {
-    let mut signals = Signals::new()?;
-    let http_end = CancellationToken::new();
-    let mut tasks = JoinSet::new();
-    if let Some(listener) = http {
-        let serving = http::serve(listener, Arc::clone(app))?;
-        let end = http_end.clone();
-        tasks.spawn(async move {
-            tokio::select! {
-                () = serving => {}
-                () = end.cancelled() => {}
+/// Waits for the data threads and the watch.
+async fn end_of(workers: Vec<JoinHandle<()>>, watching: JoinHandle<()>) {
+    let ended = spawn_blocking(|| {
+        if watching.join().is_err() {
+            tracing::error!("the watch panicked");
+        }
+        for worker in workers {
+            if worker.join().is_err() {
+                tracing::error!("a data thread panicked");
             }
-        });
-    }
-    tasks.spawn(keep_time(Arc::clone(app), http_end.clone()));
-    signals.serve(app).await;
+        }
+    });
+    // It cannot fail: it does not panic, and nobody cancels it.
+    let _ = ended.await;
+}
 
-    app.phase.store(Phase::Draining as u8, Ordering::Release);
-    closing.cancel();
-    tracing::info!(
-        clients = app.directory.len(),
-        limit = drain_limit.as_secs_f32(),
-        "draining"
-    );
+/// Everything that is not a client's, but HTTP: signals, time.
+async fn control(app: &Arc<App>, drain_limit: Duration) -> Result<(), StartError> {
+    let mut signals = Signals::new()?;
+    let over = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(keep_time(Arc::clone(app), over.clone()));
     tokio::select! {
-        () = drain(app, drain_limit) => {}
-        () = signals.end() => tracing::warn!("told twice: leaving at once"),
+        () = signals.heed(app) => {}
+        () = live(app, drain_limit) => {}
     }
-    http_end.cancel();
+    over.cancel();
     tasks.join_all().await;
     tracing::info!(clients = app.directory.len(), "ended");
     Ok(())
-}
-
-/// Asks every session to leave at its transaction boundary, and waits for them.
-async fn drain(app: &App, limit: Duration) {
-    let deadline = Instant::now() + limit;
-    while !app.directory.is_empty() && Instant::now() < deadline {
-        // Asked again and again, for those that were still logging in.
-        app.directory.ask_all(Ask::Drain);
-        sleep(DRAIN_CHECK).await;
-    }
-    if !app.directory.is_empty() {
-        tracing::warn!(
-            clients = app.directory.len(),
-            "still in a transaction: closed"
-        );
-        app.directory.ask_all(Ask::Leave);
-        sleep_until(deadline + Duration::from_secs(1)).await;
-    }
 }
 
 struct Signals {
     hangup: Signal,
     terminate: Signal,
     interrupt: Signal,
+    quit: Signal,
+    pause: Signal,
+    resume: Signal,
 }
 
 impl Signals {
@@ -347,29 +361,41 @@ impl Signals {
             hangup: signal(SignalKind::hangup())?,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
+            pause: signal(SignalKind::user_defined1())?,
+            resume: signal(SignalKind::user_defined2())?,
         })
     }
 
-    /// Returns when the process is told to end.
-    async fn end(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-
-    /// Reloads as often as asked, until the process is told to end.
-    async fn serve(&mut self, app: &App) {
+    /// Does what signals ask for. Returns never.
+    async fn heed(&mut self, app: &App) {
         loop {
             tokio::select! {
                 _ = self.hangup.recv() => match app.reload() {
                     Ok(()) => tracing::info!("reloaded"),
                     Err(error) => tracing::error!("not reloaded, the old configuration stays:\n{error}"),
                 },
-                _ = self.terminate.recv() => return,
-                _ = self.interrupt.recv() => return,
+                _ = self.terminate.recv() => end(app, Shutdown::Drain),
+                _ = self.interrupt.recv() => end(app, Shutdown::Drain),
+                _ = self.quit.recv() => end(app, Shutdown::Immediate),
+                _ = self.pause.recv() => match app.pause(None) {
+                    // Nobody waits for it.
+                    Ok(pausing) => pausing.keep(),
+                    Err(error) => tracing::warn!("not paused: {error}"),
+                },
+                _ = self.resume.recv() => if let Err(error) = app.resume(None) {
+                    tracing::warn!("not resumed: {error}");
+                },
             }
         }
+    }
+}
+
+/// Begins to end the process; told a second time, at once.
+fn end(app: &App, how: Shutdown) {
+    if !app.shut_down(how) {
+        tracing::warn!("told twice: leaving at once");
+        app.shut_down(Shutdown::Immediate);
     }
 }
 
@@ -419,7 +445,9 @@ fn listen(config: &Config) -> Result<Vec<Listener>, StartError> {
 /// Looks after what time brings.
 async fn keep_time(app: Arc<App>, end: CancellationToken) {
     let (mut tick, mut hurry, mut sweep) = (interval(TICK), interval(HURRY), interval(SWEEP));
-    for interval in [&mut tick, &mut hurry] {
+    let mut stats = interval_at(Instant::now() + STATS_PERIOD, STATS_PERIOD);
+    let mut look = interval(page::LOOK);
+    for interval in [&mut tick, &mut hurry, &mut look] {
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     }
     let start = Instant::now();
@@ -429,8 +457,16 @@ async fn keep_time(app: Arc<App>, end: CancellationToken) {
                 app.directory.set_clock(start.elapsed());
                 app.pools.tick();
             }
-            _ = hurry.tick() => app.hurry(),
+            _ = hurry.tick() => {
+                app.hurry();
+                app.reap();
+            }
             _ = sweep.tick() => app.sweep(),
+            _ = stats.tick() => {
+                log::end_minute(&app.pools.end_stats_period());
+                app.console.end_stats_period(STATS_PERIOD);
+            }
+            _ = look.tick() => app.page.look(&app),
             () = end.cancelled() => return,
         }
     }

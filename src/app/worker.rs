@@ -1,6 +1,7 @@
 //! A data thread: it owns its clients, and the sockets of the server connections that they use.
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -10,14 +11,15 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::task::spawn_local;
 use tokio::time::sleep;
-use tokio_util::sync::CancellationToken;
 
 use super::admit::attend;
+use super::phase::Phase;
 use super::serve::App;
 use crate::net::listen::{Listener, Peer};
 use crate::net::stream::Unregistered;
 use crate::pool::book::ThreadId;
 use crate::pool::errand::Errand;
+use crate::repeats;
 
 /// How long to wait after `accept` failed for want of file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -59,8 +61,6 @@ pub struct FrontDoor {
     pub listeners: Vec<Listener>,
     /// Who gets what they accept.
     pub dealer: Arc<Dealer>,
-    /// When they are closed.
-    pub closing: CancellationToken,
 }
 
 /// What comes to a data thread from others.
@@ -92,21 +92,10 @@ pub fn start(
 }
 
 async fn work(thread: ThreadId, app: Arc<App>, mut inbox: Inbox, door: Option<FrontDoor>) {
-    if let Some(FrontDoor {
-        listeners,
-        dealer,
-        closing,
-    }) = door
-    {
+    if let Some(FrontDoor { listeners, dealer }) = door {
         for listener in listeners {
             let app = Arc::clone(&app);
-            spawn_local(accept(
-                thread,
-                app,
-                listener,
-                Arc::clone(&dealer),
-                closing.clone(),
-            ));
+            spawn_local(accept(thread, app, listener, Arc::clone(&dealer)));
         }
     }
     loop {
@@ -120,28 +109,31 @@ async fn work(thread: ThreadId, app: Arc<App>, mut inbox: Inbox, door: Option<Fr
     }
 }
 
-async fn accept(
-    thread: ThreadId,
-    app: Arc<App>,
-    listener: Listener,
-    dealer: Arc<Dealer>,
-    closing: CancellationToken,
-) {
+async fn accept(thread: ThreadId, app: Arc<App>, listener: Listener, dealer: Arc<Dealer>) {
     let name = listener.name().to_owned();
     let listener = match listener.register() {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, address = name, "cannot accept"),
     };
+    // Where no address is needed, operators are let in until the end.
+    let last = if listener.is_unix() {
+        Phase::Ended
+    } else {
+        Phase::WaitingForClients
+    };
+    let mut closing = pin!(app.phases.reached(last));
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = closing.cancelled() => return,
+            () = &mut closing => return,
         };
         match accepted {
             Ok((socket, peer)) => deal(thread, &app, &dealer, Arrival { socket, peer }),
             // The client left before it was accepted, or the process is out of descriptors: the next one may fare better.
             Err(error) => {
-                tracing::warn!(%error, address = listener.name(), "accept failed");
+                if repeats::is_news("accept failed", format!("{}: {error}", listener.name())) {
+                    tracing::warn!(%error, address = listener.name(), "accept failed");
+                }
                 sleep(ACCEPT_PAUSE).await;
             }
         }

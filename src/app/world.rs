@@ -9,11 +9,14 @@ use crate::client::credentials::{Credential, Credentials};
 use crate::client::directory::Who;
 use crate::client::greet::Secured;
 use crate::client::patience::Patience;
-use crate::config::checked::{self, AuthMethod, Config, Database, MaxServers, Secret, Timeouts};
+use crate::config::change::between;
+use crate::config::checked::{
+    self, AuthMethod, Config, Database, MaxServers, Process, Secret, Timeouts,
+};
 use crate::config::hba_file::HbaFile;
 use crate::config::ident_file::IdentMap;
 use crate::config::ini::{self, Note, Weight};
-use crate::config::{self};
+use crate::config::{self, Mistakes, Overrides, SetError};
 use crate::net::tls::accept::Acceptor;
 use crate::net::tls::connect::Connector;
 use crate::net::tls::files::TlsError;
@@ -73,9 +76,10 @@ pub struct IniOptions {
 }
 
 impl IniOptions {
-    fn apply(&self, config: &mut Config) {
+    /// `overrides`: what was set later, and is as it was set.
+    fn apply(&self, config: &mut Config, overrides: &Overrides) {
         const LEVELS: [&str; 3] = ["info", "debug", "trace"];
-        if self.verbose > 0 {
+        if self.verbose > 0 && !overrides.give(&["log", "level"]) {
             let given = LEVELS.iter().position(|level| *level == config.log.level);
             let level = given.unwrap_or(0) + usize::from(self.verbose);
             LEVELS[level.min(LEVELS.len() - 1)].clone_into(&mut config.log.level);
@@ -150,21 +154,26 @@ pub struct HowToLookUp<'a> {
 #[derive(Debug)]
 pub struct World {
     /// As checked.
-    pub config: Config,
+    pub config: Arc<Config>,
     /// Who may log in.
-    pub credentials: Credentials,
+    pub credentials: Arc<Credentials>,
     /// Which service a session belongs to.
     pub classifier: Classifier,
     /// Certificates, keys and authorities.
     pub tls: TlsSides,
     /// Whom the names in certificates may log in as; `None`: as that name.
-    idents: Option<IdentMap>,
+    idents: Option<Arc<IdentMap>>,
     /// Who may come in how, with `method = "hba"`.
-    pub hba: HbaFile,
-    /// Where a file of PgBouncer's means something else here.
+    pub hba: Arc<HbaFile>,
+    /// Records of PgBouncer's HBA file that were passed over when it was read.
+    passed_over: Option<Mistakes>,
+    /// Where a file of PgBouncer's means something else here, when it was read.
     notes: Vec<Note>,
-    /// Records of its HBA file that are passed over.
-    passed_over: Option<config::Mistakes>,
+    /// The file as it was read, where there is one, a file of PgBouncer's as the pooler.toml that means the same: what is set at
+    /// run time is laid over this, not over what the file holds by then.
+    text: Option<Secret>,
+    /// What was set at run time.
+    overrides: Overrides,
 }
 
 impl Source {
@@ -177,40 +186,119 @@ impl Source {
         Self::File(path)
     }
 
-    /// Reads the configuration alone.
-    pub fn config(&self) -> Result<(Config, Vec<Note>), config::Mistakes> {
-        match self {
-            Self::File(path) => Ok((config::load(path)?, Vec::new())),
-            Self::Url { to, listen } => Ok((config::from_url(to, listen)?, Vec::new())),
-            Self::Ini { path, options } => {
-                let mut imported = ini::load(path)?;
-                options.apply(&mut imported.config);
-                Ok((imported.config, imported.notes))
-            }
-        }
-    }
-
     /// Reads the configuration and everything that it names. `known`: who was known so far; what their logins have taught is
     /// kept.
     ///
     /// `tls`: what TLS was made with so far. It is kept as long as the files hold the same.
     pub fn load(&self, known: &Credentials, tls: Option<&TlsSides>) -> Result<World, SourceError> {
-        let (config, notes) = self.config()?;
+        let (text, notes) = self.read()?;
+        let overrides = Overrides::default();
+        let config = self.config(text.as_ref(), &overrides)?;
         let promises = unsafe_to_ignore(&config);
         if !promises.is_empty() {
             return Err(SourceError::NotBuilt(promises));
         }
-        let (hba, passed_over) = hba(&config, matches!(self, Self::Ini { .. }))?;
+        let (hba, passed_over) = self.hba(&config)?;
         Ok(World {
-            hba,
-            passed_over,
-            credentials: known.successor(users(&config)?),
+            credentials: Arc::new(known.successor(users(&config)?)),
             classifier: Classifier::new(&config.services),
             tls: TlsSides::read(&config, tls)?,
-            idents: idents(&config)?,
+            idents: idents(&config)?.map(Arc::new),
+            hba: Arc::new(hba),
+            passed_over,
             notes,
-            config,
+            config: Arc::new(config),
+            text,
+            overrides,
         })
+    }
+
+    /// What the process is to be: of the configuration alone, since neither certificates nor users are to be read before the
+    /// process is who reads them.
+    pub fn process(&self) -> Result<Process, Mistakes> {
+        let (text, _) = self.read()?;
+        let config = self.config(text.as_ref(), &Overrides::default())?;
+        Ok(config.process)
+    }
+
+    /// The text of the file, where there is one.
+    fn read(&self) -> Result<(Option<Secret>, Vec<Note>), Mistakes> {
+        match self {
+            Self::File(path) => Ok((Some(Secret::new(config::read(path)?)), Vec::new())),
+            Self::Ini { path, .. } => {
+                let imported = ini::load(path)?;
+                Ok((Some(Secret::new(imported.toml)), imported.notes))
+            }
+            Self::Url { .. } => Ok((None, Vec::new())),
+        }
+    }
+
+    fn config(&self, text: Option<&Secret>, overrides: &Overrides) -> Result<Config, Mistakes> {
+        let parse = |path: &Path, env: &dyn Fn(&str) -> Option<String>| {
+            let text = text.map_or("", Secret::expose);
+            config::parse_over(text, overrides, &path.display().to_string(), env)
+        };
+        match self {
+            Self::File(path) => parse(path, &config::environment),
+            Self::Ini { path, options } => {
+                // What looks like a variable in PgBouncer's file is none.
+                let mut config = parse(path, &|_| None)?;
+                options.apply(&mut config, overrides);
+                Ok(config)
+            }
+            Self::Url { to, listen } => config::from_url_over(to, listen, overrides),
+        }
+    }
+
+    /// The configuration in force with one setting changed. What the files beside it hold is read again only if the setting names
+    /// one.
+    pub fn set(&self, world: &World, name: &str, value: &str) -> Result<World, SetError> {
+        let read = |overrides: &Overrides| self.config(world.text.as_ref(), overrides);
+        let (overrides, config) = world.overrides.with(name, value, &world.config, read)?;
+        let promises = unsafe_to_ignore(&config);
+        if !promises.is_empty() {
+            return Err(SetError::Wrong(SourceError::NotBuilt(promises).to_string()));
+        }
+        let changes = between(&world.config, &config);
+        let touches = |tables: &[&str]| {
+            let mut names = changes.iter().map(|change| &change.name);
+            names.any(|name| tables.iter().any(|table| name.starts_with(table)))
+        };
+        let wrong = |error: SourceError| SetError::Wrong(error.to_string());
+        let credentials = if touches(&["auth.", "users", "databases"]) {
+            Arc::new(world.credentials.successor(users(&config).map_err(wrong)?))
+        } else {
+            Arc::clone(&world.credentials)
+        };
+        let (idents, hba, passed_over) = if touches(&["auth."]) {
+            let (hba, passed_over) = self.hba(&config).map_err(wrong)?;
+            let idents = idents(&config).map_err(wrong)?.map(Arc::new);
+            (idents, Arc::new(hba), passed_over)
+        } else {
+            (world.idents.clone(), Arc::clone(&world.hba), None)
+        };
+        let tls = if touches(&["tls."]) {
+            TlsSides::read(&config, Some(&world.tls)).map_err(|error| wrong(error.into()))?
+        } else {
+            world.tls.clone()
+        };
+        Ok(World {
+            credentials,
+            classifier: Classifier::new(&config.services),
+            tls,
+            idents,
+            hba,
+            passed_over,
+            // They are of the file, and were told when that was read.
+            notes: Vec::new(),
+            config: Arc::new(config),
+            text: world.text.clone(),
+            overrides,
+        })
+    }
+
+    fn hba(&self, config: &Config) -> Result<(HbaFile, Option<Mistakes>), SourceError> {
+        hba(config, matches!(self, Self::Ini { .. }))
     }
 }
 
@@ -245,7 +333,7 @@ fn idents(config: &Config) -> Result<Option<IdentMap>, SourceError> {
 }
 
 /// The records of `auth.hba_file`. `lenient`: as PgBouncer, what is wrong is passed over, and given with them.
-fn hba(config: &Config, lenient: bool) -> Result<(HbaFile, Option<config::Mistakes>), SourceError> {
+fn hba(config: &Config, lenient: bool) -> Result<(HbaFile, Option<Mistakes>), SourceError> {
     let auth = &config.auth;
     let Some(path) = auth
         .hba_file
@@ -275,7 +363,6 @@ impl World {
 
     /// Says in the log which settings have no effect yet.
     pub fn warn(&self) {
-        super::log::reopen(&self.config.log);
         if let Some(mistakes) = &self.passed_over {
             tracing::warn!("passed over in the HBA file:\n{mistakes}");
         }
@@ -327,7 +414,7 @@ impl World {
             databases,
             any_database,
             ..
-        } = &self.config;
+        } = &*self.config;
         let mut all = databases.values().chain(any_database);
         auth.query_user.is_some() || all.any(|database| database.auth_user.is_some())
     }
@@ -436,7 +523,7 @@ impl World {
             budget,
             users,
             ..
-        } = &self.config;
+        } = &*self.config;
         let user = users.get(server_user);
         PoolSettings {
             target: Target {
@@ -502,6 +589,7 @@ impl World {
                 MaxServers::Exactly(most) => Some(most),
             },
             headroom: budget.headroom,
+            is_watched: self.is_watched(),
             is_probe: false,
             database_cap: database
                 .max_servers
@@ -512,12 +600,25 @@ impl World {
         }
     }
 
+    /// Whether each Postgres is watched over a connection of its own. Not if that one would be all that it may have.
+    pub fn is_watched(&self) -> bool {
+        let budget = &self.config.budget;
+        budget.check_every.is_some() && budget.max_servers != MaxServers::Exactly(1)
+    }
+
     /// The cap on clients of a service.
     pub fn service_clients(&self, name: &str) -> u32 {
         self.limits_of(name).max_clients
     }
 
-    fn limits_of(&self, service: &str) -> &checked::ServiceLimits {
+    /// How deployments of a service are told apart and retired.
+    pub fn deployments_of(&self, service: &str) -> &checked::Deployments {
+        let services = &self.config.services;
+        let listed = services.listed.iter().find(|listed| listed.name == service);
+        listed.map_or(&services.deployments, |listed| &listed.deployments)
+    }
+
+    pub(super) fn limits_of(&self, service: &str) -> &checked::ServiceLimits {
         let services = &self.config.services;
         let listed = services.listed.iter().find(|listed| listed.name == service);
         listed.map_or(&services.limits, |listed| &listed.limits)
@@ -551,7 +652,7 @@ impl World {
             users,
             services,
             ..
-        } = &self.config;
+        } = &*self.config;
         let databases = self
             .config
             .databases
@@ -600,14 +701,16 @@ mod tests {
         let file = format!("[databases.\"*\"]\nurl = \"postgres://db\"\n{text}");
         let config = config::parse(&file, "test", &|_| None).unwrap();
         World {
-            credentials: Credentials::new([0; 32], []),
+            credentials: Arc::new(Credentials::new([0; 32], [])),
             classifier: Classifier::new(&config.services),
             tls: TlsSides::read(&config, None).unwrap(),
             idents: None,
             notes: Vec::new(),
-            hba: HbaFile::default(),
+            hba: Arc::default(),
             passed_over: None,
-            config,
+            config: Arc::new(config),
+            text: None,
+            overrides: Overrides::default(),
         }
     }
 
@@ -616,6 +719,7 @@ mod tests {
             user: user.into(),
             database: database.into(),
             service: service.into(),
+            ..Who::default()
         }
     }
 

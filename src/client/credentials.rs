@@ -113,6 +113,11 @@ impl Credentials {
         next
     }
 
+    /// The names of all users, in no order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.users.keys().map(|name| &**name)
+    }
+
     /// A user, if known.
     pub fn get(&self, name: &str) -> Option<&Arc<Credential>> {
         self.users.get(name)

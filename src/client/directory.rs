@@ -4,15 +4,20 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use dashmap::DashMap;
+use parking_lot::Mutex;
 use subtle::ConstantTimeEq;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::patience::{Activity, Doing, Due, Overdue, Patience};
+use super::view::{ClientRow, ClientTally};
+use crate::metrics::Counts;
+use crate::net::line::Line;
 use crate::net::listen::Peer;
+use crate::policy::reaper::Sentence;
 use crate::wire::startup::CancelKey;
 
 /// What a session is asked from outside, as bits: several may be asked before it looks.
@@ -32,7 +37,7 @@ pub enum Ask {
 }
 
 /// Whose a session is. Shared by all sessions that agree in it.
-#[derive(Debug, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Who {
     /// As the client named itself.
     pub user: String,
@@ -40,6 +45,14 @@ pub struct Who {
     pub database: String,
     /// The application that it belongs to.
     pub service: String,
+    /// The rollout of it that it belongs to, if that is known.
+    pub deployment: Option<Arc<str>>,
+    /// It named its deployment at startup: that stays, whatever it calls itself later.
+    pub named_deployment: bool,
+    /// As the session calls itself now.
+    pub application_name: String,
+    /// The common name of its certificate.
+    pub certificate: Option<String>,
 }
 
 /// One session, as others see it.
@@ -61,10 +74,20 @@ pub struct Entry {
     late: AtomicU64,
     /// It waits and has read as much of its client as it keeps, so that it would not notice the client's leaving.
     deaf: AtomicBool,
+    /// When its last request came; likewise.
+    requested: AtomicU64,
+    /// Its prepared statements; likewise.
+    statements: AtomicU32,
+    /// What it did.
+    pub counts: Counts,
     /// Where it came from.
     pub peer: Peer,
-    /// Whose it is.
-    pub who: Arc<Who>,
+    /// How: few differ.
+    pub line: Arc<Line>,
+    /// Whose it is: few differ.
+    who: Mutex<Arc<Who>>,
+    /// Since when it is of its deployment, by the directory's clock.
+    joined: AtomicU64,
     /// When it was logged in.
     pub since: Instant,
 }
@@ -75,9 +98,19 @@ impl Entry {
         (self.pid, &self.secret)
     }
 
+    /// Since when it is theirs, by the directory's clock.
+    pub fn joined(&self) -> u64 {
+        self.joined.load(Ordering::Relaxed)
+    }
+
     /// Its number.
     pub fn id(&self) -> u32 {
         self.id
+    }
+
+    /// Whose it is now.
+    pub fn who(&self) -> Arc<Who> {
+        Arc::clone(&self.who.lock())
     }
 
     fn has_pid_of_server(&self) -> bool {
@@ -110,6 +143,11 @@ impl Entry {
         if let Some(waker) = self.waker.get() {
             waker.wake_by_ref();
         }
+    }
+
+    /// Asks the session, whose own task calls this, what it was asked already and could not do yet.
+    pub fn asks_later(&self, ask: Ask) {
+        self.asked.fetch_or(ask as u8, Ordering::AcqRel);
     }
 
     /// What it does, since when by the directory's clock.
@@ -150,8 +188,10 @@ impl Entry {
 const OF_SERVER: u8 = 0x80;
 
 /// All sessions of the process.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Directory {
+    /// Where the clock begins, by the wall's.
+    began: (Instant, SystemTime),
     /// Milliseconds, moved on by the janitor: reading it costs no system call.
     clock: AtomicU64,
     sessions: DashMap<u32, Arc<Entry>>,
@@ -159,8 +199,27 @@ pub struct Directory {
     of_servers: DashMap<u32, Vec<Arc<Entry>>>,
     /// Who waits for a cancel to be passed on, by the session's number.
     cancelers: DashMap<u32, Vec<oneshot::Sender<()>>>,
+    /// Why sessions are to leave that were asked to, likewise.
+    sentences: DashMap<u32, Arc<Sentence>>,
     next: AtomicU32,
     whos: DashMap<Arc<Who>, ()>,
+    lines: DashMap<Arc<Line>, ()>,
+}
+
+impl Default for Directory {
+    fn default() -> Self {
+        Self {
+            began: (Instant::now(), SystemTime::now()),
+            clock: AtomicU64::default(),
+            sessions: DashMap::default(),
+            of_servers: DashMap::default(),
+            cancelers: DashMap::default(),
+            sentences: DashMap::default(),
+            next: AtomicU32::default(),
+            whos: DashMap::default(),
+            lines: DashMap::default(),
+        }
+    }
 }
 
 /// A session's place in the directory. Dropped, it is gone from there.
@@ -182,6 +241,12 @@ impl Listed {
         cancelers.map_or_else(Vec::new, |(_, cancelers)| cancelers)
     }
 
+    /// Why the session is to leave, if it was asked to. Whoever asks takes it.
+    pub fn sentence(&self) -> Option<Arc<Sentence>> {
+        let (_, sentence) = self.directory.sentences.remove(&self.entry.id)?;
+        Some(sentence)
+    }
+
     /// Notes what the session does from now on. Only the session's own task may call this.
     pub fn does(&self, activity: Activity) {
         let before = self.entry.doing().activity;
@@ -195,12 +260,31 @@ impl Listed {
             let since = if has { now + 1 } else { 0 };
             self.entry.transaction.store(since, Ordering::Relaxed);
         }
+        if before == Activity::Idle {
+            self.entry.requested.store(now, Ordering::Relaxed);
+        }
         self.store(activity, now);
     }
 
     /// Notes that the session does the same anew. Likewise.
     pub fn does_again(&self) {
         self.store(self.entry.doing().activity, self.directory.now());
+    }
+
+    /// Notes how many prepared statements its client has. Likewise.
+    pub fn has_prepared(&self, count: usize) {
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        self.entry.statements.store(count, Ordering::Relaxed);
+    }
+
+    /// Notes whose the session is from now on. Only the session's own task may call this.
+    pub fn belongs_to(&self, who: Who) {
+        let who = self.directory.intern(who);
+        let before = std::mem::replace(&mut *self.entry.who.lock(), Arc::clone(&who));
+        if (&before.service, &before.deployment) != (&who.service, &who.deployment) {
+            let now = self.directory.now();
+            self.entry.joined.store(now, Ordering::Relaxed);
+        }
     }
 
     /// Notes that a waiting session's client was told so. Likewise.
@@ -226,6 +310,7 @@ impl Drop for Listed {
         let Entry { id, pid, .. } = *self.entry;
         self.directory.sessions.remove(&id);
         self.directory.cancelers.remove(&id);
+        self.directory.sentences.remove(&id);
         if self.entry.has_pid_of_server() {
             let of_servers = &self.directory.of_servers;
             if let Some(mut others) = of_servers.get_mut(&pid) {
@@ -239,18 +324,19 @@ impl Drop for Listed {
 impl Directory {
     /// Lists a session under a number that no other has, which its client is told as process id, with a secret of so many bytes.
     pub fn list(self: &Arc<Self>, peer: Peer, who: Who, secret_length: usize) -> Listed {
-        self.list_as(peer, who, None, secret_length)
+        self.list_as(peer, Line::default(), who, None, secret_length)
     }
 
     /// Lists a session. `server`: the process id of the server connection that it keeps for its life, which its client is told.
     pub fn list_as(
         self: &Arc<Self>,
         peer: Peer,
+        line: Line,
         who: Who,
         server: Option<u32>,
         secret_length: usize,
     ) -> Listed {
-        let who = self.intern(who);
+        let (who, line) = (self.intern(who), self.share(line));
         loop {
             // Process ids are positive int4 to most drivers.
             let id = self.next.fetch_add(1, Ordering::Relaxed) & 0x7fff_ffff;
@@ -284,8 +370,13 @@ impl Directory {
                 transaction: AtomicU64::new(0),
                 late: AtomicU64::new(0),
                 deaf: AtomicBool::new(false),
+                requested: AtomicU64::new(self.now()),
+                statements: AtomicU32::new(0),
+                counts: Counts::default(),
                 peer,
-                who: Arc::clone(&who),
+                line: Arc::clone(&line),
+                who: Mutex::new(Arc::clone(&who)),
+                joined: AtomicU64::new(self.now()),
                 since: Instant::now(),
             });
             place.insert(Arc::clone(&entry));
@@ -304,8 +395,13 @@ impl Directory {
         Arc::clone(self.whos.entry(who).or_default().key())
     }
 
+    fn share(&self, line: Line) -> Arc<Line> {
+        Arc::clone(self.lines.entry(Arc::new(line)).or_default().key())
+    }
+
     /// Forgets whose sessions have all left. Called about once a second.
     pub fn forget_unused(&self) {
+        self.lines.retain(|line, ()| Arc::strong_count(line) > 1);
         self.whos.retain(|who, ()| Arc::strong_count(who) > 1);
     }
 
@@ -359,27 +455,118 @@ impl Directory {
             if least.exceeded(doing, transaction, now).is_none() {
                 continue;
             }
-            let patience = known
-                .entry(Arc::as_ptr(&entry.who))
-                .or_insert_with(|| of(&entry.who));
+            // As long as it is here nobody else's is in the same place.
+            let who = entry.who();
+            let (_, patience) = known.entry(Arc::as_ptr(&who)).or_insert_with(|| {
+                let patience = of(&who);
+                (who, patience)
+            });
             if let Some(due) = patience.exceeded(doing, transaction, now) {
                 entry.is_due(due, doing, transaction);
             }
         }
     }
 
+    /// Shows every session, in no order.
+    pub fn for_each(&self, mut show: impl FnMut(&Arc<Entry>)) {
+        self.sessions.iter().for_each(|entry| show(&entry));
+    }
+
+    /// Asks a session to leave, if it still does what it was seen to do.
+    pub fn condemn(&self, entry: &Entry, doing: Doing, sentence: Sentence) {
+        self.sentences.insert(entry.id, Arc::new(sentence));
+        entry.is_due(Due::Reap, doing, None);
+        if !self.sessions.contains_key(&entry.id) {
+            // It has ended meanwhile, and looks no more.
+            self.sentences.remove(&entry.id);
+        }
+    }
+
     /// Asks the same of every session.
     pub fn ask_all(&self, ask: Ask) {
-        self.sessions.iter().for_each(|entry| entry.ask(ask));
+        self.ask_those(ask, |_| true);
+    }
+
+    /// Asks the same of every session of those.
+    pub fn ask_those(&self, ask: Ask, wanted: impl Fn(&Who) -> bool) {
+        let wanted = self.sessions.iter().filter(|entry| wanted(&entry.who()));
+        wanted.for_each(|entry| entry.ask(ask));
+    }
+
+    /// How many sessions there are of those.
+    pub fn count_those(&self, wanted: impl Fn(&Who) -> bool) -> usize {
+        let wanted = self.sessions.iter().filter(|entry| wanted(&entry.who()));
+        wanted.count()
+    }
+
+    /// The session of this number.
+    pub fn by_id(&self, id: u32) -> Option<Arc<Entry>> {
+        self.sessions.get(&id).map(|entry| Arc::clone(&entry))
+    }
+
+    /// Every session as it is now, in no order. A session that begins or ends meanwhile waits for a part of them at most.
+    pub fn rows(&self) -> Vec<ClientRow> {
+        let mut rows = Vec::with_capacity(self.sessions.len());
+        rows.extend(self.sessions.iter().map(|entry| self.row(&entry)));
+        rows
+    }
+
+    /// One session as it is now.
+    pub fn row_of(&self, id: u32) -> Option<ClientRow> {
+        Some(self.row(&*self.sessions.get(&id)?))
+    }
+
+    fn row(&self, entry: &Entry) -> ClientRow {
+        let (doing, now) = (entry.doing(), self.now());
+        let (instant, wall) = self.began;
+        let ago = |since: u64| Duration::from_millis(now.saturating_sub(since));
+        let Counts {
+            transactions,
+            queries,
+            received,
+            sent,
+        } = &entry.counts;
+        ClientRow {
+            id: entry.id,
+            pid: entry.pid,
+            who: entry.who(),
+            activity: doing.activity,
+            age: ago(doing.since),
+            transaction_age: entry.transaction().map(ago),
+            peer: entry.peer,
+            line: Arc::clone(&entry.line),
+            connected: wall + entry.since.saturating_duration_since(instant),
+            requested: wall + Duration::from_millis(entry.requested.load(Ordering::Relaxed)),
+            statements: entry.statements.load(Ordering::Relaxed),
+            close_needed: entry.asked.load(Ordering::Relaxed)
+                & (Ask::Drain as u8 | Ask::Leave as u8)
+                != 0,
+            transactions: transactions.read(),
+            queries: queries.read(),
+            received: received.read(),
+            sent: sent.read(),
+            server: None,
+        }
     }
 
     /// How many sessions there are of each kind.
     pub fn count(&self) -> HashMap<Arc<Who>, u64> {
-        let mut counts = HashMap::new();
+        let tally = self.tally().into_iter();
+        tally.map(|(who, tally)| (who, tally.total())).collect()
+    }
+
+    /// How many sessions there are of each kind and activity.
+    pub fn tally(&self) -> Vec<(Arc<Who>, ClientTally)> {
+        // Sessions of one kind share one allocation: its address says which.
+        let mut tallies = HashMap::new();
         for entry in &self.sessions {
-            *counts.entry(Arc::clone(&entry.who)).or_default() += 1;
+            let who = entry.who.lock();
+            let (_, tally) = tallies
+                .entry(Arc::as_ptr(&who))
+                .or_insert_with(|| (Arc::clone(&who), ClientTally::default()));
+            tally.add(entry.doing().activity);
         }
-        counts
+        tallies.into_values().collect()
     }
 
     /// How many sessions there are.
@@ -433,12 +620,14 @@ impl Drop for Seat {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::reaper::Reason;
 
     fn who() -> Who {
         Who {
             user: "ann".into(),
             database: "site".into(),
             service: "site".into(),
+            ..Who::default()
         }
     }
 
@@ -510,7 +699,7 @@ mod tests {
     #[test]
     fn sessions_that_were_told_the_same_process_id_are_told_apart() {
         let directory = Arc::new(Directory::default());
-        let list = |server| directory.list_as(Peer::Unix(None), who(), server, 4);
+        let list = |server| directory.list_as(Peer::Unix(None), Line::default(), who(), server, 4);
         let own = list(None);
         let pid = own.entry().id();
         let sessions = [own, list(Some(pid)), list(Some(pid)), list(Some(pid + 1))];
@@ -584,6 +773,54 @@ mod tests {
         listed.does(Activity::Idle);
         assert_eq!((entry.due(), entry.transaction()), (None, None));
         assert!(!hurry_at(5));
+    }
+
+    #[test]
+    fn a_sentence_holds_only_for_who_does_the_same_still() {
+        let directory = Arc::new(Directory::default());
+        let listed = directory.list(Peer::Unix(None), who(), 4);
+        let entry = listed.entry();
+        let sentence = || Sentence {
+            reason: Reason::Stale,
+            service: "site".into(),
+            deployment: None,
+            by: None,
+            since: None,
+            rested: Duration::ZERO,
+        };
+        directory.set_clock(Duration::from_secs(1));
+        let seen = entry.doing();
+        directory.condemn(entry, seen, sentence());
+        assert_eq!(entry.due(), Some(Due::Reap));
+        listed.does(Activity::Active);
+        assert_eq!(entry.due(), None);
+        directory.set_clock(Duration::from_secs(2));
+        listed.does(Activity::Idle);
+        assert_eq!(entry.due(), None);
+        directory.condemn(entry, entry.doing(), sentence());
+        assert_eq!(entry.due(), Some(Due::Reap));
+        assert!(listed.sentence().is_some() && listed.sentence().is_none());
+        directory.condemn(entry, entry.doing(), sentence());
+        drop(listed);
+        assert!(directory.sentences.is_empty());
+    }
+
+    #[test]
+    fn whose_a_session_is_may_change() {
+        let directory = Arc::new(Directory::default());
+        let listed = directory.list(Peer::Unix(None), who(), 4);
+        directory.set_clock(Duration::from_secs(3));
+        let bot = Who {
+            service: "bot".into(),
+            ..who()
+        };
+        listed.belongs_to(bot.clone());
+        assert_eq!(
+            (&*listed.entry().who(), listed.entry().joined()),
+            (&bot, 3000)
+        );
+        directory.forget_unused();
+        assert_eq!(directory.whos.len(), 1, "nobody is the old one's any more");
     }
 
     #[test]

@@ -92,6 +92,11 @@ impl<S> ClientEnd<S> {
         self.end.is_flushed()
     }
 
+    /// Bytes that it is too slow to take.
+    pub fn unwritten(&self) -> usize {
+        self.end.unwritten()
+    }
+
     /// Whether something of it is held that must be looked at again before anything else is read.
     pub fn is_held(&self) -> bool {
         self.end.is_held()

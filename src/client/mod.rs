@@ -6,4 +6,6 @@ pub mod end;
 pub mod greet;
 pub mod login;
 pub mod patience;
+pub mod reaped;
 pub mod statements;
+pub mod view;

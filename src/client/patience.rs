@@ -23,6 +23,8 @@ pub enum Activity {
     InTransaction,
     /// It replicates, which may take for ever.
     Streaming,
+    /// Nothing, outside a transaction, but it keeps a server connection: in session mode, or because of what lives on it.
+    Holding,
 }
 
 /// What a session does, since when.
@@ -47,7 +49,8 @@ impl Doing {
             2 => Activity::WaitingTold,
             3 => Activity::Active,
             4 => Activity::InTransaction,
-            _ => Activity::Streaming,
+            5 => Activity::Streaming,
+            _ => Activity::Holding,
         };
         Self {
             activity,
@@ -76,15 +79,18 @@ pub enum Due {
     Notice,
     /// It ends.
     End(Overdue),
+    /// It ends: a sentence was passed on it.
+    Reap,
 }
 
 impl Due {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Notice,
         Self::End(Overdue::ClientIdle),
         Self::End(Overdue::IdleTransaction),
         Self::End(Overdue::Transaction),
         Self::End(Overdue::Query),
+        Self::Reap,
     ];
 
     /// Three bits, not all zero.
@@ -92,6 +98,7 @@ impl Due {
         match self {
             Self::Notice => 1,
             Self::End(overdue) => 2 + overdue as u64,
+            Self::Reap => 6,
         }
     }
 
@@ -119,7 +126,7 @@ impl Patience {
     /// What is due at `now`, if anything. `transaction`: since when there is one.
     pub fn exceeded(&self, doing: Doing, transaction: Option<u64>, now: u64) -> Option<Due> {
         let (limit, due) = match doing.activity {
-            Activity::Idle => (self.client_idle, Due::End(Overdue::ClientIdle)),
+            Activity::Idle | Activity::Holding => (self.client_idle, Due::End(Overdue::ClientIdle)),
             Activity::Waiting => (self.notice, Due::Notice),
             Activity::WaitingTold | Activity::Streaming => (None, Due::Notice),
             Activity::Active => (self.query, Due::End(Overdue::Query)),
@@ -158,13 +165,14 @@ fn is_over(since: u64, limit: Option<Duration>, now: u64) -> bool {
 mod tests {
     use super::*;
 
-    const ALL: [Activity; 6] = [
+    const ALL: [Activity; 7] = [
         Activity::Idle,
         Activity::Waiting,
         Activity::WaitingTold,
         Activity::Active,
         Activity::InTransaction,
         Activity::Streaming,
+        Activity::Holding,
     ];
 
     #[test]
@@ -182,6 +190,7 @@ mod tests {
         };
         let cases = [
             (Activity::Idle, 1, Some(Due::End(Overdue::ClientIdle))),
+            (Activity::Holding, 1, Some(Due::End(Overdue::ClientIdle))),
             (
                 Activity::InTransaction,
                 2,

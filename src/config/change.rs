@@ -11,6 +11,7 @@ use super::checked::{
     SessionDefaults, Tcp, Timeouts, Tls, User,
 };
 use super::raw::dotted;
+use super::written::Written;
 
 /// One setting that differs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,13 +41,23 @@ impl fmt::Display for Change {
     }
 }
 
+impl Effect {
+    /// Whether it needs no restart.
+    pub fn is_live(self) -> bool {
+        self == Self::Live
+    }
+}
+
 /// Every setting that differs.
 pub fn between(old: &Config, new: &Config) -> Vec<Change> {
     let mut changes = Vec::new();
     config(
-        &mut |name| {
-            let effect = effect_of(&name);
-            changes.push(Change { name, effect });
+        &mut |seen| {
+            if seen.differs() {
+                let name = seen.into_name();
+                let effect = effect_of(&name);
+                changes.push(Change { name, effect });
+            }
         },
         old,
         new,
@@ -54,11 +65,91 @@ pub fn between(old: &Config, new: &Config) -> Vec<Change> {
     changes
 }
 
+/// A setting, for people to read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setting {
+    /// Its dotted name.
+    pub name: String,
+    /// As it is in force; a secret is not told.
+    pub value: String,
+    /// As it is where nothing is given.
+    pub default: String,
+    /// When another value would count.
+    pub effect: Effect,
+}
+
+/// Every setting of the tables that are there once, and of single databases, users and services what was given.
+pub fn settings(in_force: &Config) -> Vec<Setting> {
+    let mut settings = Vec::new();
+    let plain = plain(in_force);
+    config(
+        &mut |seen| {
+            if let Seen::Field {
+                name,
+                old,
+                new,
+                differs,
+            } = seen
+                && (differs || !is_of_an_entry(&name))
+            {
+                settings.push(Setting {
+                    effect: effect_of(&name),
+                    value: written(&name, new),
+                    default: written(&name, old),
+                    name,
+                });
+            }
+        },
+        &plain,
+        in_force,
+    );
+    settings
+}
+
+/// The value of a setting as the file has it.
+fn written(name: &str, value: &dyn Written) -> String {
+    let text = value.written();
+    match text.parse::<u32>() {
+        Ok(mode) if name == "listen.unix_socket_mode" => format!("{mode:04o}"),
+        _ => text,
+    }
+}
+
+fn is_of_an_entry(name: &str) -> bool {
+    ["databases.", "users."]
+        .iter()
+        .any(|table| name.starts_with(table))
+        || (name.starts_with("services.") && !name.starts_with("services.\"*\""))
+}
+
+/// What everything is when nothing is given, with the entries of `config`, so that nothing but their settings differs.
+pub fn plain(config: &Config) -> Config {
+    let mut plain = super::smallest();
+    let nothing = Database::default();
+    let names = config.databases.keys().cloned();
+    plain.databases = names.map(|name| (name, nothing.clone())).collect();
+    plain.any_database = config.any_database.as_ref().map(|_| nothing);
+    let users = config.users.keys().cloned();
+    plain.users = users.map(|name| (name, User::default())).collect();
+    let (limits, deployments) = (&plain.services.limits, &plain.services.deployments);
+    let service = |service: &Service| Service {
+        name: service.name.clone(),
+        matches: Match::default(),
+        limits: limits.clone(),
+        deployments: deployments.clone(),
+    };
+    plain.services.listed = config.services.listed.iter().map(service).collect();
+    plain
+}
+
 fn effect_of(name: &str) -> Effect {
     match name {
-        "runtime.threads" | "log.format" | "log.level" | "log.stderr" | "budget.headroom" => {
-            Effect::Restart
-        }
+        "runtime.threads"
+        | "log.format"
+        | "log.stderr"
+        | "incidents.directory"
+        | "incidents.keep" => Effect::Restart,
+        "listen.http_password" => Effect::Live,
         _ if ["listen.", "tcp.", "process."]
             .iter()
             .any(|table| name.starts_with(table)) =>
@@ -69,8 +160,33 @@ fn effect_of(name: &str) -> Effect {
     }
 }
 
-/// Takes the dotted name of a setting that differs.
-type Note<'n> = &'n mut dyn FnMut(String);
+/// What is come by on a walk over two configurations.
+enum Seen<'a> {
+    /// A setting, by its dotted name.
+    Field {
+        name: String,
+        old: &'a dyn Written,
+        new: &'a dyn Written,
+        differs: bool,
+    },
+    /// An entry that came or went, or the order of entries.
+    Entry(String),
+}
+
+impl Seen<'_> {
+    fn differs(&self) -> bool {
+        matches!(self, Self::Entry(_) | Self::Field { differs: true, .. })
+    }
+
+    fn into_name(self) -> String {
+        match self {
+            Self::Field { name, .. } | Self::Entry(name) => name,
+        }
+    }
+}
+
+/// Takes what is come by.
+type Note<'n> = &'n mut dyn FnMut(Seen<'_>);
 
 fn config(note: Note<'_>, old: &Config, new: &Config) {
     // Every field by name, here and below: one that is added and forgotten does not compile.
@@ -127,22 +243,26 @@ fn config(note: Note<'_>, old: &Config, new: &Config) {
     runtime(note, "runtime", &old.runtime, &new.runtime);
 }
 
-/// Makes a function that notes each field of a struct that differs, by its key if that is another word. `with`: a field
+/// Makes a function that notes each field of a struct, by its key if that is another word. `with`: a field
 /// whose keys stand in the same table.
 macro_rules! compare {
     ($name:ident: $struct:ident { $($field:ident $(= $key:literal)?),* $(,)? } $(with $($part:ident: $compare:ident),+)?) => {
         fn $name(note: Note<'_>, table: &str, old: &$struct, new: &$struct) {
             let $struct { $($field,)* $($($part),+)? } = old;
             $($($compare(&mut *note, table, $part, &new.$part);)+)?
-            $(if *$field != new.$field {
-                note(dotted(table, [$($key,)? stringify!($field)][0]));
-            })*
+            $(note(Seen::Field {
+                name: dotted(table, [$($key,)? stringify!($field)][0]),
+                old: $field,
+                new: &new.$field,
+                differs: *$field != new.$field,
+            });)*
         }
     };
 }
 
 compare! { listen: Listen {
-    addresses, unix_socket_dir, unix_socket_mode, unix_socket_group, unix_socket_port, backlog, http, proxy_protocol_from,
+    addresses, unix_socket_dir, unix_socket_mode, unix_socket_group, unix_socket_port, backlog, http, http_password,
+    proxy_protocol_from,
 } }
 
 compare! { pool: PoolDefaults {
@@ -154,7 +274,7 @@ compare! { budget: Budget { max_servers, headroom, check_every } }
 
 compare! { limits: Limits {
     max_clients, max_clients_per_user, max_clients_per_database, max_servers_per_user,
-    max_servers_per_database, max_message_size,
+    max_servers_per_database, max_message_size, max_statement_memory,
 } }
 
 compare! { timeouts: Timeouts {
@@ -194,7 +314,7 @@ compare! { deployments: Deployments {
 
 compare! { pressure: Pressure { waiters_for, min_headroom, idle_transaction } }
 
-compare! { alerts: Alerts { total_servers, webhook, repeat_every } }
+compare! { alerts: Alerts { total_servers, login_failures, webhook, webhook_ca, repeat_every } }
 
 compare! { incidents: Incidents { directory, keep, snapshot_every } }
 
@@ -226,7 +346,7 @@ fn all_services(note: Note<'_>, old: &Services, new: &Services) {
         service,
     );
     if order(listed, &new.listed) != order(&new.listed, listed) {
-        note("services".to_owned());
+        note(Seen::Entry("services".to_owned()));
     }
 }
 
@@ -288,10 +408,54 @@ fn entries<T>(
         let table = dotted(table, name);
         match new.get(name) {
             Some(new) => compare(note, &table, old, new),
-            None => note(table),
+            None => note(Seen::Entry(table)),
         }
     }
     for name in new.keys().filter(|name| !old.contains_key(*name)) {
-        note(dotted(table, name));
+        note(Seen::Entry(dotted(table, name)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(text: &str) -> Config {
+        crate::config::parse(text, "test", &|_| None).unwrap()
+    }
+
+    #[test]
+    fn settings_are_told_as_the_file_has_them_and_secrets_not_at_all() {
+        let told = settings(&config(
+            "[databases.site]\nurl = \"postgres://ann:hidden@db/site\"\nmode = \"session\"\n\
+             [users.bob]\npassword = \"hidden\"\npool_size = 3\n[timeouts]\nquery_wait = \"90s\"\n\
+             [alerts]\nwebhook = \"https://hidden/\"\n[listen]\nhttp_password = \"hidden\"",
+        ));
+        let of = |name: &str| {
+            let setting = told.iter().find(|setting| setting.name == name);
+            setting.map(|setting| (setting.value.as_str(), setting.default.as_str()))
+        };
+        assert_eq!(of("timeouts.query_wait"), Some(("90s", "2m")));
+        assert_eq!(of("timeouts.client_idle"), Some(("0", "0")));
+        assert_eq!(of("pool.mode"), Some(("transaction", "transaction")));
+        assert_eq!(of("listen.unix_socket_mode"), Some(("0777", "0777")));
+        assert_eq!(of("limits.max_message_size"), Some(("1GiB", "1GiB")));
+        assert_eq!(of("databases.site.mode"), Some(("session", "")));
+        assert_eq!(of("databases.site.host"), Some(("db:5432", "")));
+        assert_eq!(of("databases.site.pool_size"), None);
+        assert_eq!(of("users.bob.pool_size"), Some(("3", "")));
+        assert_eq!(of("users.bob.password"), Some(("***", "")));
+        assert!(!format!("{told:?}").contains("hidden"));
+    }
+
+    #[test]
+    fn every_setting_of_the_file_is_told() {
+        let told = settings(&config("[databases.\"*\"]\nurl = \"postgres://db\""));
+        for name in crate::config::settings() {
+            let of_an_entry = ["databases.", "users.", "services."];
+            if !of_an_entry.iter().any(|table| name.starts_with(table)) {
+                assert!(told.iter().any(|setting| setting.name == name), "{name}");
+            }
+        }
     }
 }

@@ -68,8 +68,10 @@ pub struct Listen {
     pub unix_socket_port: u16,
     /// How many connections the kernel may hold until they are accepted.
     pub backlog: u32,
-    /// HTTP: metrics and health.
+    /// HTTP: status page, metrics and health.
     pub http: Option<SocketAddr>,
+    /// What the status page and the metrics ask for; `None` = nothing.
+    pub http_password: Option<Secret>,
     /// Networks whose PROXY headers are believed.
     pub proxy_protocol_from: Vec<IpNet>,
 }
@@ -144,6 +146,8 @@ pub struct Limits {
     pub max_servers_per_database: u32,
     /// Bytes of one protocol message; 0 = as many as the protocol allows.
     pub max_message_size: u64,
+    /// Bytes that the prepared statements of all clients may take.
+    pub max_statement_memory: u64,
 }
 
 /// Timeouts; `None` = off.
@@ -377,7 +381,7 @@ pub enum Host {
 }
 
 /// One entry of `[databases]`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Database {
     /// Where it lives. Several hosts stand for one Postgres that moves.
     pub hosts: Vec<Host>,
@@ -590,8 +594,12 @@ pub struct Pressure {
 pub struct Alerts {
     /// Alert above this many server connections in all; 0 = never.
     pub total_servers: u32,
+    /// Alert above this many logins that failed within a minute; 0 = never.
+    pub login_failures: u32,
     /// Receives a JSON POST. Secret, because such urls hold their token.
     pub webhook: Option<Secret>,
+    /// Authorities of its certificate, PEM; `None` = the system's.
+    pub webhook_ca: Option<PathBuf>,
     /// An alert that lasts is repeated; zero = never.
     pub repeat_every: Duration,
 }

@@ -14,9 +14,11 @@ mod check;
 mod env;
 mod location;
 mod mistake;
+mod overrides;
 mod raw;
 mod sections;
 mod value;
+mod written;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -27,6 +29,7 @@ use raw::{Document, Notes};
 use value::Given;
 
 pub use mistake::{Mistake, Mistakes};
+pub use overrides::{Overrides, SetError};
 
 /// The longest name of a service, in bytes: as long as Postgres lets any name be, and one more.
 pub const LONGEST_SERVICE_NAME: usize = 64;
@@ -37,13 +40,22 @@ const SMALLEST: &str = "[databases.\"*\"]\nurl = \"postgres://127.0.0.1:5432\"\n
 /// Reads a file, with the environment of this process.
 pub fn load(path: &Path) -> Result<Config, Mistakes> {
     let name = path.display().to_string();
-    let text = std::fs::read_to_string(path).map_err(|error| {
+    parse(&read(path)?, &name, &environment)
+}
+
+/// The text of a file.
+pub fn read(path: &Path) -> Result<String, Mistakes> {
+    std::fs::read_to_string(path).map_err(|error| {
         Mistakes::new(
-            &name,
+            &path.display().to_string(),
             vec![Mistake::of_the_whole(format!("cannot be read: {error}"))],
         )
-    })?;
-    parse(&text, &name, &|variable| std::env::var(variable).ok())
+    })
+}
+
+/// The environment of this process.
+pub fn environment(variable: &str) -> Option<String> {
+    std::env::var(variable).ok()
 }
 
 /// Reads the text of a file. `env` looks up environment variables; `file_name` is for the mistakes.
@@ -52,7 +64,18 @@ pub fn parse(
     file_name: &str,
     env: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Config, Mistakes> {
-    let document = Document::parse(text);
+    parse_over(text, &Overrides::default(), file_name, env)
+}
+
+/// As [`parse`], with what was set since over it.
+pub fn parse_over(
+    text: &str,
+    overrides: &Overrides,
+    file_name: &str,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<Config, Mistakes> {
+    let overrides = overrides.to_text();
+    let document = Document::parse_over(text, &overrides);
     let mut notes = Notes::new(env);
     let config = sections::read(document.root(&mut notes));
     check::contradictions(&config, &mut notes);
@@ -68,8 +91,17 @@ pub fn parse(
 /// that user. A database without a user is ignored, since each client names its own. With nothing in `listen` the default
 /// address is used.
 pub fn from_url(to: &str, listen: &[String]) -> Result<Config, Mistakes> {
-    let mut config = parse(SMALLEST, "the smallest file", &|_| None)
-        .expect("the smallest file is right: a test reads it");
+    from_url_over(to, listen, &Overrides::default())
+}
+
+/// As [`from_url`], with what was set since over it.
+pub fn from_url_over(
+    to: &str,
+    listen: &[String],
+    overrides: &Overrides,
+) -> Result<Config, Mistakes> {
+    // Without anything set it is right: a test reads it.
+    let mut config = parse_over(SMALLEST, overrides, "command line", &environment)?;
     let mut wrong = Vec::new();
     match location::parse_url(to) {
         Ok(location) => serve_location(&mut config, location),
@@ -88,6 +120,12 @@ pub fn from_url(to: &str, listen: &[String]) -> Result<Config, Mistakes> {
     } else {
         Err(Mistakes::new("command line", wrong))
     }
+}
+
+/// What everything is when nothing is given.
+fn smallest() -> Config {
+    parse(SMALLEST, "the smallest file", &|_| None)
+        .expect("the smallest file is right: a test reads it")
 }
 
 fn serve_location(config: &mut Config, location: Location) {

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
+use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::env::Lookup;
@@ -41,6 +42,19 @@ impl<'t> Document<'t> {
             table: table.into_inner(),
             syntax,
         }
+    }
+
+    /// A file with what was set over it. What is set takes the place of what is written, or comes behind it.
+    pub(super) fn parse_over(text: &'t str, overrides: &'t str) -> Self {
+        let mut document = Self::parse(text);
+        let (over, errors) = DeTable::parse_recoverable(overrides);
+        let places = errors.iter().map(|error| {
+            let message = error.message().to_owned();
+            (text.len(), message)
+        });
+        document.syntax.extend(places);
+        overlay(&mut document.table, over.into_inner(), text.len());
+        document
     }
 
     /// The root table, with the defaults under it.
@@ -106,6 +120,28 @@ impl<'t> Document<'t> {
 
     fn line_of(&self, at: usize) -> usize {
         line_and_column(self.text, at).0
+    }
+}
+
+/// Lays one table over another, as if it stood `shift` bytes further on.
+fn overlay<'t>(under: &mut DeTable<'t>, over: DeTable<'t>, shift: usize) {
+    let shifted = |span: std::ops::Range<usize>| span.start + shift..span.end + shift;
+    for (key, value) in over {
+        let at = shifted(value.span());
+        let mut value = value.into_inner();
+        if let DeValue::Table(inner) = &mut value {
+            let inner = std::mem::take(inner);
+            let there = under.get_mut(key.get_ref().as_ref());
+            if let Some(DeValue::Table(there)) = there.map(Spanned::get_mut) {
+                overlay(there, inner, shift);
+                continue;
+            }
+            let mut fresh = DeTable::new();
+            overlay(&mut fresh, inner, shift);
+            value = DeValue::Table(fresh);
+        }
+        let key = Spanned::new(shifted(key.span()), key.into_inner());
+        under.insert(key, Spanned::new(at, value));
     }
 }
 

@@ -57,6 +57,7 @@ fn listen(mut table: Table<'_, '_>) -> Listen {
         unix_socket_port: table.get("unix_socket_port", value::port),
         backlog: table.get("backlog", value::positive),
         http: table.get("http", value::optional_address),
+        http_password: table.get("http_password", value::optional_secret),
         proxy_protocol_from: table.list("proxy_protocol_from", value::network),
     };
     table.finish();
@@ -97,6 +98,7 @@ fn limits(mut table: Table<'_, '_>) -> Limits {
         max_servers_per_user: table.get("max_servers_per_user", value::count),
         max_servers_per_database: table.get("max_servers_per_database", value::count),
         max_message_size: table.get("max_message_size", value::size),
+        max_statement_memory: table.get("max_statement_memory", value::size),
     };
     table.finish();
     limits
@@ -420,7 +422,9 @@ fn pressure(mut table: Table<'_, '_>) -> Pressure {
 fn alerts(mut table: Table<'_, '_>) -> Alerts {
     let alerts = Alerts {
         total_servers: table.get("total_servers", value::count),
+        login_failures: table.get("login_failures", value::count),
         webhook: table.get("webhook", value::webhook),
+        webhook_ca: table.get("webhook_ca", value::path),
         repeat_every: table.get("repeat_every", value::duration),
     };
     table.finish();

@@ -131,6 +131,11 @@ pub(super) fn optional_text(given: &Given<'_>) -> Parsed<Option<String>> {
     text(given).map(|text| Some(text).filter(|text| !text.is_empty()))
 }
 
+/// The same; the value hides itself from then on.
+pub(super) fn optional_secret(given: &Given<'_>) -> Parsed<Option<Secret>> {
+    Ok(optional_text(given)?.map(Secret::new))
+}
+
 /// The file of that name; `None` when empty.
 pub(super) fn path(given: &Given<'_>) -> Parsed<Option<std::path::PathBuf>> {
     Ok(optional_text(given)?.map(Into::into))

@@ -92,6 +92,11 @@ impl<S> End<S> {
         self.side.is_flushed()
     }
 
+    /// Bytes that are still to be written.
+    pub fn unwritten(&self) -> usize {
+        self.side.unwritten()
+    }
+
     /// Shows the messages that begin in `bytes`, and returns how many leading bytes may be forwarded, and whether what comes
     /// behind them is in order.
     pub fn scan(
@@ -129,9 +134,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> End<S> {
         scratch: &'a mut [u8],
     ) -> Poll<Result<Input<'a>, EndError>> {
         if mem::take(&mut self.held) {
-            return Poll::Ready(Ok(Input::Own(mem::take(self.flow.tail()))));
+            return Poll::Ready(Ok(Input::Own(self.flow.take_kept())));
         }
-        if self.wanted > scratch.len() || self.flow.tail().len() >= scratch.len() {
+        if self.wanted > scratch.len() || self.flow.kept() >= scratch.len() {
             return self.poll_long(cx, scratch).map_ok(Input::Own);
         }
         let kept = self.flow.resume(scratch);
@@ -157,11 +162,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> End<S> {
     ) -> Poll<Result<Vec<u8>, EndError>> {
         loop {
             let read = ready!(self.read(cx, scratch))?;
-            let tail = self.flow.tail();
-            tail.extend_from_slice(&scratch[..read]);
-            if tail.len() >= self.wanted {
+            self.flow.keep_more(&scratch[..read]);
+            if self.flow.kept() >= self.wanted {
                 self.wanted = 0;
-                return Poll::Ready(Ok(mem::take(tail)));
+                return Poll::Ready(Ok(self.flow.take_kept()));
             }
         }
     }

@@ -127,6 +127,7 @@ impl Listener {
     /// Registers with the reactor of the thread that calls.
     pub fn register(self) -> io::Result<Accepting> {
         let Self { socket, name, file } = self;
+        let is_unix = socket.local_addr()?.is_unix();
         #[expect(
             deprecated,
             reason = "its successor is unsafe for descriptors that may be closed meanwhile; ours is owned"
@@ -135,6 +136,7 @@ impl Listener {
         Ok(Accepting {
             socket,
             name,
+            is_unix,
             _file: file,
         })
     }
@@ -145,10 +147,16 @@ impl Listener {
 pub struct Accepting {
     socket: AsyncFd<Socket>,
     name: String,
+    is_unix: bool,
     _file: Option<SocketFile>,
 }
 
 impl Accepting {
+    /// Whether it is a unix socket.
+    pub fn is_unix(&self) -> bool {
+        self.is_unix
+    }
+
     /// The address as bound.
     pub fn name(&self) -> &str {
         &self.name

@@ -47,6 +47,12 @@ impl<S> Side<S> {
     pub fn is_flushed(&self) -> bool {
         self.rest.is_none()
     }
+
+    /// Bytes that are still to be written.
+    pub fn unwritten(&self) -> usize {
+        let rest = self.rest.as_ref();
+        rest.map_or(0, |rest| rest.bytes.len() - rest.written)
+    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Side<S> {

@@ -85,6 +85,14 @@ impl Stream {
         }
     }
 
+    /// The user of the operating system at the other end of a unix socket.
+    pub fn peer_user(&self) -> Option<u32> {
+        match self {
+            Self::Unix(socket) => socket.peer_cred().ok().map(|peer| peer.uid()),
+            Self::Tcp(_) | Self::Tls(_) => None,
+        }
+    }
+
     /// Whether something may be read: data, the end, an error. Costs no system call.
     pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {

@@ -31,6 +31,6 @@ fn versions(oldest: TlsVersion) -> &'static [&'static SupportedProtocolVersion] 
 }
 
 /// The cryptography: of rustls' two providers the one that takes less CPU for a small record.
-fn provider() -> std::sync::Arc<rustls::crypto::CryptoProvider> {
+pub(crate) fn provider() -> std::sync::Arc<rustls::crypto::CryptoProvider> {
     std::sync::Arc::new(rustls::crypto::ring::default_provider())
 }

@@ -25,6 +25,8 @@ pub struct Facts<'a> {
     pub address: Option<IpAddr>,
     /// The common name of its certificate.
     pub certificate: Option<&'a str>,
+    /// The deployment that it named at startup, apart from its `application_name`.
+    pub deployment: Option<&'a str>,
 }
 
 /// Where a session belongs.
@@ -83,7 +85,7 @@ impl Classifier {
         Classified {
             service: name.into(),
             listed: None,
-            deployment: group(&self.pattern, "deployment", session.application_name),
+            deployment: deployment(&self.pattern, session),
         }
     }
 
@@ -92,9 +94,17 @@ impl Classifier {
         Classified {
             service: Arc::clone(&rule.name),
             listed: Some(index),
-            deployment: group(&rule.pattern, "deployment", session.application_name),
+            deployment: deployment(&rule.pattern, session),
         }
     }
+}
+
+/// The deployment that a session names: in so many words, or in its `application_name`.
+fn deployment(pattern: &Regex, session: &Facts<'_>) -> Option<String> {
+    let named = session.deployment.map(presentable);
+    named
+        .filter(|name| !name.is_empty())
+        .or_else(|| group(pattern, "deployment", session.application_name))
 }
 
 /// What a group of the pattern found, made presentable. An empty name is none.
@@ -304,6 +314,7 @@ mod tests {
             application_name: "",
             address: Some("10.1.2.3".parse().expect("an address")),
             certificate: Some("site-1"),
+            deployment: None,
         };
         let address = |text: &str| Some(text.parse().expect("an address"));
         for (facts, fits) in [
@@ -383,6 +394,25 @@ mod tests {
                 .as_deref(),
             Some("17")
         );
+    }
+
+    #[test]
+    fn a_deployment_that_is_named_in_so_many_words_wins() {
+        let rules = classifier("[services.bot]\nmatch = { user = \"bot\" }\n");
+        for (user, given, deployment) in [
+            ("ada", Some("v7"), "v7"),
+            ("bot", Some("v7"), "v7"),
+            ("bot", Some(""), "v2"),
+            ("ada", None, "v2"),
+            ("ada", Some("v\n7"), "v?7"),
+        ] {
+            let facts = Facts {
+                deployment: given,
+                ..named(user, "site@v2")
+            };
+            let found = rules.classify(&facts).deployment;
+            assert_eq!(found.as_deref(), Some(deployment), "{facts:?}");
+        }
     }
 
     #[test]

@@ -55,6 +55,22 @@ pub enum Discard {
 }
 
 impl Discard {
+    /// The words that there are.
+    pub const WORDS: [&str; 12] = [
+        "server_idle",
+        "server_lifetime",
+        "made_room",
+        "over_budget",
+        "over_limit",
+        "reconnect",
+        "died",
+        "abandoned",
+        "probe",
+        "replication",
+        "reset_failed",
+        "move_failed",
+    ];
+
     /// The word for logs and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -64,6 +80,7 @@ impl Discard {
             Self::Book(CloseReason::OverBudget) => "over_budget",
             Self::Book(CloseReason::OverLimit) => "over_limit",
             Self::Book(CloseReason::Reconnect) => "reconnect",
+            Self::Book(CloseReason::Paused) => "paused",
             Self::Died => "died",
             Self::Abandoned => "abandoned",
             Self::Probe => "probe",
@@ -95,7 +112,7 @@ impl Errand {
                     "server connection closed"
                 );
                 close(*connection, &pool.cancel_way()).await;
-                pool.closed(server);
+                pool.closed(server, reason);
             }
             Task::Recover(mut connection) => {
                 let settings = pool.settings();
@@ -115,7 +132,9 @@ impl Errand {
                         )
                         .await;
                     }
-                    Some(_proof) => pool.put_back(server, connection),
+                    Some(_proof) => {
+                        pool.put_back(server, connection);
+                    }
                     None => pool.discard(server, connection, thread, Discard::Abandoned),
                 }
             }

@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use super::book::{ServerId, ThreadId, WaiterId};
 use super::errand::{Discard, Errand, Task};
 use super::pools::{Granted, Pool, Refused};
+use crate::metrics::{Stint, in_micros};
 use crate::server::connection::Connection;
 use crate::server::end::Settled;
 
@@ -28,6 +29,7 @@ impl Lease {
             server,
             connection,
             moves,
+            at,
         } = granted;
         let mut lease = Self {
             connection: Some(connection),
@@ -35,6 +37,7 @@ impl Lease {
             thread,
             pool: Arc::clone(pool),
         };
+        lease.connection().lent = at;
         // Before it moves: its old reactor may not have noticed yet that Postgres has said something, a new one even less.
         let fit = if moves {
             lease.connection().end.stream().is_quiet()
@@ -65,7 +68,7 @@ impl Lease {
             Err(error) => {
                 // The socket is closed already; Postgres frees the slot when it notices, which is at once.
                 tracing::warn!(%error, reason = Discard::MoveFailed.as_str(), "server connection lost");
-                self.pool.lost(self.server);
+                self.pool.lost(self.server, Discard::MoveFailed);
                 return None;
             }
         }
@@ -84,8 +87,20 @@ impl Lease {
         if self.pool.is_for_one() || self.connection().is_being_canceled() {
             return;
         }
-        if let Some(connection) = self.connection.take() {
-            self.pool.put_back(self.server, connection);
+        if let Some(mut connection) = self.connection.take() {
+            connection.is_left();
+            let mut stint = std::mem::take(&mut connection.stint);
+            let now = self.pool.put_back(self.server, connection);
+            stint.end(in_micros(now), self.pool.traffic(self.thread));
+        }
+    }
+
+    /// A transaction has ended, and the connection is kept.
+    pub fn lap(&mut self) {
+        let now = in_micros(self.pool.now());
+        let traffic = self.pool.traffic(self.thread);
+        if let Some(connection) = &mut self.connection {
+            connection.stint.end(now, traffic);
         }
     }
 
@@ -95,6 +110,7 @@ impl Lease {
         if self.pool.is_for_one() || self.connection().is_being_canceled() {
             return;
         }
+        self.lap();
         self.hand_over(Task::Reset);
     }
 
@@ -111,14 +127,17 @@ impl Lease {
     }
 
     fn close(&mut self, reason: Discard) {
-        if let Some(connection) = self.connection.take() {
+        if let Some(mut connection) = self.connection.take() {
+            connection.is_left();
             self.pool
                 .discard(self.server, connection, self.thread, reason);
         }
     }
 
     fn hand_over(&mut self, task: impl FnOnce(Box<Connection>) -> Task) {
-        if let Some(connection) = self.connection.take() {
+        if let Some(mut connection) = self.connection.take() {
+            connection.is_left();
+            connection.stint = Stint::default();
             let (pool, thread, server) = (Arc::clone(&self.pool), self.thread, self.server);
             self.pool.send(Errand {
                 pool,
@@ -172,7 +191,7 @@ impl Ticket {
         let Some(waiter) = self.waiter else {
             return Poll::Ready(Called::Again);
         };
-        let Some(outcome) = self.pool.inquire(waiter) else {
+        let Some(outcome) = self.pool.inquire(waiter, self.thread) else {
             return Poll::Pending;
         };
         self.waiter = None;
@@ -188,7 +207,7 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         if let Some(waiter) = self.waiter {
-            self.pool.leave(waiter);
+            self.pool.leave(waiter, self.thread);
         }
     }
 }

@@ -4,3 +4,6 @@ pub mod book;
 pub mod errand;
 pub mod lease;
 pub mod pools;
+pub mod postgres;
+pub mod stats;
+pub mod view;

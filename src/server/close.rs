@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::connection::Connection;
 use super::end::Settled;
+use super::facts::Facts;
 use super::secure::Route;
 use crate::config::checked::Tcp;
 use crate::wire::exchange::Status;
@@ -45,10 +46,17 @@ pub enum CancelError {
 }
 
 /// Cancels what the connection runs and waits until Postgres has sent the signal, which is when it closes the cancel's socket.
-pub async fn cancel(route: &Route, key: &CancelKey, way: &CancelWay) -> Result<(), CancelError> {
+pub async fn cancel(
+    route: &Route,
+    key: &CancelKey,
+    way: &CancelWay,
+    facts: &Arc<Facts>,
+) -> Result<(), CancelError> {
     let deadline = Instant::now() + way.limit;
+    let noted = facts.cancels();
     let connect = async {
         let turn = way.gate.acquire().await.map_err(io::Error::other)?;
+        noted.is_sent();
         Ok((route.connect(&way.tcp).await?, turn))
     };
     let connected = timeout_at(deadline, connect).await;
@@ -88,7 +96,7 @@ async fn quieten(connection: &mut Connection, way: &CancelWay) -> io::Result<()>
     connection.canceled().await.map_err(io::Error::other)?;
     let busy = !connection.end.exchange().is_answered();
     if busy {
-        let canceled = cancel(&connection.route, &connection.key, way).await;
+        let canceled = cancel(&connection.route, &connection.key, way, connection.facts()).await;
         canceled.map_err(io::Error::other)?;
         connection.wind_up().await.map_err(other)?;
     }
@@ -108,7 +116,7 @@ pub async fn close(mut connection: Connection, way: &CancelWay) {
     let busy = !connection.end.exchange().is_answered();
     if busy {
         // If it fails, Postgres ends the session when it next writes to the closed socket.
-        let _ = cancel(&connection.route, &connection.key, way).await;
+        let _ = cancel(&connection.route, &connection.key, way, connection.facts()).await;
     }
     let (mut stream, _unwritten) = connection.end.into_parts();
     let _ = timeout(CLOSE_LIMIT, async {

@@ -11,10 +11,13 @@ use tokio::task::JoinHandle;
 
 use super::close::{CancelError, CancelWay, cancel};
 use super::end::ServerEnd;
-use super::login::{LoginError, Row, Welcome, ask_with};
+use super::facts::Facts;
+use super::login::{LoginError, Row, Welcome, ask_rows, ask_with};
 use super::secure::Route;
 use super::state::Answer;
+use crate::metrics::Stint;
 use crate::net::end::EndError;
+use crate::net::line::Line;
 use crate::net::packet::Packets;
 use crate::net::stream::{Stream, Unregistered};
 use crate::wire::exchange::Exchange;
@@ -22,6 +25,9 @@ use crate::wire::parameters::{Parameters, question, question_context};
 use crate::wire::reply::{Message, ServerError};
 use crate::wire::scan::Seen;
 use crate::wire::startup::CancelKey;
+
+/// How often a session is given parameters again because the timeout of the client before has stopped that.
+const TRIES: u8 = 10;
 
 /// A server connection that is logged in.
 #[derive(Debug)]
@@ -34,6 +40,13 @@ pub struct Connection {
     pub welcome: Arc<Welcome>,
     /// Where it leads, and how.
     pub route: Route,
+    /// When it was last lent, in microseconds of the pools' clock.
+    pub lent: u64,
+    /// Times what its client does.
+    pub stint: Stint,
+    facts: Arc<Facts>,
+    /// The parameters that stand in its facts.
+    told: Arc<Parameters>,
     /// The cancel request that was last sent for it, if its effect is not known to be over.
     canceling: Option<Canceling>,
 }
@@ -59,18 +72,53 @@ pub struct Moving {
     key: CancelKey,
     welcome: Arc<Welcome>,
     route: Route,
+    lent: u64,
+    facts: Arc<Facts>,
+    told: Arc<Parameters>,
 }
 
 impl Connection {
     /// A connection that has just been logged in.
     pub fn new(stream: Stream, key: CancelKey, welcome: Arc<Welcome>, route: Route) -> Self {
+        let line = Line::of(&stream);
+        let facts = Facts::new(key.pid, route.place().clone(), line, Arc::clone(&welcome));
         Self {
             end: ServerEnd::new(stream),
             key,
             welcome,
             route,
+            lent: 0,
+            stint: Stint::default(),
+            facts: Arc::new(facts),
+            told: Arc::default(),
             canceling: None,
         }
+    }
+
+    /// What everybody may see of it.
+    pub fn facts(&self) -> &Arc<Facts> {
+        &self.facts
+    }
+
+    /// Notes that this session has it from now on.
+    pub fn serves(&mut self, client: u32) {
+        self.facts.serves(client);
+    }
+
+    /// Notes what its session is like now. Costs next to nothing if that is what it was.
+    pub fn note_state(&mut self) {
+        let parameters = self.end.state().parameters();
+        if !Arc::ptr_eq(&self.told, parameters) {
+            self.facts.is_like(parameters);
+            self.told = Arc::clone(parameters);
+        }
+        self.facts.has_prepared(self.end.prepared());
+    }
+
+    /// Notes that no session has it any more.
+    pub fn is_left(&mut self) {
+        self.facts.serves(0);
+        self.note_state();
     }
 
     /// Sends a cancel request for what it runs, unless one is on its way. Must be called inside a `LocalRuntime`.
@@ -89,8 +137,9 @@ impl Connection {
         let told = Arc::clone(&stray);
         let cancelers = Arc::new(Mutex::new(cancelers));
         let waiting = Arc::clone(&cancelers);
+        let facts = Arc::clone(&self.facts);
         let task = tokio::task::spawn_local(async move {
-            if let Err(error) = cancel(&route, &key, &way).await {
+            if let Err(error) = cancel(&route, &key, &way, &facts).await {
                 tracing::info!(pid = key.pid, %error, "cancel request failed");
                 told.fetch_or(matches!(error, CancelError::Stray(_)), Ordering::AcqRel);
             }
@@ -125,6 +174,10 @@ impl Connection {
             key,
             welcome,
             route,
+            lent,
+            stint: _,
+            facts,
+            told,
             canceling: _,
         } = self;
         Ok(Moving {
@@ -132,6 +185,9 @@ impl Connection {
             key,
             welcome,
             route,
+            lent,
+            facts,
+            told,
         })
     }
 
@@ -169,10 +225,19 @@ impl Connection {
         &mut self,
         parameters: &Arc<Parameters>,
     ) -> Result<Result<Answer, ServerError>, EndError> {
-        let names = parameters.iter().map(|(name, _)| name);
-        let change = self.end.change_to(parameters).unwrap_or_default();
-        let question = self.end.question(&question(names));
-        self.hear_out(&[change, question].concat()).await
+        let mut tries = TRIES;
+        loop {
+            let names = parameters.iter().map(|(name, _)| name);
+            let change = self.end.change_to(parameters).unwrap_or_default();
+            let question = self.end.question(&question(names));
+            match self.hear_out(&[change, question].concat()).await? {
+                Ok(answer) if !answer.canceled => return Ok(Ok(answer)),
+                Err(error) => return Ok(Err(error)),
+                // It was the timeout of the client before.
+                Ok(_) if tries > 0 => tries -= 1,
+                Ok(_) => return Err(EndError::Closed),
+            }
+        }
     }
 
     /// When a parameter can be set (see [`question_context`]). **Not cancel-safe.**
@@ -188,6 +253,9 @@ impl Connection {
     async fn hear_out(&mut self, asked: &[u8]) -> Result<Result<Answer, ServerError>, EndError> {
         poll_fn(|cx| Poll::Ready(self.end.send(cx, asked, true))).await?;
         self.drain().await?;
+        if self.end.said_why() {
+            return Err(EndError::Closed);
+        }
         let answer = self.end.state_mut().answer().unwrap_or_default();
         Ok(match self.end.state_mut().error() {
             Some(error) => Err(ServerError::parse(&error)),
@@ -217,6 +285,15 @@ impl Connection {
         self.end.exchange_mut().lose();
         let mut packets = Packets::new(self.end.stream_mut());
         let answer = ask_with(&mut packets, sql, parameter).await?;
+        *self.end.exchange_mut() = Exchange::default();
+        answer.map_err(LoginError::Refused)
+    }
+
+    /// Runs a query of pgweir's own, and gives its rows. Dropped half-way, the connection is not used again.
+    pub async fn select(&mut self, sql: &str) -> Result<Vec<Row>, LoginError> {
+        self.end.exchange_mut().lose();
+        let mut packets = Packets::new(self.end.stream_mut());
+        let answer = ask_rows(&mut packets, sql).await?;
         *self.end.exchange_mut() = Exchange::default();
         answer.map_err(LoginError::Refused)
     }
@@ -284,12 +361,19 @@ impl Moving {
             key,
             welcome,
             route,
+            lent,
+            facts,
+            told,
         } = self;
         Ok(Connection {
             end: end.map_stream(Unregistered::register)?,
             key,
             welcome,
             route,
+            lent,
+            stint: Stint::default(),
+            facts,
+            told,
             canceling: None,
         })
     }

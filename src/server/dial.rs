@@ -92,6 +92,29 @@ impl DialError {
         }
     }
 
+    /// The words for metrics.
+    pub const WORDS: [&str; 6] = [
+        "timeout",
+        "unreachable",
+        "tls",
+        "login",
+        "connect_query",
+        "limit",
+    ];
+
+    /// The word for metrics.
+    pub fn as_str(&self) -> &'static str {
+        let place = match self {
+            Self::Timeout(_) => 0,
+            Self::Unreachable { .. } => 1,
+            Self::Insecure { .. } => 2,
+            Self::Login(_) => 3,
+            Self::ConnectQuery(_) => 4,
+            Self::Limit(_) => 5,
+        };
+        Self::WORDS[place]
+    }
+
     /// Whether the protocol's version may be what the server does not like.
     fn may_depend_on_version(&self) -> bool {
         match self {
@@ -126,6 +149,20 @@ impl DialError {
             Self::Login(LoginError::Refused(error))
             | Self::ConnectQuery(LoginError::Refused(error)) => Some(error.code),
             _ => None,
+        }
+    }
+
+    /// Whether Postgres as a whole has no connection left, rather than this role or this database, which have limits of their own.
+    pub fn found_full(&self) -> bool {
+        match self {
+            Self::Login(LoginError::Refused(error)) => {
+                let own_limit = ["InitializeSessionUserId", "CheckMyDatabase"];
+                error.code == SqlState::TOO_MANY_CONNECTIONS
+                    && !error
+                        .routine()
+                        .is_some_and(|routine| own_limit.contains(&&*routine))
+            }
+            _ => false,
         }
     }
 

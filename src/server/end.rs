@@ -12,9 +12,9 @@ use crate::net::end::{End, EndError, Input};
 use crate::wire::edit::Edit;
 use crate::wire::exchange::{Exchange, Own, Receiver};
 use crate::wire::parameters::Parameters;
-use crate::wire::reply::{query, ready_for_query};
+use crate::wire::reply::{Severity, query, ready_for_query};
 use crate::wire::scan::{HEADER, LARGEST_MESSAGE, Next, Seen};
-use crate::wire::statement::Note;
+use crate::wire::statement::{Note, out_of_memory};
 
 /// Proof that the server owes nothing and is outside a transaction. Only [`ServerEnd::settled`] makes one.
 #[derive(Debug)]
@@ -113,6 +113,11 @@ impl<S> ServerEnd<S> {
         }
     }
 
+    /// How many prepared statements are kept account of.
+    pub fn prepared(&self) -> usize {
+        self.prepared.len()
+    }
+
     /// What its session is like.
     pub fn state(&self) -> &State {
         &self.state
@@ -183,10 +188,11 @@ impl<S> ServerEnd<S> {
         !self.end.flow().at_boundary()
     }
 
-    /// The proof, if the server owes nothing, nothing is half read, and nothing is half sent.
+    /// The proof, if the server owes nothing, nothing is half read, nothing is half sent, and it has not said that it ends.
     pub fn settled(&self) -> Option<Settled> {
         let quiet = !self.half_sent && self.end.flow().is_empty() && self.end.is_flushed();
-        (quiet && self.exchange.is_settled()).then_some(Settled(()))
+        let settled = quiet && self.exchange.is_settled() && !self.said_why();
+        settled.then_some(Settled(()))
     }
 
     /// The connection has ended. If Postgres has said why in answer to the one request that was outstanding, and nothing else
@@ -250,6 +256,11 @@ impl<S> ServerEnd<S> {
                     edit.replace(seen.at, seen.at + seen.length());
                     *swallowing = !seen.is_whole();
                 }
+                Receiver::Refused => {
+                    let error = out_of_memory().error(Severity::Error);
+                    edit.replace(seen.at, seen.at + seen.length()).extend(error);
+                    *swallowing = !seen.is_whole();
+                }
             }
             Next::Go
         });
@@ -263,6 +274,12 @@ impl<S> ServerEnd<S> {
         end.keep(&input[used..], wanted);
         self.take_back();
         Ok((used, edited))
+    }
+
+    /// Takes back what messages were to do that were sent into nothing. `true`: there were some.
+    pub fn take_back_at_once(&mut self) -> bool {
+        self.take_back();
+        !self.undone.is_empty()
     }
 
     /// Takes back what messages were to do that came to nothing; the last one first, because it was built on those before.

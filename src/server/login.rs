@@ -425,6 +425,33 @@ where
     Ok(failed.map_or(Ok(rows), Err))
 }
 
+/// Runs a query of pgweir's own and gives all its rows. Whatever Postgres thinks of it, the connection is ready for the next query
+/// on return.
+pub async fn ask_rows<S>(
+    packets: &mut Packets<S>,
+    sql: &str,
+) -> Result<Result<Vec<Row>, ServerError>, LoginError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    /// Far more than a Postgres has connections.
+    const MOST_ROWS: usize = 100_000;
+    packets.write(&query(sql)).await?;
+    let (mut rows, mut failed) = (Vec::new(), None);
+    loop {
+        let packet = packets.read(LONGEST_LOGIN_MESSAGE).await?;
+        match packet.tag {
+            b'D' if rows.len() == MOST_ROWS => return Err(LoginError::Unexpected("row")),
+            b'D' => rows.push(row(packet.body).ok_or(LoginError::Unexpected("DataRow"))?),
+            b'E' => failed = Some(ServerError::parse(&packet.body)),
+            b'Z' if packet.body[..] == *b"I" => break,
+            b'Z' => return Err(LoginError::Unexpected("transaction")),
+            _ => {}
+        }
+    }
+    Ok(failed.map_or(Ok(rows), Err))
+}
+
 fn first_column(row: Bytes) -> Option<String> {
     self::row(row)?.into_iter().next()?
 }

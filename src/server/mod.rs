@@ -4,6 +4,7 @@ pub mod close;
 pub mod connection;
 pub mod dial;
 pub mod end;
+pub mod facts;
 pub mod login;
 pub mod prepared;
 pub mod reach;

@@ -49,6 +49,12 @@ impl Store {
     }
 }
 
+/// A statement that is nobody else's.
+pub fn private(body: &[u8]) -> Arc<Statement> {
+    let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+    Arc::new(Statement::new(id, body, ""))
+}
+
 impl Known {
     fn tidy(&mut self) {
         if self.by_hash.len() < self.tidy_at.max(TIDY_FIRST) {
@@ -147,6 +153,14 @@ impl Prepared {
         }
     }
 
+    /// Closes all that are kept, because memory is short: those that no client has cost nothing but memory.
+    pub fn evict_all(&mut self, exchange: &mut Exchange, out: &mut Vec<u8>) {
+        for (_, Held { statement, .. }) in self.named.drain() {
+            statement.close_into(out);
+            exchange.pgweir_notes(Note::Evicted(statement));
+        }
+    }
+
     /// Whether what was sent in this batch is there for whoever is sent next: with it, or after it and nothing took it back.
     fn is_certain(&self, batch: u64) -> bool {
         batch == self.batch || batch < self.answered
@@ -203,7 +217,7 @@ impl Prepared {
                 };
                 self.named.insert(statement.id, held);
             }
-            Note::Named { sent: false, .. } | Note::Unnamed { .. } => {}
+            Note::Named { sent: false, .. } | Note::Unnamed { .. } | Note::Dropped(_) => {}
         }
     }
 
@@ -269,7 +283,7 @@ pub fn prepare_gone(name: &str, exchange: &mut Exchange, out: &mut Vec<u8>) {
     out.extend(Message::new(b'C').u8(b'S').text(name).done());
     exchange.pgweir_sent(Own::Part);
     out.extend(Message::new(b'P').text(name).text("").u16(0).done());
-    exchange.pgweir_sent(Own::Part);
+    exchange.pgweir_parses();
 }
 
 #[cfg(test)]

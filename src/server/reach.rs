@@ -17,7 +17,7 @@ pub struct Place {
     /// The host as configured.
     pub host: Arc<Host>,
     /// `None`: a unix socket.
-    address: Option<SocketAddr>,
+    pub address: Option<SocketAddr>,
 }
 
 /// No host could be reached.

@@ -120,6 +120,11 @@ impl PartialEq for Security {
 }
 
 impl Route {
+    /// Where it leads.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
     /// Secures a connection to `place` as `attempt` says, and tells how that came out.
     pub async fn secure(
         place: Place,

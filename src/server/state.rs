@@ -15,6 +15,14 @@ use super::prepared::Prepared;
 /// Names of parameters that are kept apart, of those that one transaction sets.
 const MOST_NAMES: usize = 256;
 
+const TIMEOUT: &str = "statement_timeout";
+
+/// A query that is not under the statement_timeout of whoever had the session before: that ends with the first statement, which takes
+/// no time.
+fn unhurried(sql: &str) -> String {
+    format!("SET LOCAL {TIMEOUT} = 0; {sql}")
+}
+
 /// What a session is like.
 #[derive(Debug, Default)]
 #[expect(
@@ -44,6 +52,10 @@ pub struct State {
 
 /// What a client may have done to the session that it was lent.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "they are independent of each other"
+)]
 pub struct Touched {
     /// Parameters that it may have set, by name.
     pub names: Vec<Box<str>>,
@@ -57,6 +69,8 @@ pub struct Touched {
     pub unsure: bool,
     /// Parameters that the server has reported since, with their values.
     pub reported: Vec<(Box<str>, Box<str>)>,
+    /// Postgres was asked what has become of them, and was stopped before it could answer.
+    pub asked_in_vain: bool,
 }
 
 impl Touched {
@@ -76,9 +90,21 @@ pub struct Answer {
     pub rows: Vec<(Box<str>, Option<Box<str>>)>,
     /// Parameters that were reported meanwhile.
     pub reported: Vec<(Box<str>, Box<str>)>,
+    /// Postgres was stopped before it could answer.
+    pub canceled: bool,
 }
 
 impl Touched {
+    /// Whether this parameter may have been set or reset.
+    fn concerns(&self, name: &str) -> bool {
+        let mut names = self.names.iter().chain(&self.reset);
+        let mut reported = self.reported.iter();
+        self.any
+            || self.resets_all
+            || names.any(|known| known.eq_ignore_ascii_case(name))
+            || reported.any(|(known, _)| known.eq_ignore_ascii_case(name))
+    }
+
     /// Whether this parameter may have been reset.
     pub fn resets(&self, name: &str) -> bool {
         self.resets_all
@@ -100,6 +126,11 @@ impl State {
         self.parameters = Arc::clone(parameters);
     }
 
+    /// Says that what it is like cannot be found out: it stays with its client.
+    pub fn pin(&mut self) {
+        self.pinned = true;
+    }
+
     /// The SQL that gives it these parameters, which it is taken to have from now on.
     pub(super) fn change_to(&mut self, parameters: &Arc<Parameters>) -> Option<String> {
         if Arc::ptr_eq(&self.parameters, parameters) {
@@ -107,15 +138,36 @@ impl State {
         }
         let sql = parameters.change_from(&self.parameters);
         let before = std::mem::replace(&mut self.parameters, Arc::clone(parameters));
-        if sql.is_some() {
-            self.before = Some(before);
-        }
-        sql
+        let sql = sql?;
+        let sql = match before.value(TIMEOUT) {
+            Some(_) => unhurried(&sql),
+            None => sql,
+        };
+        self.before = Some(before);
+        Some(sql)
+    }
+
+    /// Whether the statement_timeout in force is so short that even a query of pgweir's own may meet it.
+    pub fn is_hasty(&self) -> bool {
+        self.parameters.value(TIMEOUT).is_some_and(|timeout| {
+            let digits = timeout.trim_end_matches(|letter: char| !letter.is_ascii_digit());
+            let long = timeout.ends_with(['s', 'n', 'h', 'd']) && !timeout.ends_with("ms");
+            !(long && digits.parse().is_ok_and(|count: u32| count > 0))
+                && digits
+                    .parse()
+                    .is_ok_and(|count: u32| (1..1000).contains(&count))
+        })
     }
 
     /// Whether something lives in it that cannot be moved to another connection.
     pub fn is_pinned(&self) -> bool {
         self.pinned
+    }
+
+    /// Whether this parameter may be another than the book says: the client may have set it, or Postgres is being asked what it has set.
+    pub fn may_have_other(&self, name: &str) -> bool {
+        let touched = self.touched.as_deref();
+        self.answer.is_some() || touched.is_some_and(|touched| touched.concerns(name))
     }
 
     /// Whether it may have parameters that no other client may see, and whose names nobody knows.
@@ -143,7 +195,7 @@ impl State {
 
     /// Notes what a client's text does.
     pub fn note_effects(&mut self, effects: &Effects<'_>, status: Status) {
-        self.pinned |= effects.pins;
+        self.pinned |= effects.pins || (effects.creates && self.makes_temporary());
         let named = effects.sets.len() + effects.resets.len() > 0;
         if !named && !effects.sets_unknown && !effects.resets_all {
             return;
@@ -158,8 +210,39 @@ impl State {
         touched.unsure |= status != Status::Idle;
     }
 
+    /// Whether tables that are made in it without another word may live in it alone.
+    fn makes_temporary(&self) -> bool {
+        let search_path = self.parameters.value("search_path");
+        search_path.is_some_and(|path| path.contains("pg_temp"))
+    }
+
     pub(super) fn take_touched(&mut self) -> Option<Box<Touched>> {
         self.touched.take()
+    }
+
+    /// Notes what the client had done before what is noted already.
+    pub fn touched_before(&mut self, mut touched: Touched) {
+        if let Some(since) = self.touched.take() {
+            let Touched {
+                names,
+                reset,
+                any,
+                resets_all,
+                unsure,
+                reported,
+                asked_in_vain,
+            } = *since;
+            touched.asked_in_vain |= asked_in_vain;
+            touched.names.extend(names);
+            touched.reset.extend(reset);
+            touched.any |= any;
+            touched.resets_all |= resets_all;
+            touched.unsure |= unsure;
+            for parameter in reported {
+                touched.report(parameter);
+            }
+        }
+        self.touched = Some(Box::new(touched));
     }
 
     pub(super) fn said_fatal(&self) -> bool {
@@ -198,6 +281,9 @@ impl State {
             // What pgweir sent of it behind the error was skipped too.
             prepared.set_unnamed(None);
         }
+        if seen.tag == b'E' && is_last_word(seen.body) {
+            exchange.server_ends();
+        }
         let receiver = exchange.server_sent(seen.tag, seen.body);
         if seen.tag == b'Z' && exchange.is_answered() {
             prepared.settled();
@@ -208,13 +294,19 @@ impl State {
         }
         self.fatal = false;
         match (seen.tag, receiver) {
-            (b'C', Receiver::Client) => self.completed(prepared, seen.body),
+            (b'C', Receiver::Client) => self.completed(exchange, prepared, seen.body),
             (b'S', Receiver::Client) => {
                 if let Some(parameter) = parameter(seen.body) {
                     self.touched.get_or_insert_default().report(parameter);
                 }
             }
-            (b'E', Receiver::Client) => self.failed(prepared, seen.body, batch),
+            (b'E', Receiver::Client | Receiver::Refused) => {
+                self.failed(prepared, seen.body, batch);
+                if !has_field(seen.body, b"C26000") {
+                    // It has a reason of its own.
+                    return Receiver::Client;
+                }
+            }
             (b'Z', Receiver::Pgweir) => self.before = None,
             (tag, Receiver::Pgweir) => self.answered(tag, seen.body),
             _ => {}
@@ -222,11 +314,14 @@ impl State {
         receiver
     }
 
-    fn completed(&mut self, prepared: &mut Prepared, tag: &[u8]) {
+    fn completed(&mut self, exchange: &Exchange, prepared: &mut Prepared, tag: &[u8]) {
         match tag {
             b"DISCARD ALL\0" => {
                 self.forgets |= prepared.discarded();
-                (self.pinned, self.unlisted) = (false, false);
+                // What was sent behind it may have been noted already.
+                if exchange.is_last_command() {
+                    (self.pinned, self.unlisted) = (false, false);
+                }
                 let touched = self.touched.get_or_insert_default();
                 touched.resets_all = true;
             }
@@ -247,8 +342,8 @@ impl State {
         if batch {
             prepared.set_unnamed(None);
         }
-        let has = |wanted: &[u8]| body.split(|byte| *byte == 0).any(|field| field == wanted);
-        self.fatal = has(b"VFATAL") || has(b"VPANIC");
+        let has = |wanted: &[u8]| has_field(body, wanted);
+        self.fatal = is_last_word(body);
         // "cached plan must not change result type": its text is translated, the place where it is raised is not.
         if has(b"RRevalidateCachedQuery") {
             prepared.outdate_all();
@@ -267,8 +362,11 @@ impl State {
                 }
             }
             (b'S', Some(answer)) => answer.reported.extend(parameter(body)),
-            (b'E', _) => {
-                self.error = Some(body.into());
+            (b'E', answer) => {
+                match answer {
+                    Some(answer) if has_field(body, b"C57014") => answer.canceled = true,
+                    _ => self.error = Some(body.into()),
+                }
                 if let Some(before) = self.before.take() {
                     self.parameters = before;
                 }
@@ -276,6 +374,16 @@ impl State {
             _ => {}
         }
     }
+}
+
+/// Whether the body of an ErrorResponse has this field.
+fn has_field(body: &[u8], wanted: &[u8]) -> bool {
+    body.split(|byte| *byte == 0).any(|field| field == wanted)
+}
+
+/// Whether the body of an ErrorResponse is the last thing that a server says.
+fn is_last_word(body: &[u8]) -> bool {
+    has_field(body, b"VFATAL") || has_field(body, b"VPANIC")
 }
 
 /// Adds the names that are not there yet. `false`: there are too many to be kept apart.

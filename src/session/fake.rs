@@ -1,7 +1,8 @@
 //! A Postgres for tests, as a value: it keeps to the message flow of the manual, and its queries say what it does.
 //!
 //! `begin`, `commit`, `rollback`, `fail`, `rows N SIZE`, `copy in`, `copy in fails N` (at the N-th CopyData),
-//! `copy out N SIZE`, `wait` (until it is cancelled), `die`; anything else completes at once.
+//! `copy out N SIZE`, `wait` (until it is cancelled), `die`; anything else completes at once, unless `'slow'` stands in it, which
+//! makes it a `wait`.
 
 use crate::wire::reply::{Message, Report, Severity, SqlState};
 
@@ -62,6 +63,12 @@ impl Fake {
     /// Whether it runs a query that only a cancel ends.
     pub(super) fn is_running(&self) -> bool {
         self.running.is_some()
+    }
+
+    /// Says its last words.
+    pub(super) fn die(&mut self) -> Vec<u8> {
+        (self.dead, self.running) = (true, None);
+        Report::new(SqlState::ADMIN_SHUTDOWN, "terminating connection").error(Severity::Fatal)
     }
 
     /// Whether it has said its last words.
@@ -193,11 +200,11 @@ impl Fake {
                 self.running = Some(by);
                 return vec![];
             }
-            ["die" | "die;", ..] => {
-                self.dead = true;
-                let report = Report::new(SqlState::ADMIN_SHUTDOWN, "terminating connection");
-                return report.error(Severity::Fatal);
+            _ if sql.contains("'slow'") => {
+                self.running = Some(by);
+                return vec![];
             }
+            ["die" | "die;", ..] => return self.die(),
             [""] => Message::new(b'I').done(),
             _ => complete(sql),
         };

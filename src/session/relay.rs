@@ -7,17 +7,24 @@ use std::cell::RefCell;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
 
 use super::translate::{Tracking, Translator, in_clients_words, reset_parameter};
 use crate::client::end::{Behind, ClientEnd, Forward, Take};
 use crate::client::statements::TooMany;
-use crate::metrics::Traffic;
+use crate::metrics::{Counts, Stint, Traffic, in_micros};
 use crate::net::end::EndError;
 use crate::server::end::{ServerEnd, Settled};
 use crate::wire::WireError;
 use crate::wire::edit::Edit;
 use crate::wire::reply::ServerError;
 use crate::wire::scan::Seen;
+
+/// Bytes that a client has not taken beyond which nothing more is read of it. Postgres would read nothing as soon as it is stuck.
+const MOST_UNWRITTEN: usize = 128 * 1024;
+
+/// Flush.
+const FLUSH: [u8; 5] = [b'H', 0, 0, 0, 4];
 
 /// Full buffers moved in one poll before others get their turn.
 const TURNS: u32 = 8;
@@ -68,6 +75,12 @@ pub struct Relay<'a, C, S> {
     pub server: &'a mut ServerEnd<S>,
     /// The counters.
     pub traffic: &'a Traffic,
+    /// The client's own counters.
+    pub counts: &'a Counts,
+    /// Times what the client does.
+    pub stint: &'a mut Stint,
+    /// Where its time begins.
+    pub epoch: Instant,
     /// Whether the client may open transaction blocks.
     pub blocks: bool,
     /// How prepared statements are kept account of; `None`: they are not.
@@ -90,6 +103,10 @@ fn with_out<T>(work: impl FnOnce(&mut Vec<u8>) -> T) -> T {
         out.shrink_to(OUT_KEPT);
         done
     })
+}
+
+fn micros_since(epoch: Instant) -> u64 {
+    in_micros(epoch.elapsed())
 }
 
 impl<C, S> Relay<'_, C, S>
@@ -141,7 +158,11 @@ where
         bytes: &[u8],
         front: &[u8],
     ) -> Result<(), RelayError> {
-        let Forward { used, behind, .. } = with_out(|out| {
+        let Forward {
+            used,
+            whole,
+            behind,
+        } = with_out(|out| {
             let mut edit = Edit::new(bytes, out);
             if !front.is_empty() {
                 edit.insert(0).extend_from_slice(front);
@@ -157,7 +178,22 @@ where
             forward
         });
         self.traffic.received.add(used as u64);
-        self.give_due_answers(cx)?;
+        self.counts.received.add(used as u64);
+        let parses = self.server.exchange_mut().parses();
+        if parses > 0 {
+            self.traffic.server_parses.add(parses.into());
+        }
+        self.stint.asked(|| micros_since(self.epoch));
+        // Those that the server's replies will follow go with these.
+        if !self.server.exchange().will_be_answered() {
+            self.give_due_answers(cx)?;
+        }
+        if self.server.take_back_at_once() {
+            self.take_back();
+        }
+        if whole && self.server.exchange_mut().needs_flush() {
+            let _ = self.server.send(cx, &FLUSH, true);
+        }
         match behind {
             Behind::More => Ok(()),
             Behind::Goodbye => Err(RelayError::Goodbye),
@@ -169,18 +205,29 @@ where
     /// Notes the messages in `bytes`, and edits them.
     fn translate(&mut self, bytes: &[u8], edit: &mut Edit<'_>) -> Forward {
         let (mut books, tracking) = (self.server.books(), self.tracking);
+        let traffic = self.traffic;
         self.client.forward(bytes, |statements, seen| {
-            let Some(how) = tracking else {
-                books.exchange.client_sent(seen.tag);
-                return Take::Done;
+            let taken = match tracking {
+                None => {
+                    books.exchange.client_sent(seen.tag);
+                    Take::Done
+                }
+                Some(how) => {
+                    let books = &mut books;
+                    Translator {
+                        statements,
+                        books,
+                        how,
+                    }
+                    .take(seen, edit)
+                }
             };
-            let books = &mut books;
-            Translator {
-                statements,
-                books,
-                how,
+            match (seen.tag, &taken) {
+                (b'P', Take::Done) => traffic.client_parses.add(1),
+                (b'B', Take::Done) => traffic.binds.add(1),
+                _ => {}
             }
-            .take(seen, edit)
+            taken
         })
     }
 
@@ -222,9 +269,10 @@ where
         let (traffic, client) = (self.traffic, &mut *self.client);
         let resetting = self.server.state().resetting();
         let resetting = self.tracking.zip(resetting);
+        let mut answered = 0;
         let see = |seen: Seen<'_>| {
             match (seen.tag, client.statements()) {
-                (b'Z', _) => traffic.queries.add(1),
+                (b'Z', _) => answered += 1,
                 (b'E', Some(statements)) => return in_clients_words(statements, seen),
                 (b'S', _) => {
                     let (how, touched) = resetting.as_ref()?;
@@ -245,11 +293,30 @@ where
             return Err(RelayError::TransactionBlock);
         }
         traffic.sent.add(replies.len() as u64);
+        self.counts.sent.add(replies.len() as u64);
+        self.note_answers(answered);
         self.client.send(cx, replies).map_err(RelayError::client)?;
         self.take_back();
         match self.server.state_mut().error() {
             Some(error) => Err(RelayError::Parameters(ServerError::parse(&error))),
             None => Ok(Poll::Ready(())),
+        }
+    }
+
+    /// Counts ReadyForQuery messages. The last one of a transaction is timed when the server connection comes back.
+    fn note_answers(&mut self, answered: u64) {
+        if answered == 0 {
+            return;
+        }
+        self.traffic.queries.add(answered);
+        self.counts.queries.add(answered);
+        self.stint.answered(answered);
+        let exchange = self.server.exchange();
+        if !exchange.is_settled() {
+            let goes_on = !exchange.is_answered();
+            let epoch = self.epoch;
+            self.stint
+                .lap(|| micros_since(epoch), goes_on, self.traffic);
         }
     }
 
@@ -259,18 +326,22 @@ where
             self.server.state_mut().forgets(),
             self.server.exchange_mut().unnamed_failed(),
         );
+        let answered = self.server.exchange().is_answered();
         let undone = self.server.undone();
         let Some(statements) = self.client.statements() else {
             return;
         };
         for note in undone.drain(..) {
-            statements.undo(&note);
+            statements.undo(note);
         }
         if let Some(serial) = unnamed_failed {
             statements.unnamed_failed(serial);
         }
         if forgets {
             statements.forget_all();
+        }
+        if answered {
+            statements.settled();
         }
     }
 
@@ -284,8 +355,12 @@ where
         if !matches!(self.server.poll_flush(cx), Poll::Ready(Ok(()))) {
             return Ok(Poll::Pending);
         }
-        let holds = self.client.is_held() && self.server.exchange().has_undecided();
-        let input = if holds {
+        let exchange = self.server.exchange();
+        let holds = self.client.is_held() && exchange.has_undecided();
+        // What pgweir answers itself takes no room in the server's socket, and what it answers none in a client's that does not read.
+        let is_full = (exchange.is_deep() && !self.server.is_half_sent())
+            || self.client.unwritten() > MOST_UNWRITTEN;
+        let input = if holds || is_full {
             Poll::Pending
         } else {
             self.client

@@ -1,6 +1,7 @@
 //! A session: idle without a buffer, waiting in a pool's queue, or leased to a server connection. One future for its life.
 
 use std::cell::RefCell;
+use std::fmt;
 use std::future::Future;
 use std::mem;
 use std::pin::Pin;
@@ -17,12 +18,14 @@ use crate::client::statements::TooMany;
 use crate::config::checked::Mode;
 use crate::net::end::EndError;
 use crate::net::stream::Stream;
+use crate::policy::reaper::Sentence;
 use crate::pool::book::{ServiceId, ThreadId};
 use crate::pool::errand::Discard;
 use crate::pool::lease::{Called, Lease, Ticket};
-use crate::pool::pools::{Checkout, Pool, Refused};
+use crate::pool::pools::{Checkout, Member, Refused};
+use crate::repeats::POOLER_ERROR;
 use crate::server::end::{ServerEnd, Settled};
-use crate::server::state::Touched;
+use crate::server::state::{Answer, Touched};
 use crate::wire::WireError;
 use crate::wire::exchange::Exchange;
 use crate::wire::parameters::Parameters;
@@ -34,6 +37,10 @@ const SCRATCH: usize = 64 * 1024;
 /// Bytes that are read of an idle client's request. If no server connection is free they are kept until one is, so this
 /// bounds what a waiting client costs.
 const REQUEST: usize = 4 * 1024;
+
+/// How often pgweir's own query is tried again that a timeout of the client before, a late cancel or the end of its server has stopped.
+/// It takes well under a millisecond, which is the shortest timeout.
+const TRIES: u8 = 10;
 
 /// What a client that waits is told after `query_wait_notify`: PgBouncer's words.
 const QUEUED: &str = "No server connection available in postgres backend, client being queued";
@@ -79,11 +86,39 @@ pub enum End {
     /// It has done the same for too long.
     #[error("{}", overdue_text(*.0))]
     Overdue(Overdue),
+    /// Its deployment is superseded, or others need what it holds.
+    #[error("{0}")]
+    Reaped(Arc<Sentence>),
 }
 
 impl End {
     fn client(error: EndError) -> Self {
         RelayError::client(error).into()
+    }
+
+    /// The words that there are.
+    pub const WORDS: [&str; 16] = [
+        "goodbye",
+        "client_gone",
+        "protocol_violation",
+        "server_lost",
+        "query_wait",
+        "server_login",
+        "pool_removed",
+        "transaction_block",
+        "too_many_statements",
+        "parameters",
+        "drained",
+        "killed",
+        "client_idle",
+        "idle_transaction",
+        "transaction",
+        "query",
+    ];
+
+    /// Whether its client is told of an error.
+    pub fn is_told(&self) -> bool {
+        !matches!(self, Self::Goodbye | Self::ClientGone(_))
     }
 
     /// The word for logs and metrics.
@@ -105,6 +140,7 @@ impl End {
             Self::Overdue(Overdue::IdleTransaction) => "idle_transaction",
             Self::Overdue(Overdue::Transaction) => "transaction",
             Self::Overdue(Overdue::Query) => "query",
+            Self::Reaped(sentence) => sentence.reason.as_str(),
         }
     }
 
@@ -128,9 +164,7 @@ impl End {
                 "transaction blocks not allowed in statement pooling mode",
             )
             .hint("Set mode = \"transaction\" for this database or user."),
-            Self::TooManyStatements(error) => {
-                Report::new(SqlState::CONFIGURATION_LIMIT_EXCEEDED, error.to_string())
-            }
+            Self::TooManyStatements(error) => error.report(),
             Self::Parameters(error) => Report::new(error.code, error.message.clone())
                 .detail("The session's parameters could not be set on another server connection."),
             Self::Drained => Report::new(
@@ -142,6 +176,11 @@ impl End {
                 "terminating connection due to administrator command",
             ),
             Self::Overdue(overdue) => overdue_report(*overdue),
+            Self::Reaped(sentence) => Report::new(
+                SqlState::ADMIN_SHUTDOWN,
+                format!("terminating connection: {sentence}"),
+            )
+            .detail(sentence.explanation()),
         };
         Some(report.error(Severity::Fatal))
     }
@@ -198,7 +237,7 @@ impl From<RelayError> for End {
 #[derive(Debug)]
 pub struct Terms {
     /// Its pool.
-    pub pool: Arc<Pool>,
+    pub pool: Member,
     /// Its service.
     pub service: ServiceId,
     /// Its thread.
@@ -207,12 +246,31 @@ pub struct Terms {
     pub mode: Mode,
     /// Its place in the directory.
     pub listed: Listed,
-    /// Its seats under the caps on clients.
+    /// Its seats under the caps on clients, but for its service's.
     pub seats: Box<[Seat]>,
+    /// Its seat under its service's cap, if there is one.
+    pub service_seat: Option<Seat>,
+    /// Who says where it belongs when its client gives itself another name.
+    pub registrar: Arc<dyn Registrar>,
     /// What the client asked for at startup.
     pub startup: Arc<Parameters>,
     /// How many prepared statements a server connection keeps; 0 = names are left to the client.
     pub prepared: usize,
+}
+
+/// Says where a session belongs whose client has given itself another name.
+pub trait Registrar: fmt::Debug + Send + Sync {
+    /// Moves it there, for everybody to see. `None`: it stays where it is.
+    fn renamed(&self, listed: &Listed, application_name: &str) -> Option<Moved>;
+}
+
+/// Where a session is moved to.
+#[derive(Debug)]
+pub struct Moved {
+    /// The service with which it asks from now on.
+    pub service: ServiceId,
+    /// Its seat there, if the service has a cap on clients.
+    pub seat: Option<Seat>,
 }
 
 /// A logged-in client. Resolves to why it ended; by then the client was told.
@@ -225,6 +283,8 @@ pub struct Session {
     parameters: Arc<Parameters>,
     /// What it did to the session that is being asked what it is like.
     asked: Option<Box<Touched>>,
+    /// How many server connections in a row have ended before anything of the client's was sent to them.
+    ended: u8,
 }
 
 #[derive(Debug)]
@@ -237,8 +297,9 @@ enum Phase {
     EarlyLeased(Lease, Box<[u8]>),
     /// In the pool's queue, with what it has said so far.
     Waiting(Ticket, Box<[u8]>),
-    /// Holding a server connection whose session gets the client's role; with what the client has said so far.
-    Becoming(Lease, Box<[u8]>),
+    /// Holding a server connection whose session is made one of this client's (again, if it was reset) before anything is sent to it;
+    /// with what the client has said so far, and how often that may be tried again.
+    Becoming(Lease, Box<[u8]>, u8),
     /// Holding a server connection.
     Leased(Lease),
 }
@@ -260,13 +321,18 @@ impl Session {
             (Some(lease), None) => Phase::Leased(lease),
             (Some(lease), Some(early)) => Phase::EarlyLeased(lease, early.into()),
         };
-        Self {
+        let mut session = Self {
             client,
             phase,
             parameters: Arc::clone(&terms.startup),
             terms,
             asked: None,
+            ended: 0,
+        };
+        if let Phase::Leased(lease) | Phase::EarlyLeased(lease, _) = &mut session.phase {
+            take_on(&session.terms, lease);
         }
+        session
     }
 
     /// Its entry in the directory.
@@ -336,8 +402,8 @@ impl Session {
             thread,
             ..
         } = &self.terms;
-        match pool.ask(*service, *thread, cx.waker()) {
-            Checkout::Lease(lease) => self.begin(cx, lease, said),
+        match pool.ask(*service, *thread, self.entry().id(), cx.waker()) {
+            Checkout::Lease(lease) => self.got(cx, lease, said),
             Checkout::Ticket(ticket) => {
                 self.wait_from_now();
                 Ok(Phase::Waiting(ticket, said.into()))
@@ -352,39 +418,85 @@ impl Session {
         }
     }
 
+    /// A server connection was lent for a transaction, which begins.
+    fn got(&mut self, cx: &mut Context<'_>, mut lease: Lease, said: &[u8]) -> Result<Phase, End> {
+        take_on(&self.terms, &mut lease);
+        let connection = lease.connection();
+        connection.stint.begin(connection.lent);
+        self.begin(cx, lease, said)
+    }
+
     /// Sends on what was said before the lease, behind what makes the server's session one of this client's.
     fn begin(&mut self, cx: &mut Context<'_>, mut lease: Lease, said: &[u8]) -> Result<Phase, End> {
         self.terms.listed.does(Activity::Active);
         self.terms.listed.is_deaf(false);
         let end = &mut lease.connection().end;
-        let changes_role = end.state().changes_role(&self.parameters);
+        let waits = end.state().changes_role(&self.parameters) || end.state().is_hasty();
         let front = end.change_to(&self.parameters).unwrap_or_default();
-        if changes_role {
+        lease.connection().note_state();
+        let end = &mut lease.connection().end;
+        if waits && !front.is_empty() {
             // If the connection is gone, reading from it will say why.
             let _ = end.send(cx, &front, true);
-            return Ok(Phase::Becoming(lease, said.into()));
+            return Ok(Phase::Becoming(lease, said.into(), TRIES));
         }
         self.say(cx, lease, said, &front)
     }
 
-    /// Waits until the server's session has the client's role: nothing of the client's runs under another.
+    /// Waits until the server's session is one of the client's: nothing of the client's runs under the role of another.
     fn become_own(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<Result<Phase, End>> {
-        let Phase::Becoming(lease, _) = &mut self.phase else {
+        let Phase::Becoming(lease, _, tries) = &mut self.phase else {
             unreachable!("called in this phase only")
         };
         let (end, mut out) = (&mut lease.connection().end, Vec::new());
-        while !end.exchange().is_answered() {
-            ready!(end.poll_flush(cx)).map_err(End::ServerLost)?;
-            let replies = end.poll_replies(cx, scratch, &mut out, |_| None);
-            ready!(replies.map_ok(|_| ())).map_err(End::ServerLost)?;
+        // Others have nothing to hear yet: they have not got a server connection of their own.
+        let listens = self.terms.mode == Mode::Session;
+        loop {
+            while !end.exchange().is_answered() {
+                let heard = match ready!(end.poll_flush(cx)) {
+                    Ok(()) => ready!(end.poll_replies(cx, scratch, &mut out, |_| None)),
+                    Err(error) => Err(error),
+                };
+                match heard {
+                    Ok(replies) if listens => self.client.send(cx, replies).map_err(End::client)?,
+                    Ok(_) => {}
+                    Err(error) => return Poll::Ready(self.begin_again(cx, error)),
+                }
+            }
+            if end.said_why() {
+                return Poll::Ready(self.begin_again(cx, EndError::Closed));
+            }
+            let Some(error) = end.state_mut().error() else {
+                break;
+            };
+            let error = ServerError::parse(&error);
+            if error.code != SqlState::QUERY_CANCELED || *tries == 0 {
+                return Poll::Ready(Err(End::Parameters(error)));
+            }
+            // It was the timeout of the client before, or a cancel that came late.
+            *tries -= 1;
+            let front = end.change_to(&self.parameters).unwrap_or_default();
+            let _ = end.send(cx, &front, true);
         }
-        if let Some(error) = end.state_mut().error() {
-            return Poll::Ready(Err(End::Parameters(ServerError::parse(&error))));
-        }
-        let Phase::Becoming(lease, said) = mem::replace(&mut self.phase, Phase::Idle) else {
+        self.ended = 0;
+        let Phase::Becoming(lease, said, _) = mem::replace(&mut self.phase, Phase::Idle) else {
             unreachable!("called in this phase only")
         };
         Poll::Ready(self.say(cx, lease, &said, &[]))
+    }
+
+    /// The server connection has ended before anything of the client's was sent to it: another does as well.
+    fn begin_again(&mut self, cx: &mut Context<'_>, error: EndError) -> Result<Phase, End> {
+        let shared = self.terms.mode != Mode::Session;
+        if !shared || self.ended >= TRIES {
+            return Err(End::ServerLost(error));
+        }
+        self.ended += 1;
+        let Phase::Becoming(lease, said, _) = mem::replace(&mut self.phase, Phase::Idle) else {
+            unreachable!("called in this phase only")
+        };
+        lease.discard(Discard::Died);
+        self.check_out(cx, &said)
     }
 
     /// Sends on what was said, behind `front`.
@@ -419,7 +531,7 @@ impl Session {
         };
         let said = mem::take(said);
         Poll::Ready(match called {
-            Called::Lease(lease) => self.begin(cx, lease, &said),
+            Called::Lease(lease) => self.got(cx, lease, &said),
             Called::Again => self.check_out(cx, &said),
             Called::Refused(refused) => Err(End::Refused(refused)),
         })
@@ -437,6 +549,10 @@ impl Session {
             // This thread's counter: nobody else has written to it since.
             let goes_on = traffic.queries.read() != answered;
             note(&self.terms.listed, relay.server.exchange(), goes_on);
+            // A cancel may have waited until pgweir's own query was over.
+            if self.entry().is_asked() && self.entry().asked(Ask::Cancel) {
+                self.cancel(cx);
+            }
             return Poll::Pending;
         };
         let proof = match proof {
@@ -445,6 +561,7 @@ impl Session {
         };
         if self.asked.is_none() {
             traffic.transactions.add(1);
+            self.entry().counts.transactions.add(1);
         }
         Poll::Ready(self.boundary(cx, proof))
     }
@@ -476,6 +593,13 @@ impl Session {
     /// A transaction has ended.
     fn boundary(&mut self, cx: &mut Context<'_>, proof: Settled) -> Result<Phase, End> {
         self.terms.listed.does(Activity::Idle);
+        if self.entry().is_asked() && self.entry().asked(Ask::Cancel) {
+            // What it was for is over.
+            drop(self.terms.listed.cancelers());
+        }
+        if let Some(statements) = self.client.statements() {
+            self.terms.listed.has_prepared(statements.len());
+        }
         let Phase::Leased(mut lease) = mem::replace(&mut self.phase, Phase::Idle) else {
             return Ok(Phase::Idle);
         };
@@ -484,7 +608,7 @@ impl Session {
             return Ok(Phase::Leased(lease));
         }
         if !shared && self.restore(cx, &mut lease) {
-            return Ok(Phase::Leased(lease));
+            return Ok(Phase::Becoming(lease, Box::default(), TRIES));
         }
         let state = lease.connection().end.state();
         if shared && !state.is_pinned() {
@@ -495,6 +619,7 @@ impl Session {
             }
             return Ok(Phase::Idle);
         }
+        lease.lap();
         let drain = self.entry().asked(Ask::Drain);
         self.phase = Phase::Leased(lease);
         // If the client is too slow for its reply, it is asked again later.
@@ -506,15 +631,24 @@ impl Session {
 
     /// A reset goes back to what the server connection began with, but its client's session began with what it asked for. `true`:
     /// that is on its way.
-    fn restore(&self, cx: &mut Context<'_>, lease: &mut Lease) -> bool {
+    fn restore(&mut self, cx: &mut Context<'_>, lease: &mut Lease) -> bool {
         let end = &mut lease.connection().end;
         let Some(touched) = end.touched() else {
             return false;
         };
-        let startup = &self.terms.startup;
+        let startup = Arc::clone(&self.terms.startup);
+        if touched.resets(APPLICATION_NAME) {
+            self.renamed(startup.value(APPLICATION_NAME).unwrap_or_default());
+        } else if let Some((_, name)) = touched
+            .reported
+            .iter()
+            .find(|(known, _)| **known == *APPLICATION_NAME)
+        {
+            self.renamed(name);
+        }
         let left = startup.iter().filter(|(name, _)| !touched.resets(name));
         end.state_mut().set_parameters(&Arc::new(left.collect()));
-        let Some(change) = end.change_to(startup) else {
+        let Some(change) = end.change_to(&startup) else {
             return false;
         };
         // If the connection is gone, reading from it will say why.
@@ -524,12 +658,38 @@ impl Session {
 
     /// Finds out what the client did to its session, if anything, so that it follows the client. `true`: Postgres is being asked.
     fn learn(&mut self, cx: &mut Context<'_>, lease: &mut Lease) -> bool {
-        let connection = lease.connection();
-        let (end, base) = (&mut connection.end, &connection.welcome.parameters);
+        let end = &mut lease.connection().end;
         let answer = end.state_mut().answer();
         if !end.state().is_touched() && answer.is_none() {
             return false;
         }
+        let before = Arc::clone(&self.parameters);
+        let asks = self.learn_from(cx, lease, answer.as_deref());
+        let now = Arc::clone(&self.parameters);
+        if now.value(APPLICATION_NAME) != before.value(APPLICATION_NAME) {
+            self.renamed(now.value(APPLICATION_NAME).unwrap_or_default());
+        }
+        asks
+    }
+
+    /// Its client calls itself by this name: it may belong to another service or deployment from now on.
+    fn renamed(&mut self, application_name: &str) {
+        let Terms {
+            registrar, listed, ..
+        } = &self.terms;
+        if let Some(Moved { service, seat }) = registrar.renamed(listed, application_name) {
+            (self.terms.service, self.terms.service_seat) = (service, seat);
+        }
+    }
+
+    fn learn_from(
+        &mut self,
+        cx: &mut Context<'_>,
+        lease: &mut Lease,
+        answer: Option<&Answer>,
+    ) -> bool {
+        let connection = lease.connection();
+        let (end, base) = (&mut connection.end, &connection.welcome.parameters);
         let given = Arc::clone(end.state().parameters());
         let mut ground = Ground {
             base,
@@ -537,7 +697,10 @@ impl Session {
             given: &given,
         };
         let answered;
-        if let (Some(answer), Some(touched)) = (&answer, self.asked.take()) {
+        if let (Some(answer), Some(touched)) = (answer, self.asked.take()) {
+            if answer.canceled {
+                return self.ask_again(cx, lease, *touched);
+            }
             answered = ground.answered(&touched, answer);
             self.parameters = self.settle_on(end, answered.clone());
             ground.given = &answered;
@@ -558,6 +721,21 @@ impl Session {
                 true
             }
         }
+    }
+
+    /// What was asked of Postgres was stopped by a cancel that came late, or by a timeout of the client's that is too short for any
+    /// answer: the second time it is the latter, and the client keeps the server connection.
+    fn ask_again(&mut self, cx: &mut Context<'_>, lease: &mut Lease, touched: Touched) -> bool {
+        let state = lease.connection().end.state_mut();
+        if touched.asked_in_vain {
+            state.pin();
+            return false;
+        }
+        state.touched_before(Touched {
+            asked_in_vain: true,
+            ..touched
+        });
+        self.learn(cx, lease)
     }
 
     /// Notes what the server's session is like, and gives what the client's are to be like.
@@ -585,7 +763,12 @@ impl Session {
         match due {
             Some(Due::End(overdue)) => return Some(End::Overdue(overdue)),
             Some(Due::Notice) => self.tell_that_it_waits(cx),
-            None => {}
+            Some(Due::Reap) if self.may_be_reaped() => {
+                if let Some(sentence) = self.terms.listed.sentence() {
+                    return Some(End::Reaped(sentence));
+                }
+            }
+            Some(Due::Reap) | None => {}
         }
         if self.entry().asked(Ask::Look)
             && matches!(self.phase, Phase::Waiting(..))
@@ -606,6 +789,13 @@ impl Session {
         (drain && settled && self.client.is_flushed()).then_some(End::Drained)
     }
 
+    /// Whether nothing is under way: neither a transaction nor the client's next message.
+    fn may_be_reaped(&self) -> bool {
+        matches!(self.phase, Phase::Idle | Phase::Leased(_))
+            && !self.client.is_held()
+            && self.client.stream().is_quiet()
+    }
+
     fn tell_that_it_waits(&mut self, cx: &mut Context<'_>) {
         if let Phase::Waiting(..) = self.phase {
             self.terms.listed.was_told();
@@ -617,6 +807,10 @@ impl Session {
 
     /// Its client wants its query stopped.
     fn cancel(&mut self, cx: &mut Context<'_>) {
+        if self.runs_own_query() {
+            // That is not what the client wants stopped.
+            return self.entry().asks_later(Ask::Cancel);
+        }
         let cancelers = self.terms.listed.cancelers();
         match &mut self.phase {
             // Postgres ignores the cancel of an idle session too.
@@ -634,6 +828,8 @@ impl Session {
                 if self.client.send(cx, &words).is_err() {
                     return;
                 }
+                let id = self.terms.listed.entry().id();
+                tracing::debug!(target: POOLER_ERROR, id, "canceled while it waited");
                 if rest.is_empty() {
                     self.phase = Phase::Idle;
                     self.terms.listed.does(Activity::Idle);
@@ -645,13 +841,25 @@ impl Session {
         }
     }
 
+    /// Whether what its server connection runs is a query of pgweir's own.
+    fn runs_own_query(&mut self) -> bool {
+        match &mut self.phase {
+            Phase::Becoming(..) => true,
+            Phase::Leased(lease) => lease.connection().end.exchange().answers_pgweir(),
+            _ => false,
+        }
+    }
+
     /// Gives back what the session holds and tells the client why it ends.
     fn end(&mut self, cx: &mut Context<'_>, end: End) -> End {
         let mut speak = true;
-        if let Phase::Leased(mut lease) = mem::replace(&mut self.phase, Phase::Idle) {
+        let phase = mem::replace(&mut self.phase, Phase::Idle);
+        // What Postgres says to pgweir's own query is passed on to those who keep their server connection.
+        let hears = matches!(phase, Phase::Leased(_)) || self.terms.mode == Mode::Session;
+        if let Phase::Leased(mut lease) | Phase::Becoming(mut lease, ..) = phase {
             let server = &lease.connection().end;
             // Postgres' own last words are better than ours, and in the middle of a message there is no place for any.
-            let told = server.said_why() && matches!(end, End::ServerLost(_));
+            let told = hears && server.said_why() && matches!(end, End::ServerLost(_));
             speak = !told && !server.is_half_read();
             match (server.settled(), &end) {
                 (_, End::ServerLost(_)) => lease.discard(Discard::Died),
@@ -679,6 +887,15 @@ impl Future for Session {
         self.entry().attend(cx.waker());
         SCRATCH_BUFFER.with_borrow_mut(|scratch| self.step(cx, scratch))
     }
+}
+
+/// The parameter by which a session says where it belongs.
+const APPLICATION_NAME: &str = "application_name";
+
+/// Notes that a session has got this server connection.
+fn take_on(terms: &Terms, lease: &mut Lease) {
+    lease.connection().serves(terms.listed.entry().id());
+    terms.pool.traffic(terms.thread).assignments.add(1);
 }
 
 static NO_PARAMETERS: Parameters = Parameters::NONE;
@@ -710,9 +927,14 @@ fn relaying<'a>(
         startup: &terms.startup,
         heard,
     });
+    let epoch = terms.pool.epoch();
+    let connection = lease.connection();
     Relay {
         client,
-        server: &mut lease.connection().end,
+        server: &mut connection.end,
+        stint: &mut connection.stint,
+        counts: &terms.listed.entry().counts,
+        epoch,
         traffic: terms.pool.traffic(terms.thread),
         blocks: terms.mode != Mode::Statement,
         tracking,
@@ -724,7 +946,7 @@ fn note(listed: &Listed, exchange: &Exchange, goes_on: bool) {
     let activity = if exchange.is_streaming() {
         Activity::Streaming
     } else if exchange.is_settled() {
-        Activity::Idle
+        Activity::Holding
     } else if exchange.is_in_transaction() {
         Activity::InTransaction
     } else {

@@ -1,23 +1,26 @@
 //! A client's messages in the words of the server connection that it holds: names of prepared statements become the server's own,
 //! and what the server lacks is prepared in front of what needs it.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::client::end::{Behind, Take};
-use crate::client::statements::{LONGEST_UNNAMED, Statements};
+use crate::client::statements::{
+    Drops, LONGEST_UNNAMED, MODEST, Statements, TooMany, is_memory_short,
+};
 use crate::server::end::Books;
-use crate::server::prepared::{Store, prepare_gone};
+use crate::server::prepared::{Store, prepare_gone, private};
 use crate::server::state::{Touched, parameter};
 use crate::wire::WireError;
 use crate::wire::edit::Edit;
-use crate::wire::exchange::{Answer, Own};
+use crate::wire::exchange::Answer;
 use crate::wire::parameters::Parameters;
 use crate::wire::reply::{Message, parameter_status};
 use crate::wire::scan::{HEADER, Seen};
 use crate::wire::sql::{Effects, effects, may_have_effects};
 use crate::wire::statement::{
-    GONE, Head, Note, PREFIX, ServerName, bind_into, describe_into, mentioned, of_bind,
-    of_describe_or_close, of_parse,
+    Dropped, GONE, Head, Note, PREFIX, ServerName, bind_into, describe_into, mentioned, of_bind,
+    of_describe_or_close, of_execute, of_parse,
 };
 
 /// The longest text under a name, in bytes: it must be there as a whole.
@@ -29,7 +32,12 @@ const LONGEST_HEAD: usize = 4096;
 /// The longest text that is read as a whole, to see what it does to the session, in bytes.
 const LONGEST_TEXT: usize = 1024 * 1024;
 
-/// Statements that are prepared to be deallocated by one message.
+/// The functions for large objects, by their numbers in `pg_proc`, which are the same everywhere: libpq calls them so.
+const OF_LARGE_OBJECTS: [u32; 13] = [
+    715, 764, 765, 952, 953, 954, 955, 956, 957, 958, 964, 1004, 3170,
+];
+
+/// Names that are deallocated by one message. Those beyond stay: Postgres says that it has none of that name.
 const MOST_DEALLOCATED: usize = 16;
 
 /// How statements are kept account of.
@@ -72,6 +80,8 @@ impl Translator<'_, '_> {
             b'P' => self.parse(seen, edit),
             b'B' => self.bind(seen, edit),
             b'D' | b'C' => self.describe_or_close(seen, edit),
+            b'E' => self.execute(seen),
+            b'F' => self.call(seen),
             b'S' => {
                 self.books.prepared.batch_ends();
                 self.books.exchange.client_sent(b'S');
@@ -86,8 +96,11 @@ impl Translator<'_, '_> {
 
     /// Names are left to the clients; what a text does to the session is noted all the same.
     fn take_as_it_is(&mut self, seen: Seen<'_>) -> Take {
+        if seen.tag == b'F' {
+            return self.call(seen);
+        }
         if matches!(seen.tag, b'Q' | b'P') {
-            if !seen.is_whole() && seen.length() <= LONGEST_TEXT {
+            if !seen.is_whole() && may_wait(seen, LONGEST_TEXT) {
                 return Take::Wait(seen.length());
             }
             if !seen.is_whole() {
@@ -108,9 +121,32 @@ impl Translator<'_, '_> {
     }
 
     fn query(&mut self, seen: Seen<'_>, edit: &mut Edit<'_>) -> Take {
-        if !seen.is_whole() && seen.length() <= LONGEST_TEXT {
+        if !seen.is_whole() && may_wait(seen, LONGEST_TEXT) {
             return Take::Wait(seen.length());
         }
+        if !may_have_effects(seen.body) {
+            self.forget_unnamed(seen);
+            self.books.exchange.client_sent(b'Q');
+            return Take::Done;
+        }
+        let text = seen.body.strip_suffix(b"\0").unwrap_or(seen.body);
+        let effects = effects(text);
+        if self.drops_undecided(&effects) {
+            return Take::Hold;
+        }
+        self.forget_unnamed(seen);
+        self.note(&effects);
+        let (dropped, edited) = self.drop_names(&effects, text, seen, edit);
+        if let Some(text) = edited {
+            let query = Message::new(b'Q').bytes(&text).u8(0).done();
+            edit.replace(seen.at, seen.at + seen.length()).extend(query);
+        }
+        self.books.exchange.client_drops(b'Q', dropped);
+        Take::Done
+    }
+
+    /// A Query destroys the unnamed statement.
+    fn forget_unnamed(&mut self, seen: Seen<'_>) {
         self.books.prepared.set_unnamed(None);
         if let Some(statements) = self.statements {
             statements.forget_unnamed();
@@ -118,16 +154,29 @@ impl Translator<'_, '_> {
         if !seen.is_whole() {
             self.note_unseen();
         }
-        if may_have_effects(seen.body) {
-            let text = seen.body.strip_suffix(b"\0").unwrap_or(seen.body);
-            let effects = effects(text);
-            self.note(&effects);
-            if let Some(text) = self.deallocated(&effects, text, seen, edit) {
-                let query = Message::new(b'Q').bytes(&text).u8(0).done();
-                edit.replace(seen.at, seen.at + seen.length()).extend(query);
-            }
+    }
+
+    /// Whether what it is to drop depends on what is not answered yet.
+    fn drops_undecided(&self, effects: &Effects<'_>) -> bool {
+        let exchange = &self.books.exchange;
+        let mut each = effects.deallocates.iter();
+        exchange.has_undecided()
+            && (effects.discards || each.any(|(_, name)| exchange.is_undecided(name.as_bytes())))
+    }
+
+    /// What a FunctionCall does is known of the large objects' functions alone, and these do nothing to the session.
+    fn call(&mut self, seen: Seen<'_>) -> Take {
+        if !seen.has(4) {
+            return Take::Wait(HEADER + 4);
         }
-        self.books.exchange.client_sent(b'Q');
+        let function = seen.body.first_chunk().map(|id| u32::from_be_bytes(*id));
+        if !function.is_some_and(|id| OF_LARGE_OBJECTS.contains(&id)) {
+            self.note(&Effects {
+                pins: true,
+                ..Effects::default()
+            });
+        }
+        self.books.exchange.client_sent(b'F');
         Take::Done
     }
 
@@ -143,12 +192,41 @@ impl Translator<'_, '_> {
     fn note(&mut self, effects: &Effects<'_>) {
         let status = self.books.exchange.status();
         self.books.state.note_effects(effects, status);
+    }
+
+    /// What a text is about to drop of the client's names, and the text as it is to be sent: see [`Self::deallocated`].
+    fn drop_names(
+        &mut self,
+        effects: &Effects<'_>,
+        text: &[u8],
+        seen: Seen<'_>,
+        edit: &mut Edit<'_>,
+    ) -> (Dropped, Option<Vec<u8>>) {
+        let mut dropped = Dropped::default();
+        if !effects.discards && effects.deallocates.is_empty() {
+            return (dropped, None);
+        }
         if effects.discards {
             self.books.prepared.discard_sent();
-            if let Some(statements) = self.statements {
-                statements.forget_all();
-            }
         }
+        let edited = self.deallocated(effects, text, seen, edit);
+        let Some(statements) = self.statements else {
+            return (dropped, edited);
+        };
+        for (_, name) in effects.deallocates.iter().take(MOST_DEALLOCATED) {
+            let name = name.as_bytes();
+            let statement = statements.forget(name);
+            let known = statement.map(|statement| (name.into(), statement));
+            dropped.each.push_back(known);
+        }
+        if effects.discards {
+            dropped.all = statements.forget_all();
+        }
+        // Of what stands in code it is never told whether it was done.
+        if effects.in_code {
+            dropped = Dropped::default();
+        }
+        (dropped, edited)
     }
 
     /// The text in which the names of this client's statements are those of empty ones, which are prepared in front of it. What
@@ -160,18 +238,24 @@ impl Translator<'_, '_> {
         seen: Seen<'_>,
         edit: &mut Edit<'_>,
     ) -> Option<Vec<u8>> {
-        let statements = self.statements.as_mut()?;
         if !seen.is_whole() {
             return None;
         }
         let (mut edited, mut from) = (vec![], 0);
         let deallocates = effects.deallocates.iter().take(MOST_DEALLOCATED);
         for (n, (range, name)) in deallocates.enumerate() {
-            if statements.forget(name.as_bytes()).is_none() {
+            let known = self.statements.as_ref();
+            let is_known = known.is_some_and(|known| known.named(name.as_bytes()).is_some());
+            let gone = if is_known {
+                let gone = format!("{GONE}_{n}");
+                prepare_gone(&gone, self.books.exchange, edit.insert(seen.at));
+                gone
+            } else if name.as_bytes().starts_with(PREFIX) {
+                // Nobody drops what others have prepared.
+                GONE.to_owned()
+            } else {
                 continue;
-            }
-            let gone = format!("{GONE}_{n}");
-            prepare_gone(&gone, self.books.exchange, edit.insert(seen.at));
+            };
             edited.extend_from_slice(&text[from..range.start]);
             edited.extend(gone.into_bytes());
             from = range.end;
@@ -187,7 +271,8 @@ impl Translator<'_, '_> {
             Head::Unnamed => self.parse_unnamed(seen, edit),
             Head::Named(name, _) if self.is_undecided(name) => Take::Hold,
             Head::Named(name, end) if seen.is_whole() => self.parse_named(name, end, seen, edit),
-            Head::Named(..) if seen.length() <= LONGEST_NAMED => Take::Wait(seen.length()),
+            Head::Named(..) if may_wait(seen, LONGEST_NAMED) => Take::Wait(seen.length()),
+            Head::Named(..) if seen.length() <= LONGEST_NAMED => self.refuse(seen, edit),
             Head::Named(..) => Take::Refuse(Behind::Violation(WireError::TooLong {
                 tag: 'P',
                 length: seen.body_len,
@@ -201,7 +286,7 @@ impl Translator<'_, '_> {
     }
 
     fn parse_unnamed(&mut self, seen: Seen<'_>, edit: &mut Edit<'_>) -> Take {
-        let short = seen.length() <= LONGEST_UNNAMED;
+        let short = seen.is_whole() || may_wait(seen, LONGEST_UNNAMED);
         if short && !seen.is_whole() {
             return Take::Wait(seen.length());
         }
@@ -214,14 +299,7 @@ impl Translator<'_, '_> {
             self.note_unseen();
         }
         if has_effects {
-            let effects = effects(text);
-            self.note(&effects);
-            if let Some(edited) = self.deallocated(&effects, text, seen, edit) {
-                let rest = &seen.body[1 + text.len()..];
-                let parse = Message::new(b'P').u8(0).bytes(&edited).bytes(rest);
-                edit.replace(seen.at, seen.at + seen.length())
-                    .extend(parse.done());
-            }
+            self.note(&effects(text));
         }
         self.books.prepared.set_unnamed(Some(unnamed));
         self.books.exchange.client_prepares_unnamed(unnamed.1);
@@ -238,7 +316,9 @@ impl Translator<'_, '_> {
         let statements = self.statements.get_or_insert_default();
         let (at, next) = (seen.at, seen.at + seen.length());
         let Books {
-            exchange, prepared, ..
+            exchange,
+            prepared,
+            state,
         } = &mut *self.books;
         if let Some(known) = statements.named(name) {
             // Postgres itself says that the name is taken, in the client's words in the end.
@@ -250,9 +330,16 @@ impl Translator<'_, '_> {
         }
         let body = &seen.body[end..];
         let search_path = self.how.parameters.value("search_path").unwrap_or_default();
-        let statement = self.how.store.statement(body, search_path);
-        if let Err(too_many) = statements.name(name, &statement) {
-            return Take::Refuse(Behind::TooMany(too_many));
+        // Under a path that is not known it is shared with nobody.
+        let statement = if state.may_have_other("search_path") {
+            private(body)
+        } else {
+            self.how.store.statement(body, search_path)
+        };
+        match statements.name(name, &statement) {
+            Ok(()) => {}
+            Err(TooMany::OfAll) => return self.refuse(seen, edit),
+            Err(too_many) => return Take::Refuse(Behind::TooMany(too_many)),
         }
         let sent = !prepared.use_again(&statement);
         let note = Note::Named {
@@ -272,19 +359,53 @@ impl Translator<'_, '_> {
         Take::Done
     }
 
+    /// All clients together have too much for this Parse, of which not all need be there. In its place Postgres is asked for what it
+    /// does not have: so it fails the batch as it fails any, and its error becomes the one that the client is told. What this server
+    /// has prepared is closed, so that what clients have given up goes: the next try may find room.
+    fn refuse(&mut self, seen: Seen<'_>, edit: &mut Edit<'_>) -> Take {
+        if self.books.exchange.in_copy_in() {
+            return Take::Refuse(Behind::TooMany(TooMany::OfAll));
+        }
+        let (prepared, exchange) = (&mut *self.books.prepared, &mut *self.books.exchange);
+        prepared.evict_all(exchange, edit.insert(seen.at));
+        if seen.is_whole() {
+            let out = edit.replace(seen.at, seen.at + seen.length());
+            describe_into(GONE.as_bytes(), out);
+        } else {
+            // What is still to come of it goes as CopyData, over which Postgres passes then (manual, "COPY Operations").
+            let out = edit.replace(seen.at, seen.at + 1);
+            describe_into(GONE.as_bytes(), out);
+            out.push(b'd');
+        }
+        self.books.exchange.refuse();
+        Take::Done
+    }
+
     fn bind(&mut self, seen: Seen<'_>, edit: &mut Edit<'_>) -> Take {
-        match of_bind(seen.body, seen.is_whole()) {
-            (_, Head::Cut) => return more_of_head(seen),
-            (_, Head::Unnamed) => {
+        let (portal, head) = of_bind(seen.body, seen.is_whole());
+        match head {
+            Head::Cut => return more_of_head(seen),
+            Head::Named(name, _) if self.is_undecided(name) => return Take::Hold,
+            _ => {}
+        }
+        if let Some(statements) = self.statements {
+            // The portal is another one now.
+            drop(statements.drops(portal_of(seen, portal)));
+        }
+        match head {
+            Head::Unnamed => {
                 self.bring_unnamed(seen, edit);
-                self.note_unnamed();
-            }
-            (_, Head::Named(name, _)) if self.is_undecided(name) => return Take::Hold,
-            (portal, Head::Named(name, end)) => {
-                if self.bind_deallocation(name, portal, end, seen, edit) {
-                    return Take::Done;
+                if let Some(text) = self.unnamed_with_effects() {
+                    self.bind_with_effects(&text, portal, portal + 1, seen, edit);
                 }
-                if let Some(name) = self.bring(name, seen, edit) {
+            }
+            Head::Named(name, end) => {
+                let known = self.statements.as_ref().and_then(|known| known.named(name));
+                let known = known.filter(|known| known.has_effects).map(Arc::clone);
+                if let Some(statement) = known
+                    && self.bind_with_effects(&statement.body, portal, end, seen, edit)
+                {
+                } else if let Some(name) = self.bring(name, seen, edit) {
                     let rest = seen.body_len as usize - end;
                     let out = edit.replace(seen.at, seen.at + HEADER + end);
                     bind_into(&name, &seen.body[..portal], rest, out);
@@ -296,34 +417,70 @@ impl Translator<'_, '_> {
         Take::Done
     }
 
-    /// A named statement that deallocates names of this client is run as an unnamed one in which they stand for others.
-    fn bind_deallocation(
+    /// Notes what a statement that is bound does to the session. If it deallocates names of this client, it is run as an unnamed one
+    /// in which they stand for others: `true`. `body`: its text and parameter types; `end`: where its name ends in the Bind.
+    fn bind_with_effects(
         &mut self,
-        name: &[u8],
+        body: &[u8],
         portal: usize,
         end: usize,
         seen: Seen<'_>,
         edit: &mut Edit<'_>,
     ) -> bool {
-        let known = self.statements.as_ref().and_then(|known| known.named(name));
-        let Some(statement) = known.filter(|known| known.has_effects).map(Arc::clone) else {
-            return false;
-        };
-        let text = text_of(&statement.body);
+        let text = text_of(body);
         let effects = effects(text);
-        let Some(edited) = self.deallocated(&effects, text, seen, edit) else {
-            return false;
-        };
         self.note(&effects);
-        let types = &statement.body[text.len()..];
+        if !effects.discards && effects.deallocates.is_empty() {
+            return false;
+        }
+        let edited = self.deallocated(&effects, text, seen, edit);
+        let name = |name: &Cow<'_, str>| name.as_bytes().into();
+        let each = effects.deallocates.iter().take(MOST_DEALLOCATED);
+        let each = each.map(|(_, of)| name(of));
+        self.statements.get_or_insert_default().will_drop(Drops {
+            portal: portal_of(seen, portal).into(),
+            each: each.collect(),
+            all: effects.discards,
+        });
+        let Some(edited) = edited else { return false };
+        let types = &body[text.len()..];
         let parse = Message::new(b'P').u8(0).bytes(&edited).bytes(types);
         edit.insert(seen.at).extend(parse.done());
-        self.books.exchange.pgweir_sent(Own::Part);
+        self.books.exchange.pgweir_parses();
         self.books.prepared.set_unnamed(None);
         let out = edit.replace(seen.at, seen.at + HEADER + end);
         bind_into(&[], &seen.body[..portal], seen.body_len as usize - end, out);
-        self.books.exchange.client_sent(b'B');
         true
+    }
+
+    fn execute(&mut self, seen: Seen<'_>) -> Take {
+        let known = self.statements.as_mut();
+        let Some(statements) = known.filter(|known| known.has_drops()) else {
+            self.books.exchange.client_sent(b'E');
+            return Take::Done;
+        };
+        let Some(portal) = of_execute(seen.body) else {
+            if !seen.is_whole() {
+                return more_of_head(seen);
+            }
+            self.books.exchange.client_sent(b'E');
+            return Take::Done;
+        };
+        let mut dropped = Dropped::default();
+        if let Some(drops) = statements.drops(portal) {
+            for name in drops.each {
+                let statement = statements.forget(&name);
+                dropped
+                    .each
+                    .push_back(statement.map(|statement| (name, statement)));
+            }
+            if drops.all {
+                dropped.all = statements.forget_all();
+                self.books.prepared.discard_sent();
+            }
+        }
+        self.books.exchange.client_drops(b'E', dropped);
+        Take::Done
     }
 
     fn describe_or_close(&mut self, seen: Seen<'_>, edit: &mut Edit<'_>) -> Take {
@@ -400,22 +557,22 @@ impl Translator<'_, '_> {
                 prepared.set_unnamed(None);
             }
         }
-        exchange.pgweir_sent(Own::Part);
+        exchange.pgweir_parses();
     }
 
-    /// Notes what the unnamed statement does, which may have been parsed long ago, on another server.
-    fn note_unnamed(&mut self) {
-        let Some(statements) = &self.statements else {
-            return;
-        };
+    /// Text and parameter types of the unnamed statement, which may have been parsed long ago, on another server, if it does anything
+    /// to the session.
+    fn unnamed_with_effects(&mut self) -> Option<Vec<u8>> {
+        let statements = self.statements.as_ref()?;
         if !statements.unnamed_has_effects() {
-            return;
+            return None;
         }
         let (_, message) = statements.unnamed();
-        match message.get(HEADER + 1..).map(<[u8]>::to_vec) {
-            Some(body) => self.note(&effects(text_of(&body))),
-            None => self.note_unseen(),
+        let body = message.get(HEADER + 1..).map(<[u8]>::to_vec);
+        if body.is_none() {
+            self.note_unseen();
         }
+        body
     }
 
     /// Has the statement of this name on the server, and gives its name there. `None`: the client has none of this name, and the
@@ -429,20 +586,22 @@ impl Translator<'_, '_> {
             // Nobody gets at what others have prepared.
             return name.starts_with(PREFIX).then(ServerName::gone);
         };
-        if statement.has_effects {
-            // That it drops all statements, itself among them, counts once it has.
-            let effects = effects(text_of(&statement.body));
-            self.note(&Effects {
-                discards: false,
-                ..effects
-            });
-        }
         let Books {
             exchange, prepared, ..
         } = &mut *self.books;
         prepared.ensure(&statement, self.how.most, exchange, || edit.insert(seen.at));
         Some(statement.name())
     }
+}
+
+/// The name of the portal at the front of a Bind, which ends there with its zero byte.
+fn portal_of(seen: Seen<'_>, end: usize) -> &[u8] {
+    &seen.body[..end.saturating_sub(1)]
+}
+
+/// Whether a message may be waited for until all of it is there.
+fn may_wait(seen: Seen<'_>, longest: usize) -> bool {
+    seen.length() <= MODEST || (seen.length() <= longest && !is_memory_short())
 }
 
 /// More of the message must be there to tell what it names.

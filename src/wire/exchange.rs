@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use super::statement::Note;
+use super::statement::{Dropped, Note};
 
 /// The status byte of ReadyForQuery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,14 +42,21 @@ enum Sent {
     Bind,
     Describe,
     Close,
-    Execute,
+    /// `noted`: it drops names of the client's.
+    Execute {
+        noted: bool,
+    },
     Sync,
-    /// Query or FunctionCall.
-    Query,
+    /// Query or FunctionCall; `noted`: it drops names of the client's.
+    Query {
+        noted: bool,
+    },
     /// CopyDone or CopyFail.
     CopyEnd,
     /// Not sent at all: the client gets this answer once everything before it is answered.
     Answer(Answer),
+    /// In place of a message that pgweir refuses, one that Postgres refuses.
+    Refused,
     /// A message of pgweir's own, whose replies are not for the client.
     Own(Own),
 }
@@ -93,6 +100,8 @@ pub enum Receiver {
     Client,
     /// Nobody but pgweir, which asked for it.
     Pgweir,
+    /// The client, to whom pgweir says why it refuses what it was sent.
+    Refused,
 }
 
 /// The COPY IN that a statement has begun.
@@ -111,11 +120,21 @@ enum Copy {
 /// Requests in flight beyond which the memory for them is given back once they are answered.
 const USUAL_DEPTH: usize = 64;
 
+/// Messages in flight beyond which no more are sent before some are answered. Postgres answers long before that: its replies fill
+/// its buffer. Those that pgweir answers itself fill nothing.
+const DEEP: usize = 64 * 1024;
+
+/// The same for those of which something is to be remembered, which costs more.
+const DEEP_NOTES: usize = 4 * 1024;
+
 /// State of the conversation over one server connection. Begins settled.
 #[derive(Debug, Clone)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "any of them may hold without the others"
+)]
 pub struct Exchange {
-    /// What was sent and not dealt with, oldest first. Bounded by what the sockets hold: the relay does not read on while a
-    /// side does not take what it gets.
+    /// What was sent and not dealt with, oldest first. Bounded: see [`Exchange::is_deep`].
     sent: VecDeque<Sent>,
     /// What is to be remembered of those of them that are noted, in the same order.
     notes: VecDeque<Note>,
@@ -128,6 +147,10 @@ pub struct Exchange {
     batch_open: bool,
     /// An extended-protocol message failed: the server skips to the next Sync.
     skipping: bool,
+    /// And none was sent yet, so that whatever is sent but a Sync comes to nothing.
+    sync_to_come: bool,
+    /// A Flush was sent because too much is in flight.
+    flushed: bool,
     /// The COPY IN that runs, if any.
     copy: Copy,
     /// As of the last ReadyForQuery.
@@ -136,6 +159,8 @@ pub struct Exchange {
     unnamed_failed: Option<u32>,
     /// The directions raced so that the count may be off: never settled again.
     lost_count: bool,
+    /// Parse messages that were sent, since this was last asked.
+    parses: u32,
 }
 
 impl Default for Exchange {
@@ -147,10 +172,13 @@ impl Default for Exchange {
             undone: Vec::new(),
             batch_open: false,
             skipping: false,
+            sync_to_come: false,
+            flushed: false,
             copy: Copy::No,
             status: Status::Idle,
             unnamed_failed: None,
             lost_count: false,
+            parses: 0,
         }
     }
 }
@@ -164,6 +192,11 @@ impl Exchange {
     /// Whether every request was answered, inside a transaction or not.
     pub fn is_answered(&self) -> bool {
         self.sent.is_empty() && !self.batch_open && self.copy == Copy::No && !self.lost_count
+    }
+
+    /// Whether the server will say something without being sent anything more.
+    pub fn will_be_answered(&self) -> bool {
+        !self.sent.is_empty() && !self.batch_open && self.copy == Copy::No
     }
 
     /// Whether every request was answered and a transaction block is open.
@@ -204,13 +237,16 @@ impl Exchange {
     /// Notes a message that the client sent to the server.
     pub fn client_sent(&mut self, tag: u8) {
         match tag {
-            b'Q' | b'F' => self.query(Sent::Query),
+            b'Q' | b'F' => self.query(Sent::Query { noted: false }),
             b'S' => self.sync(Sent::Sync),
-            b'P' => self.part(Sent::Parse { noted: false }),
+            b'P' => {
+                self.parses += 1;
+                self.part(Sent::Parse { noted: false });
+            }
             b'B' => self.part(Sent::Bind),
             b'D' => self.part(Sent::Describe),
             b'C' => self.part(Sent::Close),
-            b'E' => self.part(Sent::Execute),
+            b'E' => self.part(Sent::Execute { noted: false }),
             b'c' | b'f' => self.copy_end(),
             // Flush and CopyData are answered by nothing of their own.
             _ => {}
@@ -219,13 +255,28 @@ impl Exchange {
 
     /// Notes a Parse of the client's, with what to remember of it.
     pub fn client_prepares(&mut self, note: Note) {
+        self.parses += 1;
         self.notes.push_back(note);
         self.part(Sent::Parse { noted: true });
     }
 
     /// Notes a Parse of the client's unnamed statement.
     pub fn client_prepares_unnamed(&mut self, serial: u32) {
+        self.parses += 1;
         self.part(Sent::ParseUnnamed(serial));
+    }
+
+    /// Notes a Query or Execute of the client's that drops these of its names.
+    pub fn client_drops(&mut self, tag: u8, dropped: Dropped) {
+        if dropped.is_empty() {
+            return self.client_sent(tag);
+        }
+        self.notes.push_back(Note::Dropped(dropped));
+        if tag == b'Q' {
+            self.query(Sent::Query { noted: true });
+        } else {
+            self.part(Sent::Execute { noted: true });
+        }
     }
 
     /// Notes a message that is not sent, but answered by pgweir in its turn.
@@ -236,8 +287,20 @@ impl Exchange {
 
     /// Notes a Parse or Close of pgweir's own, with what to remember of it.
     pub fn pgweir_notes(&mut self, note: Note) {
+        self.parses += u32::from(matches!(note, Note::Prepared(_)));
         self.notes.push_back(note);
         self.part(Sent::Own(Own::Noted));
+    }
+
+    /// Notes a Parse of pgweir's own of which nothing is to be remembered.
+    pub fn pgweir_parses(&mut self) {
+        self.parses += 1;
+        self.pgweir_sent(Own::Part);
+    }
+
+    /// How many Parse messages were sent since this was last asked.
+    pub fn parses(&mut self) -> u32 {
+        std::mem::take(&mut self.parses)
     }
 
     /// Notes any other message of pgweir's own.
@@ -247,6 +310,11 @@ impl Exchange {
             Own::Sync => self.sync(Sent::Own(own)),
             Own::Part | Own::Noted => self.part(Sent::Own(Own::Part)),
         }
+    }
+
+    /// Notes a message that Postgres will refuse, in place of one that pgweir refuses: the batch fails as any does.
+    pub fn refuse(&mut self) {
+        self.part(Sent::Refused);
     }
 
     /// The answer that is due to the client now: everything before it is answered. Gives each once.
@@ -265,12 +333,25 @@ impl Exchange {
     /// Whether it is not known yet what a client's name stands for: what a batch that has ended does to it may come to nothing.
     pub fn is_undecided(&self, name: &[u8]) -> bool {
         let mut ended = self.notes.iter().take(self.ended);
-        ended.any(|note| note.name() == Some(name))
+        self.has_undecided() && ended.any(|note| note.concerns(name))
     }
 
-    /// Whether anything may be undecided.
+    /// Whether anything may be undecided that will be decided without anything more being sent. A server that copies in answers
+    /// only to what comes next.
     pub fn has_undecided(&self) -> bool {
-        self.ended > 0
+        self.ended > 0 && !self.in_copy_in()
+    }
+
+    /// Whether so much is unanswered that nothing more should be sent before some of it is.
+    pub fn is_deep(&self) -> bool {
+        self.sent.len() >= DEEP || self.notes.len() >= DEEP_NOTES
+    }
+
+    /// Whether the server must be told to answer what it has, because too much is unanswered. Says so once.
+    pub fn needs_flush(&mut self) -> bool {
+        let needs = self.batch_open && self.is_deep() && !self.flushed;
+        self.flushed |= needs;
+        needs
     }
 
     /// Notes of messages that came to nothing, oldest first. Whoever reads them takes them.
@@ -293,15 +374,23 @@ impl Exchange {
         self.sent.front() == Some(&Sent::Own(Own::Query))
     }
 
+    /// The server ends amid what it runs. If that is a query of pgweir's own, nothing more is owed for it, and what stands behind it
+    /// fails by the same words.
+    pub fn server_ends(&mut self) {
+        if self.answers_pgweir() {
+            self.sent.pop_front();
+        }
+    }
+
     /// Whether all that is owed is the ReadyForQuery of one request of the client's, outside a transaction block.
     pub fn owes_one_end(&self) -> bool {
         let is_end = |sent: &Sent| {
             matches!(
                 sent,
-                Sent::Sync | Sent::Query | Sent::Own(Own::Sync | Own::Query)
+                Sent::Sync | Sent::Query { .. } | Sent::Own(Own::Sync | Own::Query)
             )
         };
-        let last = matches!(self.sent.back(), Some(Sent::Sync | Sent::Query));
+        let last = matches!(self.sent.back(), Some(Sent::Sync | Sent::Query { .. }));
         let known = !self.lost_count && !self.batch_open && self.copy == Copy::No;
         let outside = known && self.status == Status::Idle;
         outside && last && self.sent.iter().filter(|sent| is_end(sent)).count() == 1
@@ -309,13 +398,22 @@ impl Exchange {
 
     /// Whether an error now would end a simple query, and no more than that.
     pub fn in_simple_query(&self) -> bool {
-        self.sent.front() == Some(&Sent::Query)
+        matches!(self.sent.front(), Some(Sent::Query { .. }))
+    }
+
+    /// Whether nothing but a Sync was sent behind the command that was completed just now.
+    pub fn is_last_command(&self) -> bool {
+        let mut behind = self.sent.iter().skip(usize::from(self.in_simple_query()));
+        behind.all(|sent| matches!(sent, Sent::Sync))
     }
 
     fn query(&mut self, query: Sent) {
         // In the middle of COPY IN it makes the copy fail, and is gone with it.
         self.lost_count |= self.in_copy_in();
         self.sent.push_back(query);
+        if self.sync_to_come {
+            return self.is_skipped_as_well();
+        }
         self.ended = self.notes.len();
         self.batch_open = false;
     }
@@ -326,6 +424,7 @@ impl Exchange {
             *syncs = true;
             return;
         }
+        self.sync_to_come = false;
         self.sent.push_back(sync);
         self.ended = self.notes.len();
         self.batch_open = false;
@@ -335,13 +434,27 @@ impl Exchange {
         self.lost_count |= self.in_copy_in();
         self.sent.push_back(part);
         self.batch_open = true;
+        if self.sync_to_come {
+            self.is_skipped_as_well();
+        }
+    }
+
+    /// The server skips what was sent last, which is known already: there is nothing to be kept of it.
+    fn is_skipped_as_well(&mut self) {
+        match self.sent.pop_back() {
+            Some(Sent::ParseUnnamed(serial)) => self.unnamed_failed = Some(serial),
+            Some(sent) if has_note(sent) => self.undone.extend(self.notes.pop_back()),
+            _ => {}
+        }
     }
 
     fn copy_end(&mut self) {
         match self.copy {
             Copy::In { extended, syncs } => self.copy = Copy::Ending { extended, syncs },
             // Sent before the server said that it copies. If it does not, it ignores this.
-            Copy::No if !self.sent.is_empty() => self.sent.push_back(Sent::CopyEnd),
+            Copy::No if !self.sent.is_empty() && !self.sync_to_come => {
+                self.sent.push_back(Sent::CopyEnd);
+            }
             Copy::No | Copy::Ending { .. } | Copy::Both => {}
         }
     }
@@ -359,8 +472,20 @@ impl Exchange {
             b'Z' => return self.ready(body),
             b'1' | b'2' | b'3' => self.part_done(tag),
             b'T' | b'n' if self.sent.front() == Some(&Sent::Describe) => self.done(),
-            b'C' | b'I' | b's' => self.completed(),
-            b'E' => return self.failed(),
+            // It was to be refused.
+            b'T' | b'n' if self.sent.front() == Some(&Sent::Refused) => self.lost_count = true,
+            b'C' => {
+                self.drops(body);
+                self.completed();
+            }
+            b'I' | b's' => self.completed(),
+            b'E' => {
+                let receiver = self.failed();
+                let mut sent = self.sent.iter();
+                self.sync_to_come = self.skipping
+                    && !sent.any(|sent| matches!(sent, Sent::Sync | Sent::Own(Own::Sync)));
+                return receiver;
+            }
             b'G' => self.copy_in_begins(),
             b'W' => self.copy = Copy::Both,
             _ => {}
@@ -374,9 +499,10 @@ impl Exchange {
             None => self.lost_count = true,
         }
         let skipping = std::mem::take(&mut self.skipping);
+        self.sync_to_come = false;
         let answered = |sent: &Sent| match sent {
             Sent::Sync | Sent::Own(Own::Sync) => true,
-            Sent::Query | Sent::Own(Own::Query) => !skipping,
+            Sent::Query { .. } | Sent::Own(Own::Query) => !skipping,
             _ => false,
         };
         let Some(at) = self.sent.iter().position(answered) else {
@@ -388,8 +514,15 @@ impl Exchange {
         }
         let receiver = match self.sent.pop_front() {
             Some(Sent::Own(_)) => Receiver::Pgweir,
+            Some(sent) if has_note(sent) => {
+                // What it has not come to drop.
+                let note = self.next_note();
+                self.undone.extend(note);
+                Receiver::Client
+            }
             _ => Receiver::Client,
         };
+        self.flushed = false;
         self.drop_stray_copy_ends();
         if self.sent.is_empty() && self.sent.capacity() > USUAL_DEPTH {
             self.sent = VecDeque::new();
@@ -413,8 +546,17 @@ impl Exchange {
         }
     }
 
+    /// A command is complete: if it drops names, these are gone.
+    fn drops(&mut self, command: &[u8]) {
+        let noted = self.sent.front().is_some_and(|sent| has_note(*sent));
+        if let Some(Note::Dropped(dropped)) = self.notes.front_mut().filter(|_| noted) {
+            dropped.is_done(command);
+        }
+    }
+
     /// The message at the front is dealt with, and what was to be remembered of it may be forgotten.
     fn done(&mut self) {
+        self.flushed = false;
         if self.sent.pop_front().is_some_and(has_note) {
             self.next_note();
         }
@@ -442,7 +584,7 @@ impl Exchange {
         if let Copy::In { .. } | Copy::Ending { .. } = self.copy {
             self.copy = Copy::No;
         }
-        if self.statement() == Some(Sent::Execute) {
+        if matches!(self.statement(), Some(Sent::Execute { .. })) {
             self.done();
         }
         self.drop_stray_copy_ends();
@@ -459,7 +601,11 @@ impl Exchange {
         // An error outside of any request (57P01 while idle) is the last thing that a server says.
         self.skipping = match self.sent.front() {
             Some(Sent::Own(Own::Query)) => return Receiver::Pgweir,
-            Some(Sent::Query) => false,
+            Some(Sent::Query { .. }) => false,
+            Some(Sent::Refused) => {
+                self.skipping = true;
+                return Receiver::Refused;
+            }
             Some(_) => true,
             None => self.batch_open,
         };
@@ -468,8 +614,8 @@ impl Exchange {
 
     fn copy_in_begins(&mut self) {
         let extended = match self.statement() {
-            Some(Sent::Execute) => true,
-            Some(Sent::Query) => false,
+            Some(Sent::Execute { .. }) => true,
+            Some(Sent::Query { .. }) => false,
             _ => {
                 self.lost_count = true;
                 return;
@@ -523,7 +669,11 @@ impl Exchange {
 fn has_note(sent: Sent) -> bool {
     matches!(
         sent,
-        Sent::Parse { noted: true } | Sent::Answer(_) | Sent::Own(Own::Noted)
+        Sent::Parse { noted: true }
+            | Sent::Execute { noted: true }
+            | Sent::Query { noted: true }
+            | Sent::Answer(_)
+            | Sent::Own(Own::Noted)
     )
 }
 
@@ -535,6 +685,7 @@ fn is_reply(tag: u8) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::statement::Statement;
 
     /// Plays `script`: client messages as their letter, server messages after `<`, ReadyForQuery as `<ZI`.
     fn play(script: &str) -> Exchange {
@@ -633,6 +784,93 @@ mod tests {
         }
     }
 
+    fn names(wanted: &[&str]) -> Dropped {
+        let statement = std::sync::Arc::new(Statement::new(1, b"select 1\0\0\0", ""));
+        let each = wanted
+            .iter()
+            .map(|name| Some((name.as_bytes().into(), std::sync::Arc::clone(&statement))));
+        Dropped {
+            each: each.collect(),
+            ..Dropped::default()
+        }
+    }
+
+    /// Names that are to be given back.
+    fn undone(exchange: &mut Exchange) -> String {
+        let mut names = String::new();
+        for note in exchange.undone().drain(..) {
+            let Note::Dropped(dropped) = note else {
+                continue;
+            };
+            for (name, _) in dropped.each.iter().flatten() {
+                names.push_str(std::str::from_utf8(name).unwrap());
+            }
+        }
+        names
+    }
+
+    #[test]
+    fn names_are_dropped_as_far_as_postgres_says_so() {
+        for (script, left) in [
+            ("C1 C1 ZI", ""),
+            ("C1 E ZI", "b"),
+            ("E ZI", "ab"),
+            ("C2 C1 E ZI", "b"),
+        ] {
+            let mut exchange = Exchange::default();
+            exchange.client_drops(b'Q', names(&["a", "b"]));
+            assert!(exchange.is_undecided(b"a") && !exchange.is_undecided(b"c"));
+            for word in script.split(' ') {
+                let (tag, body): (_, &[u8]) = match word {
+                    "C1" => (b'C', b"DEALLOCATE\0"),
+                    "C2" => (b'C', b"SELECT 1\0"),
+                    "E" => (b'E', b""),
+                    _ => (b'Z', b"I"),
+                };
+                exchange.server_sent(tag, body);
+            }
+            assert!(exchange.is_settled() && !exchange.has_undecided());
+            assert_eq!(undone(&mut exchange), left, "{script}");
+        }
+    }
+
+    #[test]
+    fn what_is_sent_into_a_failed_batch_is_not_kept_and_comes_to_nothing() {
+        let mut exchange = play("PBE <E");
+        for _ in 0..10 {
+            exchange.client_drops(b'E', names(&["a"]));
+            exchange.client_prepares_unnamed(7);
+            b"PBDECQc".iter().for_each(|tag| exchange.client_sent(*tag));
+        }
+        assert_eq!(exchange.sent.len(), 3, "what stood in front of the error");
+        assert_eq!(undone(&mut exchange), "a".repeat(10));
+        assert_eq!(exchange.unnamed_failed(), Some(7));
+        assert!(exchange.needs_sync() && !exchange.is_answered());
+        exchange.client_sent(b'S');
+        // What is behind a Sync is kept again.
+        exchange.client_sent(b'Q');
+        exchange.server_sent(b'Z', b"I");
+        assert!(!exchange.is_settled());
+        exchange.server_sent(b'C', b"SELECT 1\0");
+        exchange.server_sent(b'Z', b"I");
+        assert!(exchange.is_settled());
+    }
+
+    #[test]
+    fn too_much_in_flight_is_told_and_a_flush_asked_for_once() {
+        let mut exchange = play("P");
+        while !exchange.is_deep() {
+            exchange.client_sent(b'B');
+        }
+        assert!(exchange.needs_flush() && !exchange.needs_flush());
+        exchange.server_sent(b'1', b"");
+        exchange.server_sent(b'2', b"");
+        assert!(!exchange.is_deep());
+        exchange.client_sent(b'B');
+        exchange.client_sent(b'B');
+        assert!(exchange.needs_flush());
+    }
+
     #[test]
     fn where_the_directions_race_it_never_settles() {
         for script in [
@@ -650,6 +888,27 @@ mod tests {
             later.client_sent(b'Q');
             later.server_sent(b'Z', b"I");
             assert!(!later.is_settled(), "{script}, and one query later");
+        }
+    }
+
+    proptest::proptest! {
+        /// Whatever is sent and heard in whatever order: who is answered owes no note, and nothing panics.
+        #[test]
+        fn notes_go_with_their_messages(steps in proptest::collection::vec(0_usize..22, 0..60)) {
+            let mut exchange = Exchange::default();
+            for step in steps {
+                let tags = b"QFSPBDCEcfH12CIETGZA";
+                match step {
+                    0 => exchange.client_drops(b'Q', names(&["a"])),
+                    1 => exchange.client_drops(b'E', names(&["a", "b"])),
+                    step if step < 13 => exchange.client_sent(tags[step - 2]),
+                    step => drop(exchange.server_sent(tags[step - 2], b"I")),
+                }
+                let noted = exchange.sent.iter().filter(|sent| has_note(**sent)).count();
+                proptest::prop_assert_eq!(noted, exchange.notes.len());
+                proptest::prop_assert!(exchange.ended <= exchange.notes.len());
+                proptest::prop_assert!(!exchange.is_answered() || !exchange.has_undecided());
+            }
         }
     }
 }

@@ -75,10 +75,14 @@ impl SqlState {
     pub const INVALID_CATALOG_NAME: Self = Self(*b"3D000");
     /// too_many_connections
     pub const TOO_MANY_CONNECTIONS: Self = Self(*b"53300");
+    /// out_of_memory
+    pub const OUT_OF_MEMORY: Self = Self(*b"53200");
     /// configuration_limit_exceeded
     pub const CONFIGURATION_LIMIT_EXCEEDED: Self = Self(*b"53400");
     /// syntax_error
     pub const SYNTAX_ERROR: Self = Self(*b"42601");
+    /// undefined_object
+    pub const UNDEFINED_OBJECT: Self = Self(*b"42704");
     /// cant_change_runtime_param
     pub const CANNOT_CHANGE_PARAMETER: Self = Self(*b"55P02");
     /// query_canceled
@@ -93,6 +97,12 @@ impl SqlState {
     pub const IDLE_SESSION_TIMEOUT: Self = Self(*b"57P05");
     /// admin_shutdown
     pub const ADMIN_SHUTDOWN: Self = Self(*b"57P01");
+    /// config_file_error
+    pub const CONFIG_FILE_ERROR: Self = Self(*b"F0000");
+    /// internal_error
+    pub const INTERNAL_ERROR: Self = Self(*b"XX000");
+    /// object_not_in_prerequisite_state
+    pub const NOT_IN_PREREQUISITE_STATE: Self = Self(*b"55000");
     /// cannot_connect_now
     pub const CANNOT_CONNECT_NOW: Self = Self(*b"57P03");
 
@@ -211,6 +221,13 @@ impl ServerError {
             message,
             body: body.into(),
         }
+    }
+
+    /// The function of Postgres' source that it comes from: what its message says in any language.
+    pub fn routine(&self) -> Option<String> {
+        let mut fields = self.body.split(|byte| *byte == 0);
+        let routine = fields.find_map(|field| field.strip_prefix(b"R"))?;
+        Some(String::from_utf8_lossy(routine).into_owned())
     }
 
     /// The name that its message mentions first, in double quotes.

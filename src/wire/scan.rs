@@ -4,6 +4,8 @@
 //! forwarded. Bodies are jumped over: a row of 1 GB costs one subtraction per read. What it keeps between two
 //! buffers is the count of body bytes still to come; the caller keeps the few bytes of a cut header.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use super::WireError;
 
 /// Type byte and length field (Postgres manual, "Message Formats").
@@ -111,13 +113,55 @@ impl Scanner {
     }
 }
 
+/// Bytes of all cut messages that are longer than [`USUAL`].
+static BYTES_OF_CUT: AtomicUsize = AtomicUsize::new(0);
+
+/// What is kept of a cut message is not counted up to this many bytes: about what any client may hold.
+const USUAL: usize = 64 * 1024;
+
+/// How many bytes are kept of cut messages, over all connections, where it is much.
+pub fn bytes_of_cut_messages() -> usize {
+    BYTES_OF_CUT.load(Ordering::Relaxed)
+}
+
+/// The front of a message whose end has not come.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Tail(Vec<u8>);
+
+impl Tail {
+    /// Changes it, and counts it anew.
+    fn change<T>(&mut self, change: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+        let counted = self.counts();
+        let changed = change(&mut self.0);
+        if self.counts() != counted {
+            BYTES_OF_CUT.fetch_add(self.counts(), Ordering::Relaxed);
+            BYTES_OF_CUT.fetch_sub(counted, Ordering::Relaxed);
+        }
+        changed
+    }
+
+    fn counts(&self) -> usize {
+        if self.0.len() > USUAL {
+            self.0.len()
+        } else {
+            0
+        }
+    }
+}
+
+impl Drop for Tail {
+    fn drop(&mut self) {
+        self.change(Vec::clear);
+    }
+}
+
 /// Where one direction of a connection stands: its scanner, and the bytes at the end of the last read that were not forwarded
 /// yet: a cut header, or the front of a message of which more must be there.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Flow {
     scanner: Scanner,
     /// Empty, and then without memory of its own, nearly always.
-    tail: Vec<u8>,
+    tail: Tail,
 }
 
 impl Flow {
@@ -128,7 +172,7 @@ impl Flow {
 
     /// Whether nothing is kept of a cut message either.
     pub fn is_empty(&self) -> bool {
-        self.at_boundary() && self.tail.is_empty()
+        self.at_boundary() && self.tail.0.is_empty()
     }
 
     /// Body bytes of the message that is being forwarded that are still to come.
@@ -136,17 +180,26 @@ impl Flow {
         self.scanner.skip as usize
     }
 
-    /// What is kept.
-    pub fn tail(&mut self) -> &mut Vec<u8> {
-        &mut self.tail
+    /// How many bytes are kept.
+    pub fn kept(&self) -> usize {
+        self.tail.0.len()
+    }
+
+    /// Keeps these bytes too, behind what is kept.
+    pub fn keep_more(&mut self, bytes: &[u8]) {
+        self.tail.change(|tail| tail.extend_from_slice(bytes));
+    }
+
+    /// Gives up what is kept.
+    pub fn take_kept(&mut self) -> Vec<u8> {
+        self.tail.change(std::mem::take)
     }
 
     /// Puts what is kept at the front of `buffer`, behind which reading goes on. Returns its length. It must fit.
     pub fn resume(&mut self, buffer: &mut [u8]) -> usize {
-        let len = self.tail.len();
+        let len = self.kept();
         if len > 0 {
-            buffer[..len].copy_from_slice(&self.tail);
-            self.tail = Vec::new();
+            buffer[..len].copy_from_slice(&self.take_kept());
         }
         len
     }
@@ -154,7 +207,7 @@ impl Flow {
     /// Keeps what stands at the end of a buffer for [`Self::resume`].
     pub fn keep(&mut self, tail: &[u8]) {
         if !tail.is_empty() {
-            self.tail = tail.to_vec();
+            self.tail.change(|kept| *kept = tail.to_vec());
         }
     }
 

@@ -26,6 +26,10 @@ pub struct Effects<'a> {
     /// The names that `DEALLOCATE` drops: where each is written, with its quotes, and the name itself.
     /// Not `DEALLOCATE ALL`.
     pub deallocates: Vec<(Range<usize>, Cow<'a, str>)>,
+    /// Some of what it does stands in the code of a `DO`, of whose statements Postgres does not say whether they were done.
+    pub in_code: bool,
+    /// It makes something that lives where `search_path` says.
+    pub creates: bool,
     /// It makes something that lives in the server's session and cannot be moved to another: `PREPARE`, `LISTEN`, temporary
     /// tables, cursors `WITH HOLD`, `LOAD`, advisory locks of the session.
     pub pins: bool,
@@ -70,7 +74,30 @@ const LOOK_AHEAD: usize = 32;
 pub fn effects(text: &[u8]) -> Effects<'_> {
     let mut effects = Effects::default();
     walk(Lexer { text, at: 0 }, 0, &mut effects);
+    // Whatever is made in such a path is temporary, also where the path is that of one transaction.
+    effects.pins |= mentions_temp(text) && mentions(text, b"search_path");
+    // An UPDATE of this view is a SET.
+    effects.sets_unknown |= mentions(text, b"pg_settings") && mentions(text, b"update");
     effects
+}
+
+/// Whether `pg_temp` or the like of `pg_temp_1` stands anywhere in a text.
+fn mentions_temp(text: &[u8]) -> bool {
+    let mut windows = text.windows(b"pg_temp".len()).enumerate();
+    windows.any(|(at, window)| {
+        window.eq_ignore_ascii_case(b"pg_temp") && !goes_on_with_letters(&text[at + window.len()..])
+    })
+}
+
+fn goes_on_with_letters(text: &[u8]) -> bool {
+    text.first()
+        .is_some_and(|byte| is_of_word(*byte) && *byte != b'_')
+}
+
+/// Whether these letters stand anywhere in a text.
+fn mentions(text: &[u8], letters: &[u8]) -> bool {
+    let mut windows = text.windows(letters.len());
+    windows.any(|window| window.eq_ignore_ascii_case(letters))
 }
 
 /// Whether [`effects`] could find anything: one cheap look for the hot path.
@@ -84,6 +111,68 @@ pub fn may_have_effects(text: &[u8]) -> bool {
             b'm' | b'M' => is_in_temp(text, at),
             _ => false,
         })
+}
+
+/// The longest fingerprint, in bytes: enough to know a statement again.
+const LONGEST_FINGERPRINT: usize = 300;
+
+/// A statement without its literals and comments, to be told from others in logs and incidents, where what users wrote has no
+/// place. Where a text cannot be read with certainty it ends: rather too short than with a secret in it.
+pub fn fingerprint(text: &[u8]) -> String {
+    let mut out = String::new();
+    let mut lexer = Lexer { text, at: 0 };
+    let (mut end, mut assigns) = (0, false);
+    while let Some(token) = lexer.next() {
+        let range = token.inside_range();
+        let apart = lexer.at > 0 && text[end..range.start].iter().any(u8::is_ascii_whitespace);
+        if apart && !out.is_empty() {
+            out.push(' ');
+        }
+        end = lexer.at;
+        match token.kind {
+            Kind::String | Kind::Escaped | Kind::Dollar => hide(&mut out),
+            Kind::Symbol(symbol) if symbol.is_ascii_digit() => {
+                end = after_number(text, range.start);
+                lexer.at = end;
+                // `$1` is a parameter's name.
+                if text[..range.start].ends_with(b"$") {
+                    out.push_str(&String::from_utf8_lossy(&text[range.start..end]));
+                } else {
+                    hide(&mut out);
+                }
+            }
+            Kind::Word | Kind::Quoted | Kind::Symbol(_) => {
+                out.push_str(&String::from_utf8_lossy(&text[token.range()]));
+            }
+        }
+        // With standard_conforming_strings off, the string goes on behind `\'`.
+        let unsure = token.kind == Kind::String && token.inside.ends_with(b"\\");
+        // What a parameter is set to may be a bare word.
+        assigns |= out.len() <= 5 && (token.is(b"set") || token.is(b"alter"));
+        let assigned = assigns && (token.is_symbol(b'=') || token.is(b"to"));
+        if unsure || assigned || out.len() > LONGEST_FINGERPRINT {
+            out.truncate(out.floor_char_boundary(LONGEST_FINGERPRINT));
+            out.push_str(" ...");
+            break;
+        }
+    }
+    out
+}
+
+/// Stands for a literal. A list of them is as good as one.
+fn hide(out: &mut String) {
+    let list = out.trim_end().strip_suffix(',').map(str::trim_end);
+    match list.filter(|list| list.ends_with('?')).map(str::len) {
+        Some(len) => out.truncate(len),
+        None => out.push('?'),
+    }
+}
+
+/// Behind the number at `at`, with its fraction, exponent or base.
+fn after_number(text: &[u8], at: usize) -> usize {
+    let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_');
+    let len = text[at..].iter().position(|byte| !is_part(byte));
+    len.map_or(text.len(), |len| at + len)
 }
 
 /// Whether a statement that begins here can have effects only by its functions and by the word `temp`.
@@ -100,7 +189,7 @@ fn begins_harmless(text: &[u8]) -> bool {
     }
 }
 
-/// Whether the underscore at `at` is that of `set_config`, `pg_temp` or an advisory lock.
+/// Whether the underscore at `at` is that of `set_config`, `pg_temp`, `pg_settings` or an advisory lock.
 fn is_in_telling_function(text: &[u8], at: usize) -> bool {
     let (before, after) = (&text[..at], &text[at + 1..]);
     let goes_on = |with: &[u8]| begins_with(after, with);
@@ -109,8 +198,9 @@ fn is_in_telling_function(text: &[u8], at: usize) -> bool {
     }
     ends_with(before, b"pg")
         && (goes_on(b"advisory_lock")
+            || goes_on(b"settings")
             || goes_on(b"try_advisory_lock")
-            || (goes_on(b"temp") && !after.get(4).is_some_and(|byte| is_of_word(*byte))))
+            || (goes_on(b"temp") && !goes_on_with_letters(&after[4..])))
 }
 
 /// Whether the letter at `at` is the third one of the word `temp` or `temporary`.
@@ -206,6 +296,7 @@ fn head<'a>(mut lexer: Lexer<'a>, effects: &mut Effects<'a>) {
     let Some(first) = lexer.next() else { return };
     match first.keyword(&mut [0; LONGEST_KEYWORD]) {
         b"set" => set(lexer, effects),
+        b"create" => effects.creates = true,
         b"reset" => reset(lexer, effects),
         b"discard" if lexer.next_is(b"all") => {
             effects.resets_all = true;
@@ -427,7 +518,9 @@ fn code<'a>(token: Token<'a>, text: &'a [u8], nesting: u8, effects: &mut Effects
             text: &text[..inside.end],
             at: inside.start,
         };
+        let before = (effects.deallocates.len(), effects.discards);
         walk(lexer, nesting + 1, effects);
+        effects.in_code |= before != (effects.deallocates.len(), effects.discards);
     }
 }
 
@@ -744,10 +837,52 @@ mod tests {
     }
 
     #[test]
+    fn a_fingerprint_holds_no_literal() {
+        for (text, told) in [
+            ("select 1", "select ?"),
+            (
+                "SELECT * FROM t WHERE a=1.5e3 AND b = 'x''y'",
+                "SELECT * FROM t WHERE a=? AND b = ?",
+            ),
+            ("select $1, 0x1F, E'a\\'b', $$ body $$", "select $1, ?"),
+            (
+                "insert into t values (1, 2, 'three'),(4,5,6)",
+                "insert into t values (?),(?)",
+            ),
+            (
+                "select /* 17 */ a1 -- 'secret'\n from \"T 1\"",
+                "select a1 from \"T 1\"",
+            ),
+            (
+                "alter role bob password 'secret'",
+                "alter role bob password ?",
+            ),
+            ("set app.token to abc123", "set app.token to ..."),
+            ("SET x = abc123", "SET x = ..."),
+            (
+                "update t set a = 5 where b = 'c'",
+                "update t set a = ? where b = ?",
+            ),
+            ("select 'it\\'s secret'", "select ? ..."),
+            ("select 'cut in the mid", "select"),
+            ("", ""),
+        ] {
+            assert_eq!(fingerprint(text.as_bytes()).trim_end(), told, "{text}");
+        }
+        let long = "a, ".repeat(10_000);
+        assert!(fingerprint(long.as_bytes()).len() < 400);
+    }
+
+    #[test]
     fn set_names_its_parameter() {
         check(&[
             ("SET search_path = a, b", "search_path"),
             ("set Statement_Timeout to 5", "statement_timeout"),
+            (
+                "UPDATE pg_settings SET setting = 'off' WHERE name = 'geqo'",
+                "?",
+            ),
+            ("select setting from pg_catalog.pg_settings", ""),
             ("SET SESSION work_mem='1MB';", "work_mem"),
             ("SET app.user_id = '5'", "app.user_id"),
             ("SET app . \"User\" TO 5", "app.User"),
@@ -872,6 +1007,13 @@ mod tests {
             ("DEALLOCATE", ""),
             ("DEALLOCATE a\"never closed", ""),
         ]);
+        let told_when = [
+            ("DEALLOCATE a", true),
+            ("do $$ begin deallocate all; end $$", false),
+        ];
+        for (text, is_told) in told_when {
+            assert_eq!(!effects(text.as_bytes()).in_code, is_told, "{text}");
+        }
         let text = b"select 1; DEALLOCATE \"a b\" ; deallocate c";
         let ranges: Vec<_> = effects(text)
             .deallocates
@@ -908,6 +1050,11 @@ mod tests {
                 "!",
             ),
             ("select pg_advisory_lock(1)", "!"),
+            ("set local search_path = pg_temp, public", "!"),
+            (
+                "select nspname from pg_namespace where nspname = 'pg_temp_1'",
+                "",
+            ),
             ("select PG_TRY_ADVISORY_LOCK_SHARED (1, 2)", "!"),
             ("insert into temp values (1)", ""),
             ("select temp, temperature from template", ""),

@@ -3,10 +3,12 @@
 //! A client's statement has one name with the client and another on every server that has it. Here are the values; who knows
 //! which name lives with the client's end, who has which statement with the server's.
 
+use std::collections::{HashMap, VecDeque};
 use std::ops::{Deref, Range};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
+use super::reply::{Report, SqlState};
 use super::sql::may_have_effects;
 
 /// Begins every name that pgweir gives to a statement on a server.
@@ -17,6 +19,24 @@ pub const GONE: &str = "pgweir_gone";
 
 /// Names one client's unnamed statement among all that ever were.
 pub type UnnamedId = (u64, u32);
+
+/// Bytes of all statements that there are.
+static BYTES_OF_ALL: AtomicUsize = AtomicUsize::new(0);
+
+/// How many bytes all statements that there are take, each counted once however many clients have it.
+pub fn bytes_of_all() -> usize {
+    BYTES_OF_ALL.load(Ordering::Relaxed)
+}
+
+/// What a client is told when all together have so many that it gets no more.
+pub fn out_of_memory() -> Report {
+    Report::new(SqlState::OUT_OF_MEMORY, "out of memory")
+        .detail("The prepared statements of all clients together take as much memory as they may.")
+        .hint("Close what is not needed, or raise limits.max_statement_memory.")
+}
+
+/// What clients call their statements.
+pub type Names = HashMap<Box<[u8]>, Arc<Statement>>;
 
 /// A statement that was prepared under a name, by any number of clients.
 #[derive(Debug)]
@@ -36,6 +56,7 @@ pub struct Statement {
 impl Statement {
     /// A statement as a Parse gave it.
     pub fn new(id: u64, body: &[u8], search_path: &str) -> Self {
+        BYTES_OF_ALL.fetch_add(body.len() + search_path.len(), Ordering::Relaxed);
         Self {
             id,
             body: body.into(),
@@ -78,6 +99,13 @@ impl Statement {
         out.extend_from_slice(&self.name());
         out.push(0);
         finish(out, from);
+    }
+}
+
+impl Drop for Statement {
+    fn drop(&mut self) {
+        let bytes = self.body.len() + self.search_path.len();
+        BYTES_OF_ALL.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 
@@ -166,6 +194,11 @@ pub fn of_bind(body: &[u8], whole: bool) -> (usize, Head<'_>) {
     }
 }
 
+/// The portal that an Execute names, if its name has ended.
+pub fn of_execute(body: &[u8]) -> Option<&[u8]> {
+    Some(&body[..end_of_text(body)? - 1])
+}
+
 /// What a Describe or a Close names.
 pub fn of_describe_or_close(body: &[u8], whole: bool) -> Head<'_> {
     match body.first() {
@@ -241,14 +274,48 @@ pub enum Note {
         /// What it stood for.
         statement: Arc<Statement>,
     },
+    /// What `DEALLOCATE` and `DISCARD ALL` are to drop of a client's names, as far as they have not done so yet.
+    Dropped(Dropped),
+}
+
+/// A client's name, and what it stands for.
+pub type Name = (Box<[u8]>, Arc<Statement>);
+
+/// Names that a text drops.
+#[derive(Debug, Clone, Default)]
+pub struct Dropped {
+    /// By `DEALLOCATE`, in the order in which it does; `None`: the client has none of that name.
+    pub each: VecDeque<Option<Name>>,
+    /// All of them: `DEALLOCATE ALL`, `DISCARD ALL`.
+    pub all: Names,
+}
+
+impl Dropped {
+    /// Whether nothing is left to be dropped.
+    pub fn is_empty(&self) -> bool {
+        self.each.is_empty() && self.all.is_empty()
+    }
+
+    /// Postgres has done this (a CommandComplete's tag).
+    pub fn is_done(&mut self, command: &[u8]) {
+        match command {
+            b"DEALLOCATE\0" => drop(self.each.pop_front()),
+            b"DEALLOCATE ALL\0" | b"DISCARD ALL\0" => self.all = Names::new(),
+            _ => {}
+        }
+    }
 }
 
 impl Note {
-    /// The client's name that it is about.
-    pub fn name(&self) -> Option<&[u8]> {
+    /// Whether it is about this name of the client's.
+    pub fn concerns(&self, wanted: &[u8]) -> bool {
         match self {
-            Self::Named { name, .. } | Self::Unnamed { name, .. } => Some(name),
-            Self::Prepared(_) | Self::Evicted(_) => None,
+            Self::Named { name, .. } | Self::Unnamed { name, .. } => **name == *wanted,
+            Self::Dropped(dropped) => {
+                let mut each = dropped.each.iter().flatten();
+                dropped.all.contains_key(wanted) || each.any(|(name, _)| **name == *wanted)
+            }
+            Self::Prepared(_) | Self::Evicted(_) => false,
         }
     }
 }

@@ -14,6 +14,7 @@
     reason = "compiled into every test program, and each uses a part of it"
 )]
 
+pub mod browser;
 pub mod certs;
 pub mod pooler;
 pub mod postgres;
@@ -24,6 +25,7 @@ pub mod script;
 pub mod wait;
 pub mod watch;
 
+pub use browser::{Browser, Screen};
 pub use certs::Authority;
 pub use pooler::Pooler;
 pub use postgres::{Method, Postgres};

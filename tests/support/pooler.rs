@@ -272,6 +272,13 @@ impl Pooler {
     /// GET on its HTTP port: status and body.
     #[track_caller]
     pub fn http(&self, path: &str) -> (u16, String) {
+        let (status, _, body) = self.http_with(path, "");
+        (status, body)
+    }
+
+    /// The same with more header lines, each with its line end: status, head and body.
+    #[track_caller]
+    pub fn http_with(&self, path: &str, lines: &str) -> (u16, String, String) {
         use std::io::{Read, Write};
         let mut stream =
             TcpStream::connect((Ipv4Addr::LOCALHOST, self.http)).expect("HTTP is served");
@@ -280,7 +287,7 @@ impl Pooler {
             .expect("a fresh socket");
         write!(
             stream,
-            "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+            "GET {path} HTTP/1.1\r\nHost: localhost\r\n{lines}Connection: close\r\n\r\n"
         )
         .expect("it reads the request");
         let mut answer = String::new();
@@ -293,7 +300,7 @@ impl Pooler {
             .nth(1)
             .and_then(|word| word.parse().ok())
             .expect("a status");
-        (status, body.to_owned())
+        (status, head.to_owned(), body.to_owned())
     }
 }
 

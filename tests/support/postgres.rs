@@ -314,6 +314,13 @@ impl Postgres {
         );
     }
 
+    pub fn restart_with(&mut self, max_connections: u32) {
+        self.stop();
+        self.setup.max_connections = max_connections;
+        self.start_again();
+    }
+
+    /// The same as before.
     pub fn restart(&self) {
         self.stop();
         self.start_again();

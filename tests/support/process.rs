@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -25,8 +25,24 @@ pub struct Guarded {
 impl Guarded {
     /// Starts `command`; `signal` is what ends it at once.
     pub fn spawn(command: &mut Command, signal: &str, directory: &Path) -> Self {
+        Self::guard(command.stdin(Stdio::null()), signal, directory)
+    }
+
+    /// The same, with pipes to its standard input and from its standard output.
+    pub fn spawn_piped(
+        command: &mut Command,
+        signal: &str,
+        directory: &Path,
+    ) -> (Self, ChildStdin, ChildStdout) {
+        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut guarded = Self::guard(command, signal, directory);
+        let input = guarded.child.stdin.take().expect("it is piped");
+        let output = guarded.child.stdout.take().expect("it is piped");
+        (guarded, input, output)
+    }
+
+    fn guard(command: &mut Command, signal: &str, directory: &Path) -> Self {
         let child = command
-            .stdin(Stdio::null())
             .spawn()
             .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
         let guardian = Command::new("sh")

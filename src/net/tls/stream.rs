@@ -168,6 +168,15 @@ impl TlsStream {
         }
     }
 
+    /// The cipher suite.
+    pub fn cipher(&self) -> &'static str {
+        let state = self.records.state();
+        let suite = state.and_then(CommonState::negotiated_cipher_suite);
+        suite
+            .and_then(|suite| suite.suite().as_str())
+            .unwrap_or("unknown")
+    }
+
     /// Whether the handshake resumed an earlier session.
     pub fn is_resumed(&self) -> bool {
         let state = self.records.state();

@@ -63,7 +63,7 @@ impl Book {
         let here = self.pools[own]
             .waiting
             .iter()
-            .filter(|group| self.may_lend(giver, **group));
+            .filter(|group| self.pools[own].gate.is_open() && self.may_lend(giver, **group));
         candidates.extend(here.map(|group| self.candidate(*group, true)));
         for pool in self.waiting.iter().filter(|pool| **pool != own) {
             let there = self.pools[*pool]

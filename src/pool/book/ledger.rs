@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Book;
 use super::arena::{Linked, Links, List, NONE};
-use super::words::{PoolId, PoolLimits, ServerId, ServiceLimits, State, WaiterId};
+use super::words::{Gate, PoolId, PoolLimits, ServerId, ServiceLimits, State, WaiterId};
 
 /// Server connections by state, under one cap.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -91,8 +91,8 @@ impl Capped {
 #[derive(Default)]
 pub(super) struct Account {
     pub(super) count: u32,
-    /// It has asked on this host: its guaranteed minimum holds here.
-    pub(super) known: bool,
+    /// Groups of open pools through which it has asked on this host: with any, its guaranteed minimum holds here.
+    pub(super) known: u32,
     /// The last choice in which it was weighed; see `choose`.
     pub(super) stamp: u64,
 }
@@ -149,6 +149,11 @@ pub(super) struct Pool {
     pub(super) warm: Option<(u32, u16)>,
     /// Server connections ordered in an earlier epoch are closed when they come back.
     pub(super) epoch: u32,
+    /// How many of those are left.
+    pub(super) outdated: u32,
+    /// Dials in flight to a host that the pool has left: nobody hopes for them.
+    pub(super) lost_dials: u32,
+    pub(super) gate: Gate,
 }
 
 /// The queue and the server connections of one (pool, service).
@@ -156,6 +161,10 @@ pub(super) struct Group {
     pub(super) pool: u32,
     pub(super) host: u32,
     pub(super) service: u32,
+    /// Its service has asked here.
+    pub(super) asked: bool,
+    /// Its pool has moved to another host: what is left here is on its way out.
+    pub(super) left: bool,
     pub(super) waiters: u32,
     pub(super) tally: Tally,
     /// By thread.
@@ -189,6 +198,8 @@ impl Lane {
 
 pub(super) struct Server {
     pub(super) id: ServerId,
+    /// Its number among all that there ever were.
+    pub(super) number: u32,
     pub(super) state: State,
     pub(super) pool: u32,
     /// The account it is on.
@@ -196,6 +207,10 @@ pub(super) struct Server {
     pub(super) thread: u16,
     pub(super) epoch: u32,
     pub(super) idle_since: Duration,
+    /// When it came into its state.
+    pub(super) since: Duration,
+    /// When it was last lent.
+    pub(super) lent: Option<Duration>,
     pub(super) expires: Duration,
     /// For whom it is being closed, if for anybody.
     pub(super) claim: Option<Claim>,
@@ -278,10 +293,17 @@ impl Host {
     }
 }
 
+impl Pool {
+    /// Dials in flight that may serve its waiters.
+    pub(super) fn dials(&self) -> u32 {
+        self.tally.dialing - self.lost_dials
+    }
+}
+
 impl Service {
     /// What an account lacks of this service's guaranteed minimum.
     pub(super) fn deficit(&self, account: &Account) -> u32 {
-        if account.known {
+        if account.known > 0 {
             self.limits.min_servers.saturating_sub(account.count)
         } else {
             0
@@ -296,7 +318,7 @@ impl Book {
         let pool = &mut self.pools[group.pool];
         change(&mut group.tally);
         change(&mut pool.tally);
-        change(&mut self.hosts[pool.host as usize].capped.tally);
+        change(&mut self.hosts[group.host as usize].capped.tally);
         change(&mut self.databases[pool.database as usize].tally);
         change(&mut self.users[pool.user as usize].tally);
         change(&mut self.services[group.service as usize].capped.tally);
@@ -318,11 +340,27 @@ impl Book {
         self.unsettled |= lacks > lacked && service_entry.waiters > 0;
     }
 
-    /// The guaranteed minimum of this service holds on this host from now on.
-    pub(super) fn make_known(&mut self, host: u32, service: u32) {
-        if !self.hosts[host as usize].account(service).known {
-            self.count(host, service, |account| account.known = true);
+    /// The guaranteed minimum of this group's service holds on its host from now on, while the pool is open.
+    pub(super) fn make_known(&mut self, group: u32) {
+        if !std::mem::replace(&mut self.groups[group].asked, true) {
+            self.count_known(group, true);
         }
+    }
+
+    /// Counts a group in or out of those through which its service is known on its host.
+    pub(super) fn count_known(&mut self, group: u32, is_in: bool) {
+        let Group {
+            pool,
+            host,
+            service,
+            ..
+        } = self.groups[group];
+        let is_open = self.pools[pool].gate.is_open();
+        self.count(host, service, |account| match (is_in, is_open) {
+            (_, false) => {}
+            (true, true) => account.known += 1,
+            (false, true) => account.known -= 1,
+        });
     }
 
     /// Replaces a service's limits, and with them what hosts reserve for it.
@@ -332,7 +370,7 @@ impl Book {
         entry.capped.cap = limits.max_servers;
         for host in &mut self.hosts {
             let account = host.account(service);
-            if account.known {
+            if account.known > 0 {
                 let count = account.count;
                 host.reserved -= old.min_servers.saturating_sub(count);
                 host.reserved += limits.min_servers.saturating_sub(count);
@@ -343,15 +381,20 @@ impl Book {
     /// A server connection appears, as `Dialing`.
     pub(super) fn enter(&mut self, group: u32, thread: u16) -> u32 {
         let pool = self.groups[group].pool;
-        let epoch = self.pools[pool].epoch;
+        let (epoch, since) = (self.pools[pool].epoch, self.now);
+        self.dialed = self.dialed.wrapping_add(1);
+        let number = self.dialed;
         let server = self.servers.insert(|index, generation| Server {
             id: ServerId { index, generation },
+            number,
             state: State::Dialing,
             pool,
             group,
             thread,
             epoch,
             idle_since: Duration::ZERO,
+            since,
+            lent: None,
             expires: Duration::MAX,
             claim: None,
             links: Links::OUT,
@@ -368,15 +411,22 @@ impl Book {
         self.unclaim(server);
         let Server {
             state,
+            pool,
             group,
             thread,
+            epoch,
             ..
         } = self.servers[server];
+        let pool = &mut self.pools[pool];
+        pool.outdated -= u32::from(epoch != pool.epoch);
         self.out_of(server, state, group, thread);
         self.tallies(group, |tally| *tally.of(state) -= 1);
         let Group { host, service, .. } = self.groups[group];
         self.count(host, service, |account| account.count -= 1);
         self.servers.remove(server);
+        if self.groups[group].left {
+            self.drop_if_empty(group);
+        }
     }
 
     /// A server connection changes its state. Into `Idle` it comes as the most recently used.
@@ -388,7 +438,16 @@ impl Book {
             ..
         } = self.servers[server];
         self.out_of(server, from, group, thread);
-        self.servers[server].state = to;
+        let now = self.now;
+        let entry = &mut self.servers[server];
+        entry.state = to;
+        // A lease begins when it is granted, and not when it is picked up.
+        if from != State::Granted {
+            entry.since = now;
+            if matches!(to, State::Granted | State::Leased) {
+                entry.lent = Some(now);
+            }
+        }
         self.tallies(group, |tally| {
             *tally.of(from) -= 1;
             *tally.of(to) += 1;
@@ -402,9 +461,13 @@ impl Book {
 
     /// What a lane knows of the state being left.
     fn out_of(&mut self, server: u32, state: State, group: u32, thread: u16) {
+        let Group { pool, left, .. } = self.groups[group];
         let lane = &mut self.groups[group].lanes[thread as usize];
         match state {
-            State::Dialing => lane.dialing -= 1,
+            State::Dialing => {
+                lane.dialing -= 1;
+                self.pools[pool].lost_dials -= u32::from(left);
+            }
             State::Idle => lane.idle.unlink(&mut self.servers, server),
             State::Granted | State::Leased | State::Closing => {}
         }
@@ -479,10 +542,15 @@ impl Book {
     }
 
     fn promise(&mut self, group: u32, caps: Caps, change: impl Fn(&mut u32)) {
-        let Group { service, pool, .. } = self.groups[group];
+        let Group {
+            service,
+            host,
+            pool,
+            ..
+        } = self.groups[group];
         let pool = &self.pools[pool];
         if caps.host {
-            change(&mut self.hosts[pool.host as usize].capped.promised);
+            change(&mut self.hosts[host as usize].capped.promised);
         }
         if caps.database {
             change(&mut self.databases[pool.database as usize].promised);
@@ -500,7 +568,7 @@ impl Book {
         let (one, other) = (&self.groups[one], &self.groups[other]);
         let (here, there) = (&self.pools[one.pool], &self.pools[other.pool]);
         Caps {
-            host: here.host == there.host,
+            host: one.host == other.host,
             database: here.database == there.database,
             user: here.user == there.user,
             service: one.service == other.service,
@@ -537,6 +605,8 @@ impl Book {
             pool,
             host,
             service,
+            asked: false,
+            left: false,
             waiters: 0,
             tally: Tally::default(),
             lanes: Vec::new(),

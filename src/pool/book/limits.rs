@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use super::arena::{NONE, index};
-use super::ledger::{Capped, Host, Pool, Service, Tally};
+use super::ledger::{Capped, Group, Host, Pool, Service, Tally};
 use super::words::{
-    Action, DatabaseId, HostId, PoolId, PoolLimits, PoolPlace, ServiceId, ServiceLimits, ThreadId,
-    UserId,
+    Action, DatabaseId, Gate, HostId, PoolId, PoolLimits, PoolPlace, ServiceId, ServiceLimits,
+    ThreadId, UserId,
 };
 use super::{Book, DIALS_AT_ONCE};
 
@@ -78,6 +78,9 @@ impl Book {
             reserve_before: None,
             warm: None,
             epoch: 0,
+            outdated: 0,
+            lost_dials: 0,
+            gate: Gate::Open,
         });
         self.pools[at].id
     }
@@ -92,15 +95,63 @@ impl Book {
         if entry.tally.total() > 0 || entry.waiters > 0 {
             return false;
         }
-        for group in self
-            .pools
-            .remove(at)
-            .into_iter()
-            .flat_map(|pool| pool.groups)
-        {
+        // What was guaranteed to a service because it asked here is not any more.
+        for at in 0..self.pools[at].groups.len() {
+            let group = self.pools[pool.index].groups[at];
+            if self.groups[group].asked {
+                self.count_known(group, false);
+            }
             self.groups.remove(group);
         }
+        self.pools.remove(at);
         true
+    }
+
+    /// A pool's place is on another host from now on, where its waiters wait on, in their order. What it has on the old one counts
+    /// there until it is gone, which is soon. False if it is no more.
+    pub fn move_pool(
+        &mut self,
+        now: Duration,
+        pool: PoolId,
+        host: HostId,
+        out: &mut Vec<Action>,
+    ) -> bool {
+        let Some(at) = self.pool_at(pool) else {
+            return false;
+        };
+        if self.pools[at].host != host.0 {
+            self.reconnect(now, pool, out);
+            self.move_groups(at, host.0);
+            self.limits_changed(now, out);
+        }
+        true
+    }
+
+    fn move_groups(&mut self, pool: u32, host: u32) {
+        self.shut_out(pool);
+        let entry = &mut self.pools[pool];
+        entry.host = host;
+        entry.retry_at = None;
+        entry.failures = 0;
+        entry.lost_dials = entry.tally.dialing;
+        entry.group_of.clear();
+        for old in std::mem::take(&mut entry.groups) {
+            self.groups[old].left = true;
+            let Group { service, asked, .. } = self.groups[old];
+            let new = self.group(pool, service);
+            self.groups[new].asked = asked;
+            self.hosts[host as usize].account(service);
+            self.move_queue(old, new);
+            self.drop_if_empty(old);
+        }
+        self.count_all_known(pool, true);
+    }
+
+    /// Forgets a group that its pool has left, once nothing of it is left.
+    pub(super) fn drop_if_empty(&mut self, group: u32) {
+        if self.groups[group].tally.total() == 0 {
+            self.groups.remove(group);
+        }
     }
 
     /// The pool's `min_size` is kept up from now on, on this service's account, although nobody has asked yet.
@@ -116,6 +167,16 @@ impl Book {
         host.capped.cap = budget;
         host.budget_known = true;
         self.limits_changed(now, out);
+    }
+
+    /// How many server connections one Postgres may have from us is to be found out anew: one more than there are may be dialled,
+    /// which is enough to ask.
+    pub fn forget_budget(&mut self, now: Duration, host: HostId, out: &mut Vec<Action>) {
+        let host = &mut self.hosts[host.index()];
+        if std::mem::take(&mut host.budget_known) {
+            host.capped.cap = host.capped.tally.total() + UNKNOWN_BUDGET;
+            self.limits_changed(now, out);
+        }
     }
 
     /// A database's cap; 0 = none.

@@ -41,11 +41,15 @@
 //!   nobody waits out a pause for a Postgres that is back.
 //! * *Dials in flight below waiters* is asked of the pool and of the group: ten waiters of a service at its cap are no
 //!   reason to dial ten times for another's one.
+//! * *Nobody waits who could go* against *an operator's pause*: a pool that is shut lends and dials nothing, and it is as if
+//!   its waiters were not there: nothing is closed or kept free for them, nor for a guarantee of a service that could use it
+//!   in shut pools only. They keep their places, and their deadlines.
 //! * *Time passes between calls*: what time alone permits (the reserve, the end of a back-off, eviction by age, deadlines)
 //!   begins at a [`Book::tick`], and [`Book::next_tick`] says when one is useful.
 
 mod arena;
 mod choose;
+mod gate;
 mod ledger;
 mod limits;
 #[cfg(test)]
@@ -65,10 +69,10 @@ use choose::{Candidate, Next};
 use ledger::{Capped, Claim, Group, Host, Pool, Server, Service, Waiter};
 
 pub use ledger::Tally;
-pub use view::{PoolView, ServerView, View};
+pub use view::{PartView, PoolView, ServerView, View, WaiterView};
 pub use words::{
-    Action, Asked, CloseReason, DatabaseId, HostId, PoolId, PoolLimits, PoolPlace, Refusal, Retry,
-    ServerId, ServiceId, ServiceLimits, State, ThreadId, UserId, WaiterId,
+    Action, Asked, CloseReason, DatabaseId, Gate, HostId, PoolId, PoolLimits, PoolPlace, Refusal,
+    Retry, ServerId, ServiceId, ServiceLimits, State, ThreadId, UserId, WaiterId,
 };
 
 /// How much longer another thread's waiter must have waited before a server connection moves to it while its own thread has
@@ -103,11 +107,15 @@ pub struct Book {
     groups: Arena<Group>,
     servers: Arena<Server>,
     waiters: Arena<Waiter>,
-    /// Pools with waiters.
+    /// Open pools with waiters.
     waiting: Vec<u32>,
+    /// Shut pools with waiters, who are passed over in every choice.
+    held: Vec<u32>,
     /// Threads keep clocks of their own; the book's never runs backwards.
     now: Duration,
     tickets: u64,
+    /// Server connections that were ever ordered.
+    dialed: u32,
     /// Something changed that may let a waiter go who is not the one being served.
     unsettled: bool,
     /// When a tick is useful; `Duration::MAX` = not until something happens.
@@ -145,8 +153,10 @@ impl Book {
             servers: Arena::new(),
             waiters: Arena::new(),
             waiting: Vec::new(),
+            held: Vec::new(),
             now: Duration::ZERO,
             tickets: 0,
+            dialed: 0,
             unsettled: false,
             wake_at: Duration::MAX,
             expiry: Duration::MAX,
@@ -173,9 +183,9 @@ impl Book {
             .expect("a session does not outlive its pool");
         let group = self.group(pool, service.0);
         self.pools[pool].warm = Some((service.0, thread.0));
-        self.make_known(self.groups[group].host, service.0);
+        self.make_known(group);
         // With a queue before it, nothing idle is for this group: nobody waits who could go.
-        let idle = if self.groups[group].waiters == 0 {
+        let idle = if self.groups[group].waiters == 0 && self.pools[pool].gate.is_open() {
             self.best_idle(group, thread.0)
         } else {
             None
@@ -284,10 +294,12 @@ impl Book {
         self.servers[server].expires = expires;
         self.expiry = self.expiry.min(expires);
         self.wake_by(expires);
-        let pool = &mut self.pools[self.servers[server].pool];
-        pool.failures = 0;
-        pool.retry_at = None;
-        let host = pool.host;
+        let Server { pool, group, .. } = self.servers[server];
+        let Group { host, left, .. } = self.groups[group];
+        if !left {
+            self.pools[pool].failures = 0;
+            self.pools[pool].retry_at = None;
+        }
         self.is_back(host);
         self.place(now, server, out);
         // One dial fewer is in flight, and a back-off may be over.
@@ -310,8 +322,32 @@ impl Book {
             return false;
         };
         if let Some(retry) = retry {
-            self.back_off(now, self.servers[server].pool, retry);
+            self.back_off(now, self.servers[server].group, retry);
         }
+        self.gone(now, server, out);
+        true
+    }
+
+    /// A dial failed because Postgres has no connection left. As [`Self::dial_failed`], and what we have there is all that it
+    /// has for us: no more is dialled than that, until `set_budget` says otherwise.
+    pub fn dial_found_full(
+        &mut self,
+        now: Duration,
+        server: ServerId,
+        retry: Retry,
+        out: &mut Vec<Action>,
+    ) -> bool {
+        let now = self.advance(now);
+        let Some(server) = self.server_in(server, State::Dialing) else {
+            return false;
+        };
+        let group = self.servers[server].group;
+        let host = &mut self.hosts[self.groups[group].host as usize];
+        let others = host.capped.tally.total() - 1;
+        // No call to `limits_changed`: the failed one still counts, and nothing idle is to be closed for it.
+        host.capped.cap = host.capped.cap.min(others);
+        host.budget_known = true;
+        self.back_off(now, group, retry);
         self.gone(now, server, out);
         true
     }
@@ -333,7 +369,9 @@ impl Book {
         let Some(pool) = self.pool_at(pool) else {
             return;
         };
-        self.pools[pool].epoch += 1;
+        let entry = &mut self.pools[pool];
+        entry.epoch += 1;
+        entry.outdated = entry.tally.total();
         while let Some(server) = self.some_idle(pool) {
             self.close(server, CloseReason::Reconnect, out);
         }
@@ -379,6 +417,9 @@ impl Book {
         } = self.servers[server];
         if epoch != self.pools[pool].epoch {
             return Some(CloseReason::Reconnect);
+        }
+        if self.pools[pool].gate == Gate::Paused {
+            return Some(CloseReason::Paused);
         }
         if expires <= now {
             return Some(CloseReason::ServerLifetime);
@@ -493,11 +534,14 @@ impl Book {
         }
     }
 
-    fn back_off(&mut self, now: Duration, pool: u32, retry: Retry) {
+    fn back_off(&mut self, now: Duration, group: u32, retry: Retry) {
+        let Group {
+            pool, host, left, ..
+        } = self.groups[group];
         let pool = &mut self.pools[pool];
-        self.hosts[pool.host as usize].is_failing = true;
-        // Dials that were in flight together fail together: that is one failure.
-        if pool.retry_at.is_none() {
+        self.hosts[host as usize].is_failing = true;
+        // Dials that were in flight together fail together: that is one failure. Those to another host prove nothing.
+        if pool.retry_at.is_none() && !left {
             let doubled = retry
                 .first
                 .saturating_mul(1_u32 << pool.failures.min(16))

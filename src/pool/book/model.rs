@@ -45,15 +45,19 @@ enum Step {
         which: usize,
         retry: bool,
     },
+    DialFull(usize),
     Die(usize),
     Tick,
     Pass(u64),
     Budget(usize, u32),
+    ForgetBudget(usize),
     UserLimit(usize, u32),
     DatabaseLimit(usize, u32),
     Service(usize, ServiceLimits),
     Pool(usize, PoolLimits),
     Reconnect(usize),
+    Gate(usize, Gate),
+    Move(usize, usize),
     Refuse(usize),
 }
 
@@ -87,6 +91,10 @@ fn pool_limits() -> impl Strategy<Value = PoolLimits> {
             server_idle: server_idle.map(Duration::from_millis),
         },
     )
+}
+
+fn gate() -> impl Strategy<Value = Gate> {
+    prop_oneof![2 => Just(Gate::Open), 1 => Just(Gate::Suspended), 1 => Just(Gate::Paused)]
 }
 
 fn cap() -> impl Strategy<Value = u32> {
@@ -139,15 +147,19 @@ fn step() -> impl Strategy<Value = Step> {
         9 => (n.clone(), proptest::option::weighted(0.3, 0_u64..2000))
             .prop_map(|(which, lifetime)| Step::Dialed { which, lifetime }),
         2 => (n.clone(), any::<bool>()).prop_map(|(which, retry)| Step::DialFailed { which, retry }),
+        1 => n.clone().prop_map(Step::DialFull),
         2 => n.clone().prop_map(Step::Die),
         4 => Just(Step::Tick),
         5 => prop_oneof![0_u64..10, 0_u64..700].prop_map(Step::Pass),
         1 => (n.clone(), 0_u32..9).prop_map(|(host, budget)| Step::Budget(host, budget)),
+        1 => n.clone().prop_map(Step::ForgetBudget),
         1 => (n.clone(), cap()).prop_map(|(user, cap)| Step::UserLimit(user, cap)),
         1 => (n.clone(), cap()).prop_map(|(database, cap)| Step::DatabaseLimit(database, cap)),
         1 => (n.clone(), service_limits()).prop_map(|(service, limits)| Step::Service(service, limits)),
         1 => (n.clone(), pool_limits()).prop_map(|(pool, limits)| Step::Pool(pool, limits)),
         1 => n.clone().prop_map(Step::Reconnect),
+        1 => (n.clone(), n.clone()).prop_map(|(pool, host)| Step::Move(pool, host)),
+        2 => (n.clone(), gate()).prop_map(|(pool, gate)| Step::Gate(pool, gate)),
         1 => n.prop_map(Step::Refuse),
     ]
 }
@@ -167,6 +179,8 @@ enum At {
 struct MServer {
     at: At,
     pool: usize,
+    /// Where it is, or is being dialled.
+    host: usize,
     service: usize,
     thread: u16,
     idle_since: Duration,
@@ -203,7 +217,11 @@ struct Model {
     waiters: BTreeMap<WaiterId, MWaiter>,
     asked: u64,
     ended: u64,
+    /// Which service has asked in which pool.
     known: BTreeSet<(usize, usize)>,
+    gates: Vec<Gate>,
+    /// By host: what may be there while its budget is unknown.
+    to_find_out: Vec<u32>,
     /// Every id that was ever given, for finding out stale ones.
     given: (BTreeSet<ServerId>, BTreeSet<WaiterId>),
     retry_at: Vec<Option<Duration>>,
@@ -257,6 +275,8 @@ impl Model {
             .collect();
         Self {
             retry_at: vec![None; pools.len()],
+            gates: vec![Gate::Open; pools.len()],
+            to_find_out: vec![1; hosts.len()],
             failing: vec![false; hosts.len()],
             reserve_before: vec![None; pools.len()],
             book,
@@ -290,9 +310,9 @@ impl Model {
     }
 
     fn is_under(&self, server: &MServer, cap: Cap) -> bool {
-        let (host, database, user, _) = self.world.pools[server.pool];
+        let (_, database, user, _) = self.world.pools[server.pool];
         match cap {
-            Cap::Host(it) => host == it,
+            Cap::Host(it) => server.host == it,
             Cap::Database(it) => database == it,
             Cap::User(it) => user == it,
             Cap::Service(it) => server.service == it,
@@ -317,7 +337,7 @@ impl Model {
     fn cap(&self, cap: Cap) -> Option<u32> {
         let some = |cap: u32| (cap != 0).then_some(cap);
         match cap {
-            Cap::Host(host) => Some(self.world.budgets[host].unwrap_or(1)),
+            Cap::Host(host) => Some(self.world.budgets[host].unwrap_or(self.to_find_out[host])),
             Cap::Database(database) => some(self.world.databases[database]),
             Cap::User(user) => some(self.world.users[user]),
             Cap::Service(service) => some(self.world.services[service].max_servers),
@@ -337,14 +357,15 @@ impl Model {
     }
 
     fn on_host(&self, host: usize, service: usize) -> u32 {
-        let there = |server: &&MServer| {
-            server.service == service && self.world.pools[server.pool].0 == host
-        };
+        let there = |server: &&MServer| server.service == service && server.host == host;
         u32::try_from(self.servers.values().filter(there).count()).unwrap()
     }
 
     fn deficit(&self, host: usize, service: usize, count: u32) -> u32 {
-        if !self.known.contains(&(host, service)) {
+        let is_here = |(pool, it): &(usize, usize)| {
+            *it == service && self.world.pools[*pool].0 == host && self.gates[*pool].is_open()
+        };
+        if !self.known.iter().any(is_here) {
             return 0;
         }
         self.world.services[service]
@@ -379,6 +400,7 @@ impl Model {
         let here = |server: &&MServer| {
             server.at == At::Dialing
                 && server.pool == pool
+                && server.host == self.world.pools[pool].0
                 && service.is_none_or(|it| it == server.service)
         };
         self.servers.values().filter(here).count()
@@ -409,7 +431,8 @@ impl Model {
         let oldest = oldest.map(|waiter| waiter.since).min().unwrap();
         let reserve = self.reserve_before[pool].is_some_and(|before| oldest <= before);
         let size = limits.size + if reserve { limits.reserve_size } else { 0 };
-        self.retry_at[pool].is_none()
+        self.gates[pool].is_open()
+            && self.retry_at[pool].is_none()
             && self.is_open(pool)
             && self.dialing_in(pool, None) < self.waiting_in(pool, None)
             && self.dialing_in(pool, Some(service)) < self.waiting_in(pool, Some(service))
@@ -537,6 +560,7 @@ impl Model {
             !server.old && (server.at == At::Idle || server.expires > self.now),
             "lent although to be closed"
         );
+        assert!(self.gates[pool].is_open(), "lent by a pool that is shut");
         assert!(
             self.may_lend(&server, service),
             "lent against a cap or a guarantee"
@@ -562,7 +586,10 @@ impl Model {
         let warming = ticking && self.live(Cap::Pool(pool)) < self.world.pools[pool].3.min_size;
         if self.waiting_in(pool, Some(service)) == 0 || !self.may_dial(pool, service) {
             assert!(
-                warming && self.retry_at[pool].is_none() && self.is_open(pool),
+                warming
+                    && self.gates[pool].is_open()
+                    && self.retry_at[pool].is_none()
+                    && self.is_open(pool),
                 "a dial that is not permitted"
             );
             assert!(
@@ -573,6 +600,7 @@ impl Model {
         let server = MServer {
             at: At::Dialing,
             pool,
+            host: self.world.pools[pool].0,
             service,
             thread: thread.0,
             idle_since: self.now,
@@ -608,6 +636,7 @@ impl Model {
                 );
             }
             CloseReason::Reconnect => assert!(server.old),
+            CloseReason::Paused => assert_eq!(self.gates[server.pool], Gate::Paused),
             CloseReason::MadeRoom => {
                 assert!(self.may_make_room(&server), "closed for nobody: {server:?}");
             }
@@ -617,17 +646,19 @@ impl Model {
 
     /// Whether somebody waits in another pool under a common cap that is full, for whom this one may be closed.
     fn may_make_room(&self, server: &MServer) -> bool {
-        let host = self.world.pools[server.pool].0;
+        let host = server.host;
         let spared =
             self.deficit(host, server.service, self.on_host(host, server.service) - 1) == 0;
         let warm = self.live(Cap::Pool(server.pool)) <= self.world.pools[server.pool].3.min_size;
-        let mine = self.caps_of(server.pool, server.service);
+        let mut mine = self.caps_of(server.pool, server.service);
+        mine[0] = Cap::Host(host);
         self.waiting().any(|waiter| {
             let there = self.world.pools[waiter.pool].0;
             let same_account = (there, waiter.service) == (host, server.service);
             let below =
                 self.deficit(there, waiter.service, self.on_host(there, waiter.service)) > 0;
             waiter.pool != server.pool
+                && self.gates[waiter.pool].is_open()
                 && (spared || same_account)
                 && (!warm || below)
                 && !self.fits(waiter.pool, waiter.service)
@@ -738,11 +769,16 @@ impl Model {
                 self.limbo(id);
                 let server = self.servers.get_mut(&id).unwrap();
                 server.expires = expires.unwrap_or(Duration::MAX);
-                let pool = server.pool;
-                self.retry_at[pool] = None;
-                self.is_back(self.world.pools[pool].0);
+                let (pool, host) = (server.pool, server.host);
+                if host == self.world.pools[pool].0 {
+                    self.retry_at[pool] = None;
+                }
+                self.is_back(host);
             }
-            Step::DialFailed { which, retry } => return self.dial_failed(which, retry, out),
+            Step::DialFailed { which, retry } => {
+                return self.dial_failed(which, retry, false, out);
+            }
+            Step::DialFull(which) => return self.dial_failed(which, true, true, out),
             Step::Tick => {
                 let _ = self.book.tick(now, out);
                 for (pool, retry_at) in self.retry_at.iter_mut().enumerate() {
@@ -768,6 +804,13 @@ impl Model {
                 let host = host % self.hosts.len();
                 self.world.budgets[host] = Some(budget);
                 self.book.set_budget(now, self.hosts[host], budget, out);
+            }
+            Step::ForgetBudget(host) => {
+                let host = host % self.hosts.len();
+                if self.world.budgets[host].take().is_some() {
+                    self.to_find_out[host] = self.total(Cap::Host(host)) + 1;
+                }
+                self.book.forget_budget(now, self.hosts[host], out);
             }
             Step::UserLimit(user, cap) => {
                 let user = user % self.users.len();
@@ -800,6 +843,24 @@ impl Model {
                 here.for_each(|server| server.old = true);
                 self.book.reconnect(now, self.pools[pool], out);
             }
+            Step::Move(pool, host) => {
+                let (pool, host) = (pool % self.pools.len(), host % self.hosts.len());
+                if self.world.pools[pool].0 != host {
+                    self.world.pools[pool].0 = host;
+                    self.retry_at[pool] = None;
+                    let mut here = self.servers.values_mut();
+                    here.by_ref()
+                        .filter(|server| server.pool == pool)
+                        .for_each(|server| server.old = true);
+                }
+                let host = self.hosts[host];
+                assert!(self.book.move_pool(now, self.pools[pool], host, out));
+            }
+            Step::Gate(pool, gate) => {
+                let pool = pool % self.pools.len();
+                self.gates[pool] = gate;
+                assert!(self.book.set_gate(now, self.pools[pool], gate, out));
+            }
             Step::Refuse(pool) => {
                 let pool = pool % self.pools.len();
                 self.book
@@ -819,7 +880,7 @@ impl Model {
         out: &mut Vec<Action>,
     ) {
         let deadline = patience.map(|patience| self.now + Duration::from_millis(patience));
-        self.known.insert((self.world.pools[pool].0, service));
+        self.known.insert((pool, service));
         self.asked += 1;
         let (pool_id, service_id) = (self.pools[pool], self.services[service]);
         match self.book.ask(
@@ -892,7 +953,13 @@ impl Model {
         true
     }
 
-    fn dial_failed(&mut self, which: usize, retry: bool, out: &mut Vec<Action>) -> bool {
+    fn dial_failed(
+        &mut self,
+        which: usize,
+        retry: bool,
+        full: bool,
+        out: &mut Vec<Action>,
+    ) -> bool {
         let Some(id) = pick(&self.in_state(At::Dialing), which) else {
             return false;
         };
@@ -900,10 +967,21 @@ impl Model {
             first: Duration::from_secs(1),
             jitter: 0.5,
         });
-        assert!(self.book.dial_failed(self.now, id, retry, out));
+        if let Some(retry) = retry.filter(|_| full) {
+            assert!(self.book.dial_found_full(self.now, id, retry, out));
+        } else {
+            assert!(self.book.dial_failed(self.now, id, retry, out));
+        }
         let server = self.servers.remove(&id).unwrap();
-        self.failing[self.world.pools[server.pool].0] |= retry.is_some();
-        if retry.is_some() && self.retry_at[server.pool].is_none() {
+        if full {
+            let budget = self.world.budgets[server.host].unwrap_or(1);
+            // Those that it dialled on the way out are no one's yet.
+            let there = self.total(Cap::Host(server.host));
+            self.world.budgets[server.host] = Some(budget.min(there));
+        }
+        self.failing[server.host] |= retry.is_some();
+        let is_here = server.host == self.world.pools[server.pool].0;
+        if retry.is_some() && is_here && self.retry_at[server.pool].is_none() {
             let until = self
                 .book
                 .pool(self.pools[server.pool])
@@ -931,7 +1009,7 @@ impl Model {
     fn check(&self) {
         for pool in 0..self.pools.len() {
             for service in 0..self.services.len() {
-                if self.waiting_in(pool, Some(service)) > 0 {
+                if self.gates[pool].is_open() && self.waiting_in(pool, Some(service)) > 0 {
                     assert!(
                         !self.may_dial(pool, service),
                         "pool {pool}, service {service} waits, and might dial"
@@ -989,6 +1067,14 @@ impl Model {
         }
         for (at, id) in self.pools.iter().enumerate() {
             let view = self.book.pool(*id).unwrap();
+            let is_idle = self.gates[at] == Gate::Paused && view.tally.idle > 0;
+            assert!(!is_idle, "pool {at} is paused and keeps what is idle");
+            let outdated = self.servers.values();
+            let outdated = outdated.filter(|server| server.pool == at && server.old);
+            assert_eq!(
+                (self.book.gate(*id), self.book.outdated(*id) as usize),
+                (Some(self.gates[at]), outdated.count())
+            );
             assert_eq!(view.waiters as usize, self.waiting_in(at, None));
             let oldest = self
                 .waiting()
@@ -1060,7 +1146,8 @@ impl Model {
         for group in self.book.groups.indices().map(|at| &self.book.groups[at]) {
             assert!(
                 group.rooms.length == 0
-                    || group.rooms.length + group.tally.dialing <= group.waiters
+                    || self.book.pools[group.pool].gate.is_open()
+                        && group.rooms.length + group.tally.dialing <= group.waiters
             );
         }
     }
@@ -1075,6 +1162,7 @@ impl Model {
             self.run(&Step::Service(at, limits));
         }
         for at in 0..self.pools.len() {
+            self.run(&Step::Gate(at, Gate::Open));
             let limits = PoolLimits {
                 min_size: 0,
                 ..self.world.pools[at].3

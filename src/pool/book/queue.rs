@@ -29,14 +29,25 @@ impl Book {
             server: NONE,
             links: Links::OUT,
         });
+        self.join(waiter);
+        self.wake_by(deadline);
+        waiter
+    }
+
+    /// A waiter goes to the end of its group's queue.
+    fn join(&mut self, waiter: u32) {
+        let Waiter {
+            group,
+            thread,
+            deadline,
+            ..
+        } = self.waiters[waiter];
         self.lane(group, thread);
         let lane = &mut self.groups[group].lanes[thread as usize];
         let last = lane.waiters.tail;
         lane.ordered = last == NONE || (lane.ordered && self.waiters[last].deadline <= deadline);
         lane.waiters.push_back(&mut self.waiters, waiter);
         self.count_in(group);
-        self.wake_by(deadline);
-        waiter
     }
 
     fn count_in(&mut self, group: u32) {
@@ -52,8 +63,7 @@ impl Book {
             self.groups[group].place = index(waiting.len() - 1);
         }
         if self.pools[pool].waiters == 0 {
-            self.waiting.push(pool);
-            self.pools[pool].place = index(self.waiting.len() - 1);
+            self.line_up(pool);
         }
         self.groups[group].waiters += 1;
         self.pools[pool].waiters += 1;
@@ -83,13 +93,47 @@ impl Book {
             }
         }
         if self.pools[pool].waiters == 0 {
-            let place = self.pools[pool].place;
-            self.waiting.swap_remove(place as usize);
-            if let Some(&moved) = self.waiting.get(place as usize) {
-                self.pools[moved].place = place;
-            }
+            self.step_out(pool);
         }
         self.drop_surplus_claims(group);
+    }
+
+    /// All waiters of one group wait in another of the same pool from now on.
+    pub(super) fn move_queue(&mut self, from: u32, to: u32) {
+        for thread in 0..self.groups[from].lanes.len() {
+            while self.groups[from].lanes[thread].waiters.length > 0 {
+                let waiter = self.groups[from].lanes[thread].waiters.head;
+                self.dequeue(waiter);
+                self.waiters[waiter].group = to;
+                self.join(waiter);
+            }
+        }
+    }
+
+    /// A pool joins those with waiters.
+    pub(super) fn line_up(&mut self, pool: u32) {
+        let line = self.line_of(pool);
+        line.push(pool);
+        let place = index(line.len() - 1);
+        self.pools[pool].place = place;
+    }
+
+    /// A pool leaves those with waiters.
+    pub(super) fn step_out(&mut self, pool: u32) {
+        let place = self.pools[pool].place;
+        let line = self.line_of(pool);
+        line.swap_remove(place as usize);
+        if let Some(&moved) = line.get(place as usize) {
+            self.pools[moved].place = place;
+        }
+    }
+
+    fn line_of(&mut self, pool: u32) -> &mut Vec<u32> {
+        if self.pools[pool].gate.is_open() {
+            &mut self.waiting
+        } else {
+            &mut self.held
+        }
     }
 
     /// The waiter of this group that has waited longest. The group must have one.
@@ -187,7 +231,7 @@ impl Book {
     /// Whether a service has more on this host than it is guaranteed.
     pub(super) fn spares_one(&self, host: u32, service: u32) -> bool {
         let account = &self.hosts[host as usize].accounts[service as usize];
-        !account.known || account.count > self.services[service as usize].limits.min_servers
+        account.known == 0 || account.count > self.services[service as usize].limits.min_servers
     }
 
     /// Whether a group's service lacks part of its guaranteed minimum on this host.

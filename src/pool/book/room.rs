@@ -43,9 +43,10 @@ impl Book {
     pub(super) fn may_dial(&self, group: u32) -> bool {
         let entry = &self.groups[group];
         let pool = &self.pools[entry.pool];
-        pool.retry_at.is_none()
+        pool.gate.is_open()
+            && pool.retry_at.is_none()
             && entry.waiters > entry.tally.dialing
-            && pool.waiters > pool.tally.dialing
+            && pool.waiters > pool.dials()
             && self.is_open(pool)
             && self.has_place(group)
             && self.caps_allow(group)
@@ -56,7 +57,7 @@ impl Book {
         let host = &self.hosts[pool.host as usize];
         let dialing = host.capped.tally.dialing;
         if host.is_failing {
-            pool.tally.dialing == 0 && dialing < PROBES_AT_ONCE
+            pool.dials() == 0 && dialing < PROBES_AT_ONCE
         } else {
             dialing < host.dials
         }
@@ -109,8 +110,9 @@ impl Book {
     fn wants_room(&self, group: u32) -> bool {
         let entry = &self.groups[group];
         let pool = &self.pools[entry.pool];
-        entry.waiters > entry.tally.dialing + entry.rooms.length
-            && pool.waiters > pool.tally.dialing + pool.promised
+        pool.gate.is_open()
+            && entry.waiters > entry.tally.dialing + entry.rooms.length
+            && pool.waiters > pool.dials() + pool.promised
             && ((pool.retry_at.is_none() && self.has_place(group))
                 || self.lacks_only_its_cap(group))
     }
@@ -264,12 +266,11 @@ impl Book {
         let Pool {
             limits,
             tally,
-            host,
             database,
             user,
             ..
         } = &self.pools[entry.pool];
-        let host = &self.hosts[*host as usize].capped;
+        let host = &self.hosts[entry.host as usize].capped;
         if host.tally.live() > host.cap {
             return Some(CloseReason::OverBudget);
         }

@@ -95,6 +95,10 @@ impl Desk {
         assert!(self.book.release(self.now, server, &mut self.out));
     }
 
+    fn gate(&mut self, pool: PoolId, gate: Gate) {
+        assert!(self.book.set_gate(self.now, pool, gate, &mut self.out));
+    }
+
     fn closed(&mut self, server: ServerId) {
         assert!(self.book.closed(self.now, server, &mut self.out));
     }
@@ -794,4 +798,202 @@ fn a_postgres_that_is_down_is_probed_and_the_first_success_ends_every_pause() {
     for pool in pools {
         assert_eq!(desk.book.pool(pool).unwrap().retry_at, None);
     }
+}
+
+#[test]
+fn the_waiters_of_a_paused_pool_wait_and_are_served_in_their_order() {
+    let mut desk = Desk::new(9);
+    let (pool, service) = (desk.pool(sized(2)), desk.service(NO_LIMITS));
+    let (leased, idle) = (desk.lease(pool, service), desk.lease(pool, service));
+    desk.release(idle);
+    desk.gate(pool, Gate::Paused);
+    assert_eq!(desk.close_ordered(), (idle, CloseReason::Paused));
+    let waiters = [desk.wait(pool, service), desk.wait_on(pool, service, T1)];
+    desk.closed(idle);
+    desk.tick_at(ms(5000));
+    desk.quiet();
+    desk.release(leased);
+    assert_eq!(desk.close_ordered(), (leased, CloseReason::Paused));
+    desk.closed(leased);
+    assert_eq!(desk.book.pool(pool).unwrap().tally.total(), 0);
+    desk.quiet();
+    desk.gate(pool, Gate::Open);
+    for waiter in waiters {
+        let Action::Dial { server, .. } = desk.out.remove(0) else {
+            panic!("no dial");
+        };
+        let mut others = std::mem::take(&mut desk.out);
+        assert!(desk.book.dialed(desk.now, server, None, &mut desk.out));
+        assert_eq!(desk.granted(), vec![(waiter, server)]);
+        desk.out.append(&mut others);
+    }
+}
+
+#[test]
+fn a_waiter_of_a_paused_pool_is_refused_at_its_deadline() {
+    let mut desk = Desk::new(9);
+    let (pool, service) = (desk.pool(sized(1)), desk.service(NO_LIMITS));
+    desk.gate(pool, Gate::Paused);
+    let deadline = Some(ms(300));
+    let Asked::Waiting(waiter) =
+        desk.book
+            .ask(desk.now, pool, service, T0, deadline, &mut desk.out)
+    else {
+        panic!("lent");
+    };
+    desk.quiet();
+    assert!(desk.book.next_tick().unwrap() <= ms(300));
+    desk.tick_at(ms(300));
+    assert_eq!(desk.refused(), vec![(waiter, Refusal::QueryWait)]);
+}
+
+#[test]
+fn a_suspended_pool_lends_nothing_and_keeps_what_it_has() {
+    let mut desk = Desk::new(9);
+    let (pool, service) = (desk.pool(sized(2)), desk.service(NO_LIMITS));
+    let (one, two) = (desk.lease(pool, service), desk.lease(pool, service));
+    desk.release(one);
+    desk.gate(pool, Gate::Suspended);
+    let waiter = desk.wait(pool, service);
+    desk.release(two);
+    desk.quiet();
+    desk.gate(pool, Gate::Open);
+    assert_eq!(desk.granted(), vec![(waiter, two)]);
+}
+
+#[test]
+fn what_was_being_dialled_when_its_pool_was_paused_is_closed() {
+    let mut desk = Desk::new(9);
+    let (pool, service) = (desk.pool(sized(1)), desk.service(NO_LIMITS));
+    desk.wait(pool, service);
+    let server = desk.dial_ordered();
+    desk.gate(pool, Gate::Paused);
+    assert!(desk.book.dialed(desk.now, server, None, &mut desk.out));
+    assert_eq!(desk.close_ordered(), (server, CloseReason::Paused));
+}
+
+#[test]
+fn nobody_gives_way_to_the_waiters_of_a_paused_pool() {
+    let mut desk = Desk::new(1);
+    let (pool, other) = (desk.pool(sized(1)), desk.pool(sized(1)));
+    let (service, second) = (desk.service(NO_LIMITS), desk.service(NO_LIMITS));
+    let idle = desk.lease(other, second);
+    desk.release(idle);
+    desk.gate(pool, Gate::Paused);
+    desk.wait(pool, service);
+    desk.tick_at(ms(5000));
+    desk.quiet();
+    desk.gate(pool, Gate::Open);
+    desk.tick_at(ms(5000));
+    assert_eq!(desk.close_ordered(), (idle, CloseReason::MadeRoom));
+}
+
+#[test]
+fn room_that_was_made_for_a_pool_is_anybodys_once_it_is_paused() {
+    let mut desk = Desk::new(1);
+    let (pool, other) = (desk.pool(sized(1)), desk.pool(sized(1)));
+    let service = desk.service(NO_LIMITS);
+    let idle = desk.lease(other, service);
+    desk.release(idle);
+    desk.wait(pool, service);
+    desk.tick_at(ms(5000));
+    assert_eq!(desk.close_ordered(), (idle, CloseReason::MadeRoom));
+    desk.wait(other, service);
+    desk.quiet();
+    desk.gate(pool, Gate::Paused);
+    desk.closed(idle);
+    let server = desk.dial_ordered();
+    assert_eq!(desk.book.server(server).unwrap().pool, other);
+}
+
+#[test]
+fn a_guarantee_that_only_a_paused_pool_could_use_keeps_nobody_out() {
+    let mut desk = Desk::new(2);
+    let (pool, other) = (desk.pool(sized(2)), desk.pool(sized(2)));
+    let guaranteed = desk.service(ServiceLimits {
+        min_servers: 2,
+        ..NO_LIMITS
+    });
+    let service = desk.service(NO_LIMITS);
+    let leased = desk.lease(pool, guaranteed);
+    desk.wait(other, service);
+    desk.quiet();
+    desk.gate(pool, Gate::Paused);
+    let dialed = desk.dial_ordered();
+    desk.release(leased);
+    let _ = desk.close_ordered();
+    desk.gate(pool, Gate::Open);
+    desk.closed(leased);
+    desk.wait(other, service);
+    desk.quiet();
+    assert_eq!(desk.book.server(dialed).unwrap().pool, other);
+}
+
+#[test]
+fn what_is_to_be_replaced_is_counted_until_it_is_gone() {
+    let mut desk = Desk::new(9);
+    let (pool, service) = (desk.pool(sized(2)), desk.service(NO_LIMITS));
+    let (leased, idle) = (desk.lease(pool, service), desk.lease(pool, service));
+    desk.release(idle);
+    desk.book.reconnect(desk.now, pool, &mut desk.out);
+    assert_eq!(desk.close_ordered(), (idle, CloseReason::Reconnect));
+    assert_eq!(desk.book.outdated(pool), 2);
+    desk.closed(idle);
+    let _ = desk.lease(pool, service);
+    assert_eq!(desk.book.outdated(pool), 1);
+    desk.release(leased);
+    assert_eq!(desk.close_ordered(), (leased, CloseReason::Reconnect));
+    desk.closed(leased);
+    assert_eq!(desk.book.outdated(pool), 0);
+}
+
+#[test]
+fn a_pool_that_moves_counts_on_the_new_host_and_its_waiters_keep_their_order() {
+    let mut desk = Desk::new(2);
+    let other = desk.book.add_host(Some(5));
+    let (pool, service) = (desk.pool(sized(3)), desk.service(NO_LIMITS));
+    let (leased, idle) = (desk.lease(pool, service), desk.lease(pool, service));
+    let (one, two) = (desk.wait(pool, service), desk.wait_on(pool, service, T1));
+    desk.quiet();
+    assert!(desk.book.move_pool(desk.now, pool, other, &mut desk.out));
+    let dialed = desk.dial_ordered();
+    let totals = |desk: &Desk| [desk.host, other].map(|host| desk.book.host(host).tally.total());
+    assert_eq!(totals(&desk), [2, 1]);
+    assert!(desk.book.dialed(desk.now, dialed, None, &mut desk.out));
+    assert_eq!(desk.granted(), vec![(one, dialed)]);
+    // The pool's own size is for both hosts.
+    for old in [leased, idle] {
+        desk.release(old);
+        assert_eq!(desk.close_ordered(), (old, CloseReason::Reconnect));
+        desk.closed(old);
+        if old == leased {
+            let dialed = desk.dial_ordered();
+            assert!(desk.book.dialed(desk.now, dialed, None, &mut desk.out));
+            assert_eq!(desk.granted(), vec![(two, dialed)]);
+        }
+    }
+    assert_eq!(totals(&desk), [0, 2]);
+}
+
+#[test]
+fn nobody_waits_for_a_dial_to_the_host_that_a_pool_has_left() {
+    let mut desk = Desk::new(2);
+    let other = desk.book.add_host(Some(5));
+    let (pool, service) = (desk.pool(sized(3)), desk.service(NO_LIMITS));
+    let waiter = desk.wait(pool, service);
+    let lost = desk.dial_ordered();
+    assert!(desk.book.move_pool(desk.now, pool, other, &mut desk.out));
+    let dialed = desk.dial_ordered();
+    let retry = Retry {
+        first: ms(1000),
+        jitter: 0.0,
+    };
+    assert!(
+        desk.book
+            .dial_failed(desk.now, lost, Some(retry), &mut desk.out)
+    );
+    desk.quiet();
+    assert_eq!(desk.book.pool(pool).unwrap().retry_at, None);
+    assert!(desk.book.dialed(desk.now, dialed, None, &mut desk.out));
+    assert_eq!(desk.granted(), vec![(waiter, dialed)]);
 }

@@ -31,8 +31,18 @@ impl Book {
     }
 
     fn refuse_late(&mut self, now: Duration, out: &mut Vec<Action>) {
+        self.refuse_late_among(now, |book| &book.waiting, out);
+        self.refuse_late_among(now, |book| &book.held, out);
+    }
+
+    fn refuse_late_among(
+        &mut self,
+        now: Duration,
+        pools: impl Fn(&Self) -> &Vec<u32>,
+        out: &mut Vec<Action>,
+    ) {
         let mut at = 0;
-        while let Some(&pool) = self.waiting.get(at) {
+        while let Some(&pool) = pools(self).get(at) {
             // Refusals may empty groups and the pool itself, and others take their places in the lists: so go by index,
             // from behind, and look again.
             for group in (0..self.pools[pool].waiting.len()).rev() {
@@ -41,7 +51,7 @@ impl Book {
                     self.refuse_late_in(now, group, thread, out);
                 }
             }
-            if self.waiting.get(at) == Some(&pool) {
+            if pools(self).get(at) == Some(&pool) {
                 at += 1;
             }
         }
@@ -177,12 +187,13 @@ impl Book {
             retry_at,
             ..
         } = entry;
-        let missing = tally.live() < limits.min_size
+        let missing = entry.gate.is_open()
+            && tally.live() < limits.min_size
             && (limits.size == 0 || tally.total() < limits.size)
             && self.is_open(entry);
         let (service, thread) = warm.filter(|_| missing && retry_at.is_none())?;
         let group = self.group(pool, service);
-        self.make_known(self.groups[group].host, service);
+        self.make_known(group);
         self.caps_allow(group).then_some((group, thread))
     }
 }

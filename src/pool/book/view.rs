@@ -1,11 +1,14 @@
 //! Read-only views, for the console and the metrics. They may look at every group; the hot calls never use them.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use super::Book;
-use super::arena::NONE;
+use super::arena::{Arena, NONE, index};
 use super::ledger::{Capped, Tally};
-use super::words::{DatabaseId, HostId, PoolId, ServerId, ServiceId, State, ThreadId, UserId};
+use super::words::{
+    DatabaseId, HostId, PoolId, ServerId, ServiceId, State, ThreadId, UserId, WaiterId,
+};
 
 /// What counts against one cap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +35,8 @@ pub struct PoolView {
 /// A server connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServerView {
+    /// Its number among all that there ever were.
+    pub number: u32,
     /// What it does.
     pub state: State,
     /// Its pool.
@@ -40,6 +45,36 @@ pub struct ServerView {
     pub service: ServiceId,
     /// Where its socket belongs.
     pub thread: ThreadId,
+    /// When it came into its state.
+    pub since: Duration,
+    /// When it was last lent.
+    pub lent: Option<Duration>,
+    /// It is closed as soon as it comes back.
+    pub outdated: bool,
+}
+
+/// A session in a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WaiterView {
+    /// Its pool.
+    pub pool: PoolId,
+    /// On whose account it waits.
+    pub service: ServiceId,
+    /// Since when.
+    pub since: Duration,
+    /// Who came later has a higher one.
+    pub ticket: u64,
+}
+
+/// What one service has of one pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PartView {
+    /// The service.
+    pub service: ServiceId,
+    /// Server connections on its account.
+    pub tally: Tally,
+    /// Its sessions in the queue.
+    pub waiters: u32,
 }
 
 impl Book {
@@ -109,10 +144,76 @@ impl Book {
         }
         let entry = &self.servers[server.index];
         Some(ServerView {
+            number: entry.number,
             state: entry.state,
             pool: self.pools[entry.pool].id,
             service: ServiceId(self.groups[entry.group].service),
             thread: ThreadId(entry.thread),
+            since: entry.since,
+            lent: entry.lent,
+            outdated: entry.epoch != self.pools[entry.pool].epoch || entry.expires <= self.now,
+        })
+    }
+
+    /// One past the highest number that a server connection may have: see [`Self::servers_in`].
+    pub fn server_places(&self) -> usize {
+        self.servers.end() as usize
+    }
+
+    /// The server connections whose numbers are in this range, so that all of them can be read in parts.
+    pub fn servers_in(&self, places: Range<usize>) -> impl Iterator<Item = ServerId> + '_ {
+        indices(&self.servers, places).map(|at| self.servers[at].id)
+    }
+
+    /// The same for waiters.
+    pub fn waiter_places(&self) -> usize {
+        self.waiters.end() as usize
+    }
+
+    /// The same for waiters: those to whom nothing is granted yet.
+    pub fn waiters_in(
+        &self,
+        places: Range<usize>,
+    ) -> impl Iterator<Item = (WaiterId, WaiterView)> + '_ {
+        indices(&self.waiters, places)
+            .map(|at| &self.waiters[at])
+            .filter(|waiter| waiter.server == NONE)
+            .map(|waiter| {
+                let group = &self.groups[waiter.group];
+                let view = WaiterView {
+                    pool: self.pools[group.pool].id,
+                    service: ServiceId(group.service),
+                    since: waiter.since,
+                    ticket: waiter.ticket,
+                };
+                (waiter.id, view)
+            })
+    }
+
+    /// What each service has of a pool in which it has ever asked.
+    pub fn parts(&self, pool: PoolId) -> impl Iterator<Item = PartView> + '_ {
+        let entry = self.pool_at(pool).map(|pool| &self.pools[pool]);
+        let groups = entry.map_or(&[][..], |pool| &pool.groups);
+        groups.iter().map(|group| {
+            let group = &self.groups[*group];
+            PartView {
+                service: ServiceId(group.service),
+                tally: group.tally,
+                waiters: group.waiters,
+            }
+        })
+    }
+
+    /// Since when the first waiter of each service has waited, of those services that have any.
+    pub fn waiting_services(&self) -> impl Iterator<Item = (ServiceId, Duration)> + '_ {
+        let pools = self.waiting.iter();
+        let groups = pools.flat_map(|pool| &self.pools[*pool].waiting);
+        groups.filter_map(|group| {
+            let group = &self.groups[*group];
+            let heads = group.lanes.iter().map(|lane| lane.waiters.head);
+            let heads = heads.filter(|head| *head != NONE);
+            let first = heads.map(|head| self.waiters[head].since).min()?;
+            Some((ServiceId(group.service), first))
         })
     }
 
@@ -120,6 +221,14 @@ impl Book {
     pub fn servers(&self) -> impl Iterator<Item = ServerId> + '_ {
         self.servers.indices().map(|at| self.servers[at].id)
     }
+}
+
+/// The indices in use of those in `places`.
+fn indices<T>(arena: &Arena<T>, places: Range<usize>) -> impl Iterator<Item = u32> + '_ {
+    let end = places.end.min(arena.end() as usize);
+    (places.start..end)
+        .map(index)
+        .filter(|at| arena.occupied(*at))
 }
 
 fn view(capped: &Capped) -> View {

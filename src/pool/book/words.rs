@@ -97,6 +97,25 @@ pub struct ServiceLimits {
     pub weight: u32,
 }
 
+/// What a pool does for who asks it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Gate {
+    /// It lends and dials.
+    #[default]
+    Open,
+    /// It lends and dials nothing. What is idle stays, and what comes back too.
+    Suspended,
+    /// The same, and what is idle or comes back is closed.
+    Paused,
+}
+
+impl Gate {
+    /// Whether anybody is served.
+    pub fn is_open(self) -> bool {
+        self == Self::Open
+    }
+}
+
 /// What `ask` answers.
 #[must_use = "a server connection that was granted is lost if nobody takes it"]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -173,6 +192,8 @@ pub enum CloseReason {
     OverLimit,
     /// Its pool was told to reconnect, after a change of address or password, or by an operator.
     Reconnect,
+    /// Its pool is paused.
+    Paused,
 }
 
 /// Why a waiter is not served.

@@ -2,4 +2,5 @@
 
 mod conversation;
 mod peers;
+mod sends;
 mod traps;

@@ -4,5 +4,8 @@ mod cancels;
 mod house;
 mod leases;
 mod patience;
+mod reaped;
+mod size;
 mod threads;
 mod vanishing;
+mod views;

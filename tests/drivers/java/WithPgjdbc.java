@@ -238,6 +238,28 @@ public class WithPgjdbc {
       execute(connection, "discard all");
       same(8L, value(connection, "select count(*) from java_changing where n >= ?", 0));
     }
+    // What drops statements is a prepared statement itself, under a name from the first execution on.
+    for (String drops : new String[] {"deallocate all", "discard all"}) {
+      try (Connection connection = connect("prepareThreshold", "1")) {
+        for (int n = 0; n < 5; n++) {
+          same(n, value(connection, "select ?::int", n));
+          try (PreparedStatement statement = connection.prepareStatement(drops)) {
+            statement.execute();
+          }
+          same(n + 1L, value(connection, "select ?::bigint + 1", n));
+        }
+      }
+    }
+    try (Connection connection = connect("prepareThreshold", "1")) {
+      for (int n = 0; n < 5; n++) {
+        execute(connection, "prepare java_own as select 'own'");
+        same("own", value(connection, "execute java_own"));
+        try (PreparedStatement statement = connection.prepareStatement("deallocate java_own")) {
+          statement.execute();
+        }
+        fails("26000", () -> value(connection, "execute java_own"));
+      }
+    }
   }
 
   static void batches() throws Exception {

@@ -5,17 +5,22 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{
     AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex,
 };
+use tokio::time::Instant;
 
 use crate::client::end::{ClientEnd, Look};
-use crate::metrics::Traffic;
+use crate::metrics::{Counts, Stint, Traffic};
 use crate::server::end::{ServerEnd, Settled};
+use crate::server::prepared::Store;
 use crate::session::relay::{Relay, RelayError};
+use crate::session::translate::Tracking;
+use crate::wire::parameters::Parameters;
 
 /// The longest message that the client may send.
 pub(super) const LIMIT: u32 = 2_000_000;
@@ -36,6 +41,8 @@ pub(super) struct Passed {
     pub(super) read: Cell<usize>,
     /// What the relay wrote.
     pub(super) written: RefCell<Vec<u8>>,
+    /// In how many pieces.
+    pub(super) writes: Cell<usize>,
 }
 
 /// The relay's end of a pipe.
@@ -67,6 +74,7 @@ impl AsyncWrite for Tap {
     ) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.pipe).poll_write(cx, bytes))?;
         self.passed.written.borrow_mut().extend(&bytes[..written]);
+        self.passed.writes.set(self.passed.writes.get() + 1);
         Poll::Ready(Ok(written))
     }
 
@@ -99,6 +107,18 @@ pub(super) struct Wire {
     scratch: Vec<u8>,
     traffic: Traffic,
     pub(super) seen: Rc<Seen>,
+    /// How prepared statements are kept account of, if they are.
+    pub(super) tracking: Option<Kept>,
+}
+
+/// What is kept account of.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    pub(super) store: Store,
+    /// Statements on one server.
+    pub(super) most: usize,
+    /// What the client's sessions are like.
+    pub(super) parameters: Arc<Parameters>,
 }
 
 /// The ends of the pipes that the scripts hold.
@@ -128,6 +148,7 @@ impl Wire {
             scratch: vec![0; scratch],
             traffic: Traffic::default(),
             seen,
+            tracking: None,
         };
         let far = Far {
             client: far_client,
@@ -141,7 +162,7 @@ impl Wire {
         let (pipe, far) = duplex(width);
         self.server = ServerEnd::new(Tap {
             pipe,
-            passed: Rc::default(),
+            passed: Rc::clone(&self.seen.server),
         });
         far
     }
@@ -190,15 +211,30 @@ impl Wire {
             scratch,
             traffic,
             seen,
+            tracking,
         } = self;
+        let (kept, none) = (tracking.as_ref(), Parameters::NONE);
+        let front = kept.and_then(|kept| server.change_to(&kept.parameters));
         let mut relay = Relay {
             blocks: true,
-            tracking: None,
+            tracking: kept.map(|kept| Tracking {
+                store: &kept.store,
+                most: kept.most,
+                parameters: &kept.parameters,
+                startup: &none,
+                heard: &[],
+            }),
             client,
             server,
             traffic,
+            counts: &Counts::default(),
+            stint: &mut Stint::default(),
+            epoch: Instant::now(),
         };
-        poll_fn(|cx| Poll::Ready(relay.client_said(cx, &said, &[]))).await?;
+        poll_fn(|cx| {
+            Poll::Ready(relay.client_said(cx, &said, front.as_deref().unwrap_or_default()))
+        })
+        .await?;
         let proof = poll_fn(|cx| {
             let polled = relay.poll(cx, scratch);
             let up = seen

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tempfile::TempDir;
 use tokio::net::{UnixListener, UnixStream};
@@ -13,21 +13,23 @@ use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::{JoinHandle, spawn_local};
 
-use crate::client::directory::{Ask, Directory, Entry, Who};
+use crate::client::directory::{Ask, Directory, Entry, Listed, Who};
 use crate::client::end::ClientEnd;
 use crate::client::patience::{Activity, Doing, Patience};
+use crate::client::view::ClientRow;
 use crate::config::checked::{Host, Mode, Tcp};
 use crate::net::listen::Peer;
 use crate::net::packet::{Packet, Packets};
 use crate::net::stream::{Stream, unix_path};
+use crate::policy::reaper::{Reason, Sentence};
 use crate::pool::book::{PoolLimits, PoolView, ServiceId, ServiceLimits, ThreadId};
 use crate::pool::errand::Errand;
-use crate::pool::pools::{Pool, PoolSettings, Pools};
+use crate::pool::pools::{Member, Pool, PoolSettings, Pools};
 use crate::server::dial::Target;
 use crate::server::login::{Identity, ServerLogin};
 use crate::server::secure::Security;
 use crate::session::fake::Fake;
-use crate::session::run::{End, Session, Terms};
+use crate::session::run::{End, Moved, Registrar, Session, Terms};
 use crate::wire::reply::{
     Report, Severity, SqlState, authentication, backend_key_data, parameter_status, query,
     ready_for_query,
@@ -39,6 +41,16 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The longest message of a client.
 const LIMIT: u32 = 1_000_000;
+
+/// Every session stays where it is.
+#[derive(Debug)]
+struct Nowhere;
+
+impl Registrar for Nowhere {
+    fn renamed(&self, _: &Listed, _: &str) -> Option<Moved> {
+        None
+    }
+}
 
 /// A Postgres on a unix socket.
 pub(super) struct House {
@@ -66,6 +78,10 @@ pub(super) struct Server {
     canceled: Notify,
     finishes: Notify,
     dies: Notify,
+    terminated: Notify,
+    /// What it says although nobody asked.
+    unasked: RefCell<Vec<u8>>,
+    speaks: Notify,
     /// It was told to end, or lost its client.
     pub(super) is_leaving: Cell<bool>,
     /// Its socket is closed.
@@ -90,9 +106,30 @@ impl Server {
         }
     }
 
+    /// Says something although nobody asked.
+    pub(super) fn say(&self, bytes: &[u8]) {
+        self.unasked.borrow_mut().extend(bytes);
+        self.speaks.notify_one();
+    }
+
+    /// Whether it has said everything.
+    pub(super) fn has_said(&self) -> bool {
+        self.unasked.borrow().is_empty()
+    }
+
     /// Closes its socket although nobody asked.
     pub(super) fn die(&self) {
         self.dies.notify_one();
+    }
+
+    /// Stops the query that it runs.
+    pub(super) fn times_out(&self) {
+        self.canceled.notify_one();
+    }
+
+    /// Ends its session amid the query that it runs, and says so.
+    pub(super) fn is_terminated(&self) {
+        self.terminated.notify_one();
     }
 
     /// Whether it runs a query until it is cancelled.
@@ -201,6 +238,7 @@ impl House {
             cancel_limit: PATIENCE,
             budget: Some(100),
             headroom: 0,
+            is_watched: false,
             database_cap: 0,
             user_cap: 0,
         }
@@ -243,6 +281,9 @@ impl House {
                     canceled: Notify::new(),
                     finishes: Notify::new(),
                     dies: Notify::new(),
+                    terminated: Notify::new(),
+                    unasked: RefCell::default(),
+                    speaks: Notify::new(),
                     is_leaving: Cell::new(false),
                     is_closed: Cell::new(false),
                 });
@@ -283,7 +324,16 @@ impl Server {
         ];
         packets.write(&hello.concat()).await?;
         'talk: loop {
-            let Packet { tag, body } = packets.read(1 << 20).await?;
+            let packet = tokio::select! {
+                biased;
+                () = self.speaks.notified() => None,
+                packet = packets.read(1 << 20) => Some(packet?),
+            };
+            let Some(Packet { tag, body }) = packet else {
+                let said = self.unasked.take();
+                packets.write(&said).await?;
+                continue;
+            };
             if tag == b'X' {
                 return Ok(());
             }
@@ -306,8 +356,12 @@ impl Server {
                         self.fake.borrow_mut().cancel()
                     }
                     () = self.finishes.notified() => self.fake.borrow_mut().finish(),
+                    () = self.terminated.notified() => self.fake.borrow_mut().die(),
                 };
                 packets.write(&said).await?;
+                if self.fake.borrow().is_dead() {
+                    return Ok(());
+                }
                 if self.fake.borrow().is_idle() {
                     // What comes of a signal from now on comes to the next query.
                     continue 'talk;
@@ -377,23 +431,31 @@ impl Thread {
 
     /// A client that is logged in, and its session.
     pub(super) fn client(&self) -> Client {
+        self.client_with(&[])
+    }
+
+    /// The same, of a client whose sessions are to have these parameters.
+    pub(super) fn client_with(&self, parameters: &[(&str, &str)]) -> Client {
         let (near, far) = UnixStream::pair().expect("two sockets");
         let directory = Arc::new(Directory::default());
         let who = Who {
             user: "ann".into(),
             database: "site".into(),
             service: "site".into(),
+            ..Who::default()
         };
         let listed = directory.list(Peer::Unix(None), who, 4);
         let entry = Arc::clone(listed.entry());
         let terms = Terms {
-            pool: Arc::clone(&self.pool),
+            pool: Member::of(Arc::clone(&self.pool)),
             service: self.service,
             thread: self.id,
             mode: self.pool.settings().mode,
             listed,
             seats: Box::default(),
-            startup: Arc::default(),
+            service_seat: None,
+            registrar: Arc::new(Nowhere),
+            startup: Arc::new(parameters.iter().copied().collect()),
             prepared: 100,
         };
         let mut session = Session::new(ClientEnd::new(Stream::Unix(near), LIMIT), terms, None, &[]);
@@ -468,6 +530,12 @@ impl Client {
         news
     }
 
+    /// The session as others see it.
+    pub(super) fn row(&self) -> ClientRow {
+        let row = self.directory.row_of(self.entry.id());
+        row.expect("it is listed")
+    }
+
     /// Asks the session something from outside.
     pub(super) fn is_asked(&self, ask: Ask) {
         self.entry.ask(ask);
@@ -477,6 +545,22 @@ impl Client {
     pub(super) fn hurry_at(&self, second: u64, patience: Patience) {
         self.directory.set_clock(Duration::from_secs(second));
         self.directory.hurry(&patience, |_| patience);
+    }
+
+    /// The reaper passes a sentence on the session, for what it was seen to do.
+    pub(super) fn is_condemned(&self, doing: (Activity, u64)) {
+        let sentence = Sentence {
+            reason: Reason::Stale,
+            service: "site".into(),
+            deployment: Some("v1".into()),
+            by: Some("v2".into()),
+            since: Some(SystemTime::UNIX_EPOCH),
+            rested: Duration::ZERO,
+        };
+        let (activity, second) = doing;
+        let since = second * 1000;
+        self.directory
+            .condemn(&self.entry, Doing { activity, since }, sentence);
     }
 
     /// What the session is seen to do, since which second.

@@ -1,12 +1,16 @@
 //! When a session takes, keeps and gives back a server connection.
 
+use std::rc::Rc;
 use std::time::Duration;
 
-use super::house::{House, Thread, on_a_thread, turns, until, with_pool};
+use super::house::{House, Server, Thread, on_a_thread, turns, until, with_pool};
 use crate::client::directory::Ask;
 use crate::client::patience::Patience;
 use crate::config::checked::Mode;
-use crate::wire::reply::{Message, TERMINATE, query};
+use crate::session::run::TRIES;
+use crate::wire::reply::{
+    Message, Report, ServerError, SqlState, TERMINATE, parameter_status, query,
+};
 
 #[test]
 fn transaction_mode_gives_the_connection_back_between_transactions() {
@@ -146,6 +150,36 @@ fn a_cancel_stops_what_its_session_runs() {
     });
 }
 
+/// A cancel comes while the server connection is made one of the client's.
+fn cancel_amid_own_query(parameter: &str) {
+    with_pool(Mode::Transaction, 1, async |house, thread| {
+        let mut client = thread.client_with(&[(parameter, "slow")]);
+        client.query("wait").await;
+        until("pgweir's own query runs", || {
+            house.servers().iter().any(|server| server.is_running())
+        })
+        .await;
+        let server = house.server();
+        client.is_asked(Ask::Cancel);
+        turns(20).await;
+        assert!(!server.heard().contains(&"cancel".to_owned()));
+        server.finish();
+        assert_eq!(client.answer().await, "EZI");
+        assert_eq!(server.hit(), ["wait"]);
+        assert_eq!(client.ask("rows 1 1").await, "DCZI");
+    });
+}
+
+#[test]
+fn a_cancel_hits_the_clients_query_and_never_pgweirs_own_in_front_of_it() {
+    cancel_amid_own_query("TimeZone");
+}
+
+#[test]
+fn a_cancel_hits_the_clients_query_and_not_the_change_of_role_before_it() {
+    cancel_amid_own_query("role");
+}
+
 /// A client cancels its query, and leaves its connection to another while the signal may still be on its way.
 fn cancel_in_flight(mode: Mode) {
     with_pool(mode, 1, async |house, thread| {
@@ -203,6 +237,27 @@ fn a_server_that_died_while_idle_is_never_lent() {
 }
 
 #[test]
+fn what_postgres_says_to_an_idle_connection_costs_it_nothing_and_reaches_nobody() {
+    with_pool(Mode::Transaction, 1, async |house, thread| {
+        let mut client = thread.client();
+        assert_eq!(client.ask("rows 1 1").await, "DCZI");
+        let server = house.server();
+        let notice = Report::new(SqlState::SUCCESSFUL_COMPLETION, "by the way").notice();
+        let news = Message::new(b'A').u32(1).text("news").text("").done();
+        server.say(&[notice, news, parameter_status("TimeZone", "CET")].concat());
+        until("it is said", || server.has_said()).await;
+        turns(5).await;
+        assert_eq!(client.ask("rows 2 1").await, "DDCZI");
+        assert_eq!(house.server().heard(), ["rows 1 1", "rows 2 1"]);
+        // Nor is it the client's wish elsewhere.
+        server.die();
+        until("it is closed", || server.is_closed.get()).await;
+        assert_eq!(client.ask("rows 1 1").await, "DCZI");
+        assert_eq!(house.servers()[1].heard(), ["rows 1 1"]);
+    });
+}
+
+#[test]
 fn a_sweep_drops_what_died_while_idle() {
     with_pool(Mode::Transaction, 1, async |house, thread| {
         assert_eq!(thread.client().ask("rows 1 1").await, "DCZI");
@@ -229,6 +284,166 @@ fn a_request_that_dies_with_its_server_fails_and_the_session_goes_on() {
         assert_eq!(client.ask("rows 2 1").await, "DDCZI");
         assert_eq!(house.servers().len(), 3);
         until("nothing is lent", || thread.view().tally.idle == 1).await;
+    });
+}
+
+/// A server of `house` runs pgweir's own query.
+async fn amid_own_query(house: &House) -> Rc<Server> {
+    let running = || {
+        let mut servers = house.servers().into_iter();
+        servers.find(|server| server.is_running() && !server.is_closed.get())
+    };
+    until("pgweir's own query runs", || running().is_some()).await;
+    running().expect("it runs until it is told otherwise")
+}
+
+#[test]
+fn a_question_that_was_stopped_is_asked_once_more_and_then_the_client_keeps_its_server() {
+    with_pool(Mode::Transaction, 1, async |house, thread| {
+        let (mut client, mut other) = (thread.client(), thread.client());
+        for stopped in [1, 2] {
+            assert_eq!(client.ask("set slow = 1").await, "CZI");
+            let server = amid_own_query(&house).await;
+            for _ in 0..stopped {
+                let before = server.heard().len();
+                server.times_out();
+                let again = || server.heard().len() > before;
+                until("it is over", || again() || !server.is_running()).await;
+                turns(2).await;
+            }
+            server.finish();
+            assert_eq!(
+                client.ask("rows 1 1").await,
+                "DCZI",
+                "stopped {stopped} times"
+            );
+            let heard = server.heard();
+            let asked = heard.iter().filter(|said| said.contains("'slow'")).count();
+            assert_eq!(asked, if stopped == 1 { 2 } else { 4 });
+        }
+        other.query("rows 2 1").await;
+        until("it is kept", || thread.view().waiters == 1).await;
+        client.send(&TERMINATE).await;
+        assert_eq!(other.answer().await, "DDCZI");
+    });
+}
+
+#[test]
+fn a_timeout_of_the_client_before_ends_pgweirs_own_query_and_no_session() {
+    with_pool(Mode::Transaction, 1, async |house, thread| {
+        let mut hasty = thread.client_with(&[("statement_timeout", "1ms")]);
+        assert_eq!(hasty.ask("rows 1 1").await, "DCZI");
+        let mut other = thread.client_with(&[("TimeZone", "slow")]);
+        other.query("rows 2 1").await;
+        let server = amid_own_query(&house).await;
+        let before = server.heard().len();
+        server.times_out();
+        until("it is tried again", || server.heard().len() > before).await;
+        server.finish();
+        assert_eq!(other.answer().await, "DDCZI");
+        assert_eq!(server.heard().last().map(String::as_str), Some("rows 2 1"));
+        assert_eq!(server.heard().len(), before + 2);
+    });
+}
+
+#[test]
+fn a_server_that_ends_amid_pgweirs_own_query_fails_the_request_behind_it_and_no_more() {
+    with_pool(Mode::Transaction, 1, async |house, thread| {
+        let mut client = thread.client_with(&[("TimeZone", "slow")]);
+        client.query("rows 1 1").await;
+        amid_own_query(&house).await.is_terminated();
+        let error = client.packet().await;
+        assert_eq!(
+            ServerError::parse(&error.body).code,
+            SqlState::ADMIN_SHUTDOWN
+        );
+        assert_eq!(client.answer().await, "ZI");
+        client.send(&batch("rows 2 1")).await;
+        amid_own_query(&house).await.is_terminated();
+        assert_eq!(client.answer().await, "EZI");
+        client.query("rows 3 1").await;
+        amid_own_query(&house).await.finish();
+        assert_eq!(client.answer().await, "DDDCZI");
+        assert_eq!(house.servers().len(), 3);
+        until("nothing is lent", || thread.view().tally.idle == 1).await;
+    });
+}
+
+#[test]
+fn a_server_that_ends_before_it_was_sent_anything_of_the_clients_is_replaced_unseen() {
+    with_pool(Mode::Transaction, 1, async |house, thread| {
+        let mut client = thread.client_with(&[("role", "slow")]);
+        client.query("rows 1 1").await;
+        amid_own_query(&house).await.is_terminated();
+        until("another is asked", || house.servers().len() == 2).await;
+        amid_own_query(&house).await.die();
+        until("another is asked", || house.servers().len() == 3).await;
+        amid_own_query(&house).await.finish();
+        assert_eq!(client.answer().await, "DCZI");
+        until("nothing is lent", || thread.view().tally.idle == 1).await;
+        // Not for ever: perhaps it is that query that they die of.
+        client.send(&TERMINATE).await;
+        let mut client = thread.client_with(&[("role", "too 'slow'")]);
+        client.query("rows 1 1").await;
+        for _ in 0..=TRIES {
+            let server = amid_own_query(&house).await;
+            server.is_terminated();
+            until("it is gone", || server.is_closed.get()).await;
+        }
+        assert_eq!(
+            client.last_words().await,
+            ("08006".to_owned(), "server_lost")
+        );
+    });
+}
+
+#[test]
+fn a_server_that_ends_while_it_is_asked_what_its_client_has_set_ends_the_session_in_its_own_words()
+{
+    for goes_on in [false, true] {
+        with_pool(Mode::Transaction, 1, async |house, thread| {
+            let mut client = thread.client();
+            assert_eq!(client.ask("set slow = 1").await, "CZI");
+            let server = amid_own_query(&house).await;
+            if goes_on {
+                client.query("rows 1 1").await;
+                turns(5).await;
+            }
+            server.is_terminated();
+            let words = ("57P01".to_owned(), "server_lost");
+            assert_eq!(client.last_words().await, words);
+        });
+    }
+}
+
+#[test]
+fn a_cancel_that_comes_late_and_meets_a_reset_ends_no_session() {
+    with_pool(Mode::Session, 1, async |house, thread| {
+        let mut client = thread.client_with(&[("TimeZone", "slow")]);
+        client.query("wait").await;
+        amid_own_query(&house).await.finish();
+        let server = house.server();
+        until("the client's query runs", || server.heard().len() == 2).await;
+        house.signals_late(true);
+        house.finishes_cancels(false);
+        client.is_asked(Ask::Cancel);
+        until("it is on its way", || server.heard().len() == 3).await;
+        server.finish();
+        assert_eq!(client.answer().await, "CZI");
+        assert_eq!(client.ask("reset all").await, "CZI");
+        amid_own_query(&house).await;
+        client.query("rows 1 1").await;
+        house.finishes_cancels(true);
+        until("it is tried again", || server.heard().len() == 6).await;
+        amid_own_query(&house).await.finish();
+        assert_eq!(client.answer().await, "DCZI");
+        let heard = server.heard();
+        let own = heard[0].as_str();
+        assert_eq!(
+            heard,
+            [own, "wait", "cancel", "reset all", own, own, "rows 1 1"]
+        );
+        assert_eq!(server.hit(), [own]);
     });
 }
 

@@ -42,13 +42,21 @@ const NONE: Patience = Patience {
     notice: None,
 };
 
+/// What a client does that does nothing.
+fn rests(mode: Mode) -> Activity {
+    match mode {
+        Mode::Session => Activity::Holding,
+        Mode::Transaction | Mode::Statement => Activity::Idle,
+    }
+}
+
 #[test]
 fn an_idle_client_is_closed_and_one_in_a_transaction_is_not() {
     for mode in [Mode::Transaction, Mode::Session, Mode::Statement] {
         with_pool(mode, 1, async |house, thread| {
             let mut client = thread.client();
             assert_eq!(client.ask("rows 1 1").await, "DCZI");
-            client.does(Activity::Idle).await;
+            client.does(rests(mode)).await;
             if mode != Mode::Statement {
                 client.hurry_at(5, NONE);
                 assert_eq!(client.ask("begin").await, "CZT");
@@ -56,7 +64,7 @@ fn an_idle_client_is_closed_and_one_in_a_transaction_is_not() {
                 client.hurry_at(9, IDLE);
                 turns(3).await;
                 assert_eq!(client.ask("commit").await, "CZI");
-                client.does(Activity::Idle).await;
+                client.does(rests(mode)).await;
                 assert_eq!(client.doing().1, 9);
             }
             client.hurry_at(12, IDLE);
@@ -154,7 +162,7 @@ fn a_transaction_of_short_queries_may_be_too_long() {
         let mut client = thread.client();
         for second in [2, 4, 6] {
             assert_eq!(client.ask("rows 1 1").await, "DCZI");
-            client.does(Activity::Idle).await;
+            client.does(Activity::Holding).await;
             client.hurry_at(second, TRANSACTION);
         }
         assert_eq!(client.ask("rows 1 1").await, "DCZI");

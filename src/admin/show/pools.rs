@@ -1,0 +1,101 @@
+//! Pools, and other processes that cancel requests are sent on to.
+
+use std::collections::BTreeMap;
+
+use super::{OWN, Rows, load_balance, mode, own_sessions};
+use crate::admin::command::{Call, Run};
+use crate::admin::table::{Row, int4, text};
+use crate::pool::view::{PoolRow, ServerState};
+use crate::row;
+
+/// SHOW POOLS: those of clients, and the console's.
+pub const POOLS: Run = Run::Show {
+    columns: &[
+        text("database"),
+        text("user"),
+        int4("cl_active"),
+        int4("cl_waiting"),
+        int4("cl_active_cancel_req"),
+        int4("cl_waiting_cancel_req"),
+        int4("sv_active"),
+        int4("sv_active_cancel"),
+        int4("sv_being_canceled"),
+        int4("sv_idle"),
+        int4("sv_used"),
+        int4("sv_tested"),
+        int4("sv_login"),
+        int4("maxwait"),
+        int4("maxwait_us"),
+        text("pool_mode"),
+        text("load_balance_hosts"),
+    ],
+    rows,
+};
+
+/// SHOW PEERS: nothing passes cancel requests on to others yet.
+pub const PEERS: Run = Run::Show {
+    columns: &[
+        int4("peer_id"),
+        text("host"),
+        int4("port"),
+        int4("pool_size"),
+    ],
+    rows: |_| Ok(vec![]),
+};
+
+/// SHOW PEER_POOLS: likewise.
+pub const PEER_POOLS: Run = Run::Show {
+    columns: &[
+        int4("peer_id"),
+        int4("cl_active_cancel_req"),
+        int4("cl_waiting_cancel_req"),
+        int4("sv_active_cancel"),
+        int4("sv_login"),
+    ],
+    rows: |_| Ok(vec![]),
+};
+
+#[expect(clippy::unnecessary_wraps, reason = "tables may fail")]
+pub(super) fn rows(call: &Call) -> Rows {
+    let pools = call.process.pools().rows();
+    let pools = pools.iter().filter(|row| row.is_for_clients());
+    let named = |row: &PoolRow| {
+        let name = (row.pool.database.clone(), row.pool.user.clone());
+        (name, pool_row(row))
+    };
+    let mut rows: BTreeMap<_, _> = pools.map(named).collect();
+    let own = (OWN.to_owned(), OWN.to_owned());
+    rows.insert(own, own_row(own_sessions(call)));
+    Ok(rows.into_values().collect())
+}
+
+fn pool_row(row: &PoolRow) -> Row {
+    let servers = |state| row.servers.of(state);
+    row![
+        row.pool.database.clone(),
+        row.pool.user.clone(),
+        row.clients_active(),
+        row.waiters,
+        row.cancels_sent,
+        row.cancels_waiting,
+        servers(ServerState::Active),
+        servers(ServerState::ActiveCancel),
+        servers(ServerState::BeingCanceled),
+        servers(ServerState::Idle),
+        0u8, // those that PgBouncer would check before it lends them; here every idle one is looked at when it is lent
+        servers(ServerState::Tested),
+        servers(ServerState::New),
+        row.longest_wait.as_secs(),
+        row.longest_wait.subsec_micros(),
+        mode(row.mode),
+        load_balance(row.pool.settings().target.hosts.len()),
+    ]
+}
+
+/// The console's pool, as PgBouncer has it.
+fn own_row(clients: u64) -> Row {
+    let mut row = row![OWN, OWN, clients];
+    row.extend((0..12).map(|_| 0u8.into()));
+    row.extend(row!["statement", None::<&'static str>]);
+    row
+}

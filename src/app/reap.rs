@@ -1,0 +1,312 @@
+//! Deployments in force: who is current, whom the reaper closes, and what it has closed.
+//!
+//! The choices are `policy`'s. Here the directory is looked over a few times a second, sessions are asked to leave, and what came
+//! of it is kept. A session leaves by itself, and only if it still does what it was seen to do.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use parking_lot::Mutex;
+
+use super::serve::App;
+use crate::client::directory::{Entry, Who};
+use crate::client::patience::{Activity, Doing};
+use crate::client::reaped::ReapedLog;
+use crate::policy::deployment::{Count, DeploymentRow, Deployments, Measure, Promotion, Unknown};
+use crate::policy::reaper::{Choice, Pressure, Reaper, Rest, Seen, Sentence, room_for_one, stale};
+
+/// What is known of deployments, and of the sessions that were closed because of them.
+#[derive(Debug)]
+pub struct Reaping {
+    life: Mutex<Deployments>,
+    reaper: Mutex<Reaper>,
+    /// What was closed.
+    pub log: ReapedLog,
+}
+
+impl Default for Reaping {
+    fn default() -> Self {
+        Self {
+            life: Mutex::new(Deployments::new(0)),
+            reaper: Mutex::default(),
+            log: ReapedLog::default(),
+        }
+    }
+}
+
+/// The sessions that matter, at one moment.
+struct Survey {
+    groups: Vec<Group>,
+    /// Sessions of superseded deployments, and those idle in a transaction.
+    sessions: Vec<Found>,
+}
+
+/// Sessions that agree in whose they are.
+struct Group {
+    who: Arc<Who>,
+    measure: Measure,
+    count: Count,
+}
+
+/// A session as it was seen.
+struct Found {
+    entry: Arc<Entry>,
+    group: usize,
+    doing: Doing,
+}
+
+impl Survey {
+    fn seen(&self) -> Vec<Seen<'_>> {
+        let seen = self.sessions.iter().map(|found| {
+            let group = &self.groups[found.group];
+            Seen {
+                id: found.entry.id(),
+                service: &group.who.service,
+                superseded: group.measure.superseded,
+                joined: found.entry.joined(),
+                rest: match found.doing.activity {
+                    Activity::Idle => Rest::Idle,
+                    Activity::Holding => Rest::Holding,
+                    Activity::InTransaction => Rest::InTransaction,
+                    Activity::Waiting
+                    | Activity::WaitingTold
+                    | Activity::Active
+                    | Activity::Streaming => Rest::Busy,
+                },
+                since: found.doing.since,
+            }
+        });
+        seen.collect()
+    }
+}
+
+impl App {
+    /// Sees which deployments are current, and asks those sessions to leave that have outlived theirs. Called several times a
+    /// second.
+    pub(super) fn reap(&self) {
+        let now = self.directory.now();
+        let world = self.world();
+        let survey = self.survey(now);
+        let groups = survey.groups.iter().filter_map(|group| {
+            let deployment = group.who.deployment.as_deref()?;
+            Some((&*group.who.service, deployment, group.count))
+        });
+        let after = |service: &str| world.deployments_of(service).promote_after;
+        let promotions = self.reaping.life.lock().observe(now, groups, after);
+        promotions.iter().for_each(tell);
+
+        let full = self.pools.full_services();
+        let pressure = &world.config.pressure;
+        let own = full.iter().map(|(service, waiters)| Pressure {
+            service: Some(service),
+            wanted: *waiters,
+            idle_transaction: Duration::ZERO,
+        });
+        let wanted = self.watch.wanted();
+        let everywhere = (wanted > 0).then_some(Pressure {
+            service: None,
+            wanted,
+            idle_transaction: pressure.idle_transaction,
+        });
+        let pressures: Vec<_> = everywhere.into_iter().chain(own).collect();
+        let rules = |service: &str| world.deployments_of(service);
+        let seen = survey.seen();
+        let choices = self
+            .reaping
+            .reaper
+            .lock()
+            .choose(now, &pressures, &seen, rules);
+        self.carry_out(now, &survey, &choices);
+    }
+
+    /// Which deployments there are, by service, the oldest first.
+    pub fn deployment_rows(&self) -> Vec<DeploymentRow> {
+        let clock = Clock::new(self.directory.now());
+        let life = self.reaping.life.lock();
+        let all = life.iter();
+        let mut rows: Vec<_> = all
+            .flat_map(|(service, deployments)| {
+                let rows = deployments.iter();
+                rows.map(|deployment| deployment.row(service, |at| clock.time(at)))
+            })
+            .collect();
+        // Stable: within a service they stay in their order.
+        rows.sort_by(|one, other| one.service.cmp(&other.service));
+        rows
+    }
+
+    /// An operator says which deployment counts.
+    pub fn promote_deployment(&self, service: &str, deployment: &str) -> Result<(), Unknown> {
+        let now = self.directory.now();
+        let promotion = self.reaping.life.lock().promote(now, service, deployment)?;
+        tell(&promotion);
+        Ok(())
+    }
+
+    /// An operator says that a deployment does not count any more.
+    pub fn supersede_deployment(&self, service: &str, deployment: &str) -> Result<(), Unknown> {
+        let now = self.directory.now();
+        let mut life = self.reaping.life.lock();
+        life.supersede(now, service, deployment)?;
+        tracing::info!(service, deployment, "superseded by an administrator");
+        Ok(())
+    }
+
+    /// Asks every session of superseded deployments to leave that does nothing, of one service or of all. Returns how many were
+    /// asked.
+    pub fn close_stale(&self, service: Option<&str>) -> usize {
+        let now = self.directory.now();
+        let survey = self.survey(now);
+        let seen = survey.seen();
+        let concerns = |choice: &Choice| service.is_none_or(|name| name == seen[choice.at].service);
+        let choices: Vec<_> = stale(&seen).into_iter().filter(concerns).collect();
+        self.carry_out(now, &survey, &choices);
+        choices.len()
+    }
+
+    /// How many clients a service with that cap may have when this one comes. An eighth is kept for a deployment that is newer than
+    /// the current one: without that it could not start while the old one has taken everything.
+    pub(super) fn clients_for(&self, who: &Who, most: u32) -> u32 {
+        let Some(deployment) = &who.deployment else {
+            return most;
+        };
+        let life = self.reaping.life.lock();
+        if life.is_new(&who.service, deployment) {
+            most
+        } else {
+            most - kept_for_the_next(most)
+        }
+    }
+
+    /// Asks one idle session of a superseded deployment of the same service to leave, so that this one can come. False if there is
+    /// none.
+    pub(super) fn make_room_for(&self, who: &Who) -> bool {
+        let is_stale = |life: &Deployments| {
+            who.deployment
+                .as_deref()
+                .is_some_and(|deployment| life.superseded(&who.service, deployment).is_some())
+        };
+        let life = self.reaping.life.lock();
+        if is_stale(&life) || !life.has_leftovers(&who.service) {
+            return false;
+        }
+        drop(life);
+        let (now, world) = (self.directory.now(), self.world());
+        if world.deployments_of(&who.service).dry_run {
+            return false;
+        }
+        let survey = self.survey(now);
+        let choice = room_for_one(&survey.seen(), &who.service);
+        self.carry_out(now, &survey, choice.as_slice());
+        choice.is_some()
+    }
+
+    fn survey(&self, now: u64) -> Survey {
+        let world = self.world();
+        let life = self.reaping.life.lock();
+        let (mut groups, mut sessions) = (Vec::<Group>::new(), Vec::new());
+        let mut known = HashMap::new();
+        self.directory.for_each(|entry| {
+            let (who, doing) = (entry.who(), entry.doing());
+            let group = *known.entry(Arc::as_ptr(&who)).or_insert_with(|| {
+                let superseded = who
+                    .deployment
+                    .as_deref()
+                    .and_then(|deployment| life.superseded(&who.service, deployment));
+                groups.push(Group {
+                    who: Arc::clone(&who),
+                    measure: Measure {
+                        promote_after: world.deployments_of(&who.service).promote_after,
+                        superseded: superseded.map(|superseded| superseded.since),
+                    },
+                    count: Count::default(),
+                });
+                groups.len() - 1
+            });
+            let Group { measure, count, .. } = &mut groups[group];
+            count.add(entry.joined(), now, *measure);
+            if measure.superseded.is_some() || doing.activity == Activity::InTransaction {
+                let entry = Arc::clone(entry);
+                sessions.push(Found {
+                    entry,
+                    group,
+                    doing,
+                });
+            }
+        });
+        Survey { groups, sessions }
+    }
+
+    fn carry_out(&self, now: u64, survey: &Survey, choices: &[Choice]) {
+        let clock = Clock::new(now);
+        for choice in choices {
+            let Found {
+                entry,
+                group,
+                doing,
+            } = &survey.sessions[choice.at];
+            let who = &survey.groups[*group].who;
+            let life = self.reaping.life.lock();
+            let superseded = who
+                .deployment
+                .as_deref()
+                .and_then(|deployment| life.superseded(&who.service, deployment));
+            let sentence = Sentence {
+                reason: choice.reason,
+                service: who.service.clone(),
+                deployment: who.deployment.as_deref().map(str::to_owned),
+                by: superseded.and_then(|superseded| superseded.by.clone()),
+                since: superseded.map(|superseded| clock.time(superseded.since)),
+                rested: Duration::from_millis(now.saturating_sub(doing.since)),
+            };
+            drop(life);
+            if choice.dry_run {
+                self.reaping.log.note(entry, &Arc::new(sentence), true);
+            } else {
+                self.directory.condemn(entry, *doing, sentence);
+            }
+        }
+    }
+}
+
+/// What is kept of a cap for the next deployment.
+fn kept_for_the_next(most: u32) -> u32 {
+    /// A rollout begins with a few.
+    const PART: u32 = 8;
+    if most < 2 { 0 } else { most.div_ceil(PART) }
+}
+
+/// The directory's clock and the one on the wall.
+struct Clock {
+    now: u64,
+    wall: SystemTime,
+}
+
+impl Clock {
+    fn new(now: u64) -> Self {
+        Self {
+            now,
+            wall: SystemTime::now(),
+        }
+    }
+
+    fn time(&self, at: u64) -> SystemTime {
+        self.wall - Duration::from_millis(self.now.saturating_sub(at))
+    }
+}
+
+fn tell(promotion: &Promotion) {
+    let Promotion {
+        service,
+        deployment,
+        instead_of,
+        again,
+    } = promotion;
+    let instead_of = instead_of.join(", ");
+    if *again {
+        tracing::info!(%service, %deployment, instead_of, "deployment is current again");
+    } else {
+        tracing::info!(%service, %deployment, instead_of, "deployment is current");
+    }
+}

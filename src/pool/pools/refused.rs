@@ -1,0 +1,69 @@
+//! Why a session gets no server connection.
+
+use std::sync::Arc;
+
+use crate::wire::reply::{Report, Severity, SqlState};
+
+/// Why a session gets no server connection, and what its client is told.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Refused {
+    /// It has waited for `query_wait`.
+    #[error("no server connection within query_wait")]
+    QueryWait {
+        /// What Postgres said at the last failed login, if that is why.
+        last_error: Option<Arc<str>>,
+        /// Who has the server connections.
+        shortage: Arc<str>,
+    },
+    /// Postgres refuses the login.
+    #[error("Postgres refuses the login: {cause}")]
+    Login {
+        /// In the log's words.
+        cause: Arc<str>,
+        /// The message for the client: Postgres' own words.
+        message: Arc<[u8]>,
+        /// Postgres' own code, if it is Postgres that refuses.
+        code: Option<SqlState>,
+        /// Postgres asked for a proof that pgweir does not have.
+        wants_proof: bool,
+    },
+    /// The pool was taken away.
+    #[error("the pool was removed")]
+    PoolRemoved,
+}
+
+impl Refused {
+    /// Postgres' code for it, if it is Postgres that refuses.
+    pub fn code(&self) -> Option<SqlState> {
+        match self {
+            Self::Login { code, .. } => *code,
+            Self::QueryWait { .. } | Self::PoolRemoved => None,
+        }
+    }
+
+    /// The last words to the client.
+    pub fn to_client(&self) -> Vec<u8> {
+        let report = match self {
+            Self::Login { message, .. } => return message.to_vec(),
+            Self::QueryWait {
+                last_error: None,
+                shortage,
+            } => Report::new(SqlState::TOO_MANY_CONNECTIONS, "query_wait_timeout")
+                .detail(format!(
+                    "No server connection became free within query_wait. {shortage}"
+                ))
+                .hint("All server connections that this client may have are in use."),
+            Self::QueryWait {
+                last_error: Some(error),
+                ..
+            } => Report::new(SqlState::UNABLE_TO_CONNECT, "query_wait_timeout").detail(format!(
+                "Postgres could not be reached within query_wait: {error}"
+            )),
+            Self::PoolRemoved => Report::new(
+                SqlState::ADMIN_SHUTDOWN,
+                "this database was removed from the configuration",
+            ),
+        };
+        report.error(Severity::Fatal)
+    }
+}

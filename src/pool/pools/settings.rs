@@ -1,0 +1,91 @@
+//! What may change while a pool is in use.
+
+use std::time::Duration;
+
+use crate::config::checked::Mode;
+use crate::pool::book::PoolLimits;
+use crate::server::dial::Target;
+use crate::server::login::ServerLogin;
+use crate::wire::startup::Startup;
+
+/// What may change while a pool is in use.
+#[derive(Debug, Clone)]
+pub struct PoolSettings {
+    /// Where and as whom to log in.
+    pub target: Target,
+    /// How long a client keeps a server connection.
+    pub mode: Mode,
+    /// Sizes.
+    pub limits: PoolLimits,
+    /// The longest wait for a server connection.
+    pub query_wait: Option<Duration>,
+    /// A connection is closed at this age, give or take a tenth.
+    pub server_lifetime: Option<Duration>,
+    /// The first pause after a failed login.
+    pub server_login_retry: Duration,
+    /// Run between two clients in session mode; empty = nothing.
+    pub server_reset_query: String,
+    /// Prepared statements that a server connection keeps; 0 = names are left to the clients.
+    pub max_prepared_statements: u32,
+    /// How long it may take to bring a connection back to order.
+    pub recover_limit: Duration,
+    /// How long a cancel request may be on its way.
+    pub cancel_limit: Duration,
+    /// The budget of its Postgres; `None` = what Postgres says, less `headroom`.
+    pub budget: Option<u32>,
+    /// See `budget`.
+    pub headroom: u32,
+    /// Its Postgres is watched over a connection of its own, which counts in the budget.
+    pub is_watched: bool,
+    /// It serves once, to try one password or one client's replication, and is forgotten after that.
+    pub is_probe: bool,
+    /// Caps on its database and user.
+    pub database_cap: u32,
+    /// See `database_cap`.
+    pub user_cap: u32,
+}
+
+impl PoolSettings {
+    /// The same with room for one connection, made with another proof.
+    #[must_use]
+    pub fn as_probe(&self, proof: ServerLogin) -> Self {
+        let mut probe = self.as_single();
+        probe.target.identity.proof = proof;
+        probe
+    }
+
+    /// The same with room for one connection that replicates, with everything that its client asked for at startup.
+    #[must_use]
+    pub fn as_replication(&self, startup: &Startup) -> Self {
+        let mut single = self.as_single();
+        single.mode = Mode::Session;
+        // It may understand no SQL.
+        single.target.connect_query = None;
+        single.server_lifetime = None;
+        let identity = &mut single.target.identity;
+        let name = startup.parameter("application_name").unwrap_or_default();
+        name.clone_into(&mut identity.application_name);
+        identity.parameters.clone_from(&startup.parameters);
+        identity
+            .parameters
+            .retain(|(name, _)| name != "application_name");
+        single
+    }
+
+    /// The same with room for one connection, which serves once.
+    fn as_single(&self) -> Self {
+        let mut probe = self.clone();
+        probe.is_probe = true;
+        // What is left of a try that took too long serves nobody, and is closed at once.
+        let server_idle = Some(Duration::ZERO);
+        probe.limits = PoolLimits {
+            size: 1,
+            min_size: 0,
+            reserve_size: 0,
+            server_idle,
+            ..probe.limits
+        };
+
+        probe
+    }
+}
