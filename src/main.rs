@@ -1,15 +1,21 @@
 //! The command line of pgweir.
 
-use std::path::PathBuf;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use pgweir::app::background::{Pidfile, become_user};
 use pgweir::app::built::without_effect;
+use pgweir::app::pgbouncer;
 use pgweir::app::serve::serve;
 use pgweir::app::world::Source;
 use pgweir::app::{demo, incident};
 use pgweir::client::credentials::Credentials;
+use pgweir::config::ini;
 
 /// A third less memory for each idle client than glibc's allocator, which wastes what it aligns.
 #[global_allocator]
@@ -29,8 +35,16 @@ enum Command {
     Serve(Serve),
     /// Read a configuration file and print every mistake in it.
     Check {
-        /// The file, in the shape of pooler.toml.
+        /// The file, in the shape of pooler.toml or of PgBouncer's pgbouncer.ini.
         file: PathBuf,
+    },
+    /// Write the pooler.toml that means the same as a pgbouncer.ini, and say what differs.
+    Import {
+        /// The pgbouncer.ini.
+        file: PathBuf,
+        /// Where to write it; to standard output if it is left out.
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
     },
     /// Show it: a throw-away Postgres, more clients than it takes, and the same clients through pgweir.
     Demo(Demo),
@@ -59,6 +73,9 @@ struct Serve {
     #[arg(long, value_name = "SECONDS", default_value_t = 25)]
     drain_limit: u64,
 }
+
+/// How long clients may take to end their transactions, where nothing else is said.
+const DRAIN_LIMIT: Duration = Duration::from_secs(25);
 
 #[derive(Debug, Args)]
 struct Demo {
@@ -93,6 +110,12 @@ struct IncidentArgs {
 }
 
 fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    let cli = Cli::command();
+    let commands: Vec<_> = cli.get_subcommands().map(clap::Command::get_name).collect();
+    if pgbouncer::is_meant(&arguments, &commands) {
+        return pgbouncer::run(arguments, DRAIN_LIMIT);
+    }
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -111,14 +134,23 @@ fn run(command: Command) -> anyhow::Result<()> {
             drain_limit,
         }) => {
             let source = match (file, to) {
-                (Some(path), _) => Source::File(path),
+                (Some(path), _) => Source::of(path),
                 (None, Some(to)) => Source::Url { to, listen },
                 (None, None) => unreachable!("clap asks for one of them"),
             };
-            Ok(serve(source, Duration::from_secs(drain_limit))?)
+            let process = source.process()?;
+            become_user(&process)?;
+            let pidfile = process.pidfile.as_deref().map(Pidfile::write).transpose()?;
+            serve(source, Duration::from_secs(drain_limit))?;
+            drop(pidfile);
+            Ok(())
         }
         Command::Check { file } => {
-            let world = Source::File(file.clone()).load(&Credentials::new([0; 32], []), None)?;
+            let source = Source::of(file.clone());
+            let world = source.load(&Credentials::new([0; 32], []), None)?;
+            for note in world.notes() {
+                println!("{note}");
+            }
             for setting in without_effect(&world.config) {
                 println!(
                     "{}: {setting} has no effect in this version",
@@ -128,6 +160,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             println!("{}: no mistakes", file.display());
             Ok(())
         }
+        Command::Import { file, output } => import(&file, output.as_deref()),
         Command::Demo(Demo { clients, seconds }) => Ok(demo::run(&demo::Options {
             clients,
             stay: Duration::from_secs(seconds.into()),
@@ -148,9 +181,32 @@ fn run(command: Command) -> anyhow::Result<()> {
     }
 }
 
+/// The pooler.toml goes to a file or to standard output, what differs to standard error.
+fn import(file: &Path, output: Option<&Path>) -> anyhow::Result<()> {
+    let imported = ini::load(file)?;
+    match output {
+        // Nobody's file is written over, and passwords in it are nobody else's to read.
+        Some(path) => OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path)
+            .and_then(|mut file| file.write_all(imported.toml.as_bytes()))
+            .map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?,
+        None => print!("{}", imported.toml),
+    }
+    for note in &imported.notes {
+        eprintln!("{note}");
+    }
+    for setting in without_effect(&imported.config) {
+        eprintln!("{setting} has no effect in this version");
+    }
+    Ok(())
+}
+
 /// One request over plain HTTP/1.0, as the image has no other program to make it.
 fn healthcheck(address: &str) -> anyhow::Result<()> {
-    use std::io::{Read, Write};
+    use std::io::Read;
     const LIMIT: Duration = Duration::from_secs(3);
     let mut stream = std::net::TcpStream::connect(address)?;
     stream.set_read_timeout(Some(LIMIT))?;

@@ -9,7 +9,7 @@ fuzz_target!(|body: &[u8]| match parse(body) {
     Ok(Initial::Startup(startup)) => {
         assert!(!startup.user.is_empty() && !startup.database.is_empty());
         let _ = startup.negotiate();
-        if let Ok(parameters) = Parameters::of_startup(&startup) {
+        if let Ok(parameters) = Parameters::of_startup(&startup, &[]) {
             assert!(parameters.change_from(&parameters).is_none());
             let _ = parameters.change_from(&Parameters::default());
         }

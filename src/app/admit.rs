@@ -21,10 +21,12 @@ use crate::client::end::ClientEnd;
 use crate::client::greet::{GreetError, Greeted, Greeting, Secured, greet};
 use crate::client::login::{LoginError, Method, ask_password, authenticate};
 use crate::config::checked::{AuthMethod, Config, Database, Mode, Secret, TlsMode};
+use crate::config::hba_file;
 use crate::metrics::Counts;
 use crate::net::end::EndError;
 use crate::net::line::Line;
 use crate::net::listen::Peer;
+use crate::net::names;
 use crate::net::packet::Packets;
 use crate::net::stream::Stream;
 use crate::policy::service::Facts;
@@ -98,6 +100,9 @@ pub enum Denied {
     /// The user is not one that pgweir knows.
     #[error("unknown user")]
     Stranger(String),
+    /// Nobody is asked for a name, and the database has none of its own.
+    #[error("auth.method = \"any\" needs a user in the database's entry")]
+    Nameless,
     /// The console was asked for by somebody whom it is not for.
     #[error("not an admin or stats user")]
     NotAllowed(String),
@@ -107,9 +112,12 @@ pub enum Denied {
     /// pgweir is shutting down.
     #[error("pgweir is shutting down")]
     Draining,
-    /// The configured method is not part of this version.
-    #[error("this authentication method is not part of this version")]
-    Method,
+    /// A record of the HBA file refuses it.
+    #[error("pg_hba.conf rejects connection")]
+    Rejected,
+    /// No record of the HBA file fits.
+    #[error("{0}")]
+    NoRecord(String),
     /// No server connection could be had to learn what to tell the client.
     #[error("{0}")]
     Refused(Refused),
@@ -117,7 +125,7 @@ pub enum Denied {
 
 impl Denied {
     /// The words that there are.
-    pub const WORDS: [&str; 14] = [
+    pub const WORDS: [&str; 16] = [
         "greeting",
         "client_login",
         "ssl_required",
@@ -125,11 +133,13 @@ impl Denied {
         "login",
         "too_many_clients",
         "no_database",
+        "disabled",
         "auth_query",
         "unknown_user",
+        "configuration",
+        "hba",
         "not_allowed",
         "unproved",
-        "method",
         "draining",
         "refused",
     ];
@@ -147,9 +157,10 @@ impl Denied {
             Self::Disabled(_) => "disabled",
             Self::LookUp(_) => "auth_query",
             Self::Stranger(_) => "unknown_user",
+            Self::Nameless => "configuration",
+            Self::Rejected | Self::NoRecord(_) => "hba",
             Self::NotAllowed(_) => "not_allowed",
             Self::Unproved => "unproved",
-            Self::Method => "method",
             Self::Draining => "draining",
             Self::Refused(_) => "refused",
         }
@@ -199,7 +210,13 @@ impl Denied {
                 SqlState::INVALID_AUTHORIZATION,
                 "not allowed: the console needs a password, a certificate or a connection from its own machine",
             ),
-            Self::Method => Report::new(SqlState::NOT_SUPPORTED, self.to_string()),
+            Self::Nameless => {
+                // PgBouncer's words.
+                Report::new(SqlState::INVALID_AUTHORIZATION, "bouncer config error")
+            }
+            Self::Rejected | Self::NoRecord(_) => {
+                Report::new(SqlState::INVALID_AUTHORIZATION, self.to_string())
+            }
             Self::Draining => Report::new(SqlState::CANNOT_CONNECT_NOW, "pgweir is shutting down"),
         };
         Some(report.error(Severity::Fatal))
@@ -437,6 +454,15 @@ struct Welcomed {
     lease: Option<Lease>,
 }
 
+/// What a client has done to show who it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Proof {
+    /// Enough.
+    Given,
+    /// Nothing: none was asked for.
+    None,
+}
+
 /// What it takes to let one client in.
 pub(super) struct Reception<'a> {
     pub(super) app: &'a Arc<App>,
@@ -484,19 +510,14 @@ impl Reception<'_> {
         let found = self.in_time(self.find(startup)).await?;
         let credential = &found.credential;
         if !self.world.passes_through() {
-            self.in_time(self.prove(packets, startup, secured, credential))
+            self.in_time(self.prove(packets, startup, *peer, secured, credential))
                 .await
                 .inspect_err(|_| found.doubt())?;
         }
-        let database = self
-            .world
-            .database(&startup.database)
-            .ok_or_else(|| Denied::NoDatabase(startup.database.clone()))?;
-        if self.app.pools.is_disabled(&startup.database) {
-            return Err(Denied::Disabled(startup.database.clone()));
-        }
+        let database = self.database(startup)?;
         let replicates = startup.is_replication();
-        let asked = Parameters::of_startup(startup);
+        let ignored = &self.world.config.pool.ignore_startup_parameters;
+        let asked = Parameters::of_startup(startup, ignored);
         let (service, who) = self.classify(startup, asked.as_ref().ok(), *peer, secured);
         let pool = self.pool(startup, database, credential);
         if self.world.passes_through() && !replicates {
@@ -506,7 +527,7 @@ impl Reception<'_> {
         if self.world.passes_through() && replicates {
             self.vouch_alone(packets, &pool, service).await?;
         }
-        let asked = for_postgres(asked, replicates)?;
+        let asked = self.for_postgres(asked, replicates, *peer, database)?;
         let settings = pool.settings();
         let welcomed = async {
             match settings.mode {
@@ -535,7 +556,8 @@ impl Reception<'_> {
         if self.app.is_draining() {
             return Err(Denied::Draining);
         }
-        let hello = hello(&welcome, &accepted, listed.entry().key());
+        let notice = self.world.config.auth.login_notify_message.as_deref();
+        let hello = hello(&welcome, &accepted, listed.entry().key(), notice);
         self.in_time(async { packets.write(&hello).await.map_err(LoginError::Io) })
             .await?;
         self.app.metrics.logins.add(self.began.elapsed());
@@ -565,6 +587,52 @@ impl Reception<'_> {
             },
         };
         Ok((terms, lease))
+    }
+
+    /// The entry for the database that the client wants, if there is one that it may have.
+    fn database(&self, startup: &Startup) -> Result<&Database, Denied> {
+        let database = self
+            .world
+            .database(&startup.database)
+            .ok_or_else(|| Denied::NoDatabase(startup.database.clone()))?;
+        // Whoever says that nobody needs a name has said for whom everything is done.
+        if self.world.config.auth.method == AuthMethod::Any && database.user.is_none() {
+            return Err(Denied::Nameless);
+        }
+        if self.app.pools.is_disabled(&startup.database) {
+            return Err(Denied::Disabled(startup.database.clone()));
+        }
+        Ok(database)
+    }
+
+    /// What pgweir asks Postgres for on a client's behalf, with what the configuration has to say about it: nothing for one that
+    /// replicates, whose startup message Postgres reads itself.
+    fn for_postgres(
+        &self,
+        asked: Result<Parameters, OptionsError>,
+        replicates: bool,
+        peer: Peer,
+        database: &Database,
+    ) -> Result<Parameters, Denied> {
+        if replicates {
+            return Ok(Parameters::default());
+        }
+        let mut asked = asked.map_err(Denied::Options)?;
+        // Postgres would take it for a parameter of an extension's.
+        asked.unset(DEPLOYMENT);
+        if asked.value(APPLICATION_NAME).is_none() {
+            // Who gives none has none, and not what pgweir calls itself.
+            let default = database.parameters.application_name.as_deref();
+            asked.set(APPLICATION_NAME, default.unwrap_or(""));
+        }
+        if self.world.config.pool.application_name_add_host {
+            let named = asked
+                .value(APPLICATION_NAME)
+                .filter(|name| !name.is_empty());
+            let with_host = format!("{} - {peer}", named.unwrap_or("app"));
+            asked.set(APPLICATION_NAME, &with_host);
+        }
+        Ok(asked)
     }
 
     pub(super) fn refuse_early(&self) -> Result<(), Denied> {
@@ -600,25 +668,89 @@ impl Reception<'_> {
         &self,
         packets: &mut Packets<Stream>,
         startup: &Startup,
+        peer: Peer,
         secured: Option<&Secured>,
         credential: &Credential,
-    ) -> Result<(), Denied> {
+    ) -> Result<Proof, Denied> {
         let known = credential.is_known() || self.world.credentials.is_empty();
+        let user = &startup.user;
         let method = match self.world.config.auth.method {
             AuthMethod::Cert if !self.world.certificate_is_for(secured, &startup.user) => {
                 return Err(LoginError::Certificate(startup.user.clone()).into());
             }
-            AuthMethod::Trust | AuthMethod::Cert if known => return Ok(()),
+            AuthMethod::Any => return Ok(Proof::None),
+            AuthMethod::Trust if known => return Ok(Proof::None),
+            AuthMethod::Cert if known => return Ok(Proof::Given),
             AuthMethod::Trust | AuthMethod::Cert => {
                 return Err(Denied::Stranger(startup.user.clone()));
             }
             AuthMethod::Password => Method::Password,
             AuthMethod::Md5 => Method::Md5,
             AuthMethod::ScramSha256 => Method::Scram,
-            AuthMethod::Hba => return Err(Denied::Method),
+            AuthMethod::Hba => {
+                let record = self.record(startup, peer, secured)?;
+                match record {
+                    hba_file::Method::Reject => return Err(Denied::Rejected),
+                    // A file that names who may come in from where means those who are known.
+                    hba_file::Method::Trust if credential.is_known() => return Ok(Proof::None),
+                    hba_file::Method::Trust => return Err(Denied::Stranger(user.clone())),
+                    hba_file::Method::Cert(map) => {
+                        let map = map.as_deref();
+                        if self.world.certificate_by(map, secured, user) {
+                            return Ok(Proof::Given);
+                        }
+                        return Err(LoginError::Certificate(user.clone()).into());
+                    }
+                    hba_file::Method::Peer(map) => {
+                        let name = owner(packets.stream());
+                        let map = map.as_deref();
+                        if name.is_some_and(|name| self.world.is_mapped(map, &name, user)) {
+                            return Ok(Proof::Given);
+                        }
+                        return Err(LoginError::Peer(user.clone()).into());
+                    }
+                    hba_file::Method::Password => Method::Password,
+                    hba_file::Method::Md5 => Method::Md5,
+                    hba_file::Method::ScramSha256 => Method::Scram,
+                }
+            }
         };
         let end_point = secured.and_then(|secured| secured.end_point.as_deref());
-        Ok(authenticate(packets, &startup.user, credential, method, end_point).await?)
+        authenticate(packets, &startup.user, credential, method, end_point).await?;
+        Ok(Proof::Given)
+    }
+
+    /// What the HBA file says of this client.
+    fn record(
+        &self,
+        startup: &Startup,
+        peer: Peer,
+        secured: Option<&Secured>,
+    ) -> Result<&hba_file::Method, Denied> {
+        let replicates = startup.is_replication()
+            && !startup
+                .parameter("replication")
+                .is_some_and(|value| value.eq_ignore_ascii_case("database"));
+        let asking = hba_file::Asking {
+            address: peer.ip(),
+            tls: secured.is_some(),
+            database: &startup.database,
+            user: &startup.user,
+            replicates,
+        };
+        let found = self.world.hba.method(&asking);
+        found.ok_or_else(|| {
+            let host = peer.ip().map_or("[local]".to_owned(), |ip| ip.to_string());
+            let Startup { user, database, .. } = startup;
+            let encryption = if secured.is_some() {
+                "SSL encryption"
+            } else {
+                "no encryption"
+            };
+            Denied::NoRecord(format!(
+                "no pg_hba.conf entry for host \"{host}\", user \"{user}\", database \"{database}\", {encryption}"
+            ))
+        })
     }
 
     pub(super) fn classify(
@@ -760,7 +892,7 @@ impl Reception<'_> {
         asked: Parameters,
     ) -> Result<Welcomed, Denied> {
         let mut lease = self.lease(pool, service).await.map_err(Denied::Refused)?;
-        let accepted = give(&mut lease, with_application_name(asked)).await?;
+        let accepted = give(&mut lease, asked).await?;
         Ok(Welcomed {
             welcome: Arc::clone(&lease.connection().welcome),
             accepted: Arc::new(accepted),
@@ -790,7 +922,6 @@ impl Reception<'_> {
         service: ServiceId,
         asked: Parameters,
     ) -> Result<Arc<Accepted>, Denied> {
-        let asked = with_application_name(asked);
         if let Some(accepted) = pool.accepted(&asked) {
             return Ok(accepted);
         }
@@ -895,18 +1026,9 @@ impl Reception<'_> {
     }
 }
 
-/// What pgweir asks Postgres for on a client's behalf: nothing for one that replicates, whose startup message Postgres reads itself.
-fn for_postgres(
-    asked: Result<Parameters, OptionsError>,
-    replicates: bool,
-) -> Result<Parameters, Denied> {
-    if replicates {
-        return Ok(Parameters::default());
-    }
-    let mut asked = asked.map_err(Denied::Options)?;
-    // Postgres would take it for a parameter of an extension's.
-    asked.unset(DEPLOYMENT);
-    Ok(asked)
+/// Which user of this machine is at the other end of a unix socket.
+fn owner(stream: &Stream) -> Option<String> {
+    names::user_name(stream.peer_user()?)
 }
 
 /// Waiting for Postgres may take long, and a client that gives up leaves the queue.
@@ -919,14 +1041,6 @@ pub(super) fn give_back(mut lease: Lease) {
     if let Some(proof) = lease.connection().end.settled() {
         lease.release(proof);
     }
-}
-
-/// Who gives no application_name has none, and not what pgweir calls itself.
-fn with_application_name(mut asked: Parameters) -> Parameters {
-    if asked.value(APPLICATION_NAME).is_none() {
-        asked.set(APPLICATION_NAME, "");
-    }
-    asked
 }
 
 /// Gives the session of a lease what Postgres takes of these parameters.
@@ -990,7 +1104,12 @@ async fn take_on(lease: &mut Lease, wanted: &Parameters) -> Result<Taken, Denied
 }
 
 /// Everything from AuthenticationOk to ReadyForQuery.
-fn hello(welcome: &Welcome, accepted: &Accepted, (id, secret): (u32, &[u8])) -> Vec<u8> {
+fn hello(
+    welcome: &Welcome,
+    accepted: &Accepted,
+    (id, secret): (u32, &[u8]),
+    notice: Option<&str>,
+) -> Vec<u8> {
     let mut bytes = authentication::request(authentication::OK, &[]);
     for (name, value) in &welcome.parameters {
         let reported = accepted.reported.iter().rev();
@@ -1005,6 +1124,9 @@ fn hello(welcome: &Welcome, accepted: &Accepted, (id, secret): (u32, &[u8])) -> 
     bytes.extend(backend_key_data(id, secret));
     for notice in &welcome.notices {
         bytes.extend(Message::new(b'N').bytes(notice).done());
+    }
+    if let Some(notice) = notice {
+        bytes.extend(Report::new(SqlState::SUCCESSFUL_COMPLETION, notice).notice());
     }
     bytes.extend(ready_for_query());
     bytes

@@ -2,10 +2,11 @@
 //! setting would be unsafe the process does not start, elsewhere it says so.
 
 use crate::config::change::{between, plain};
-use crate::config::checked::{AuthMethod, Config};
+use crate::config::checked::Config;
 
-/// Settings by the beginning of their dotted names. Each goes from this list in the change that puts it in force.
-const NOT_IN_FORCE: [&str; 1] = ["auth.hba_file"];
+/// Settings by the beginning of their dotted names. Each goes from this list in the change that puts it in force; the list is
+/// empty while all are.
+const NOT_IN_FORCE: [&str; 0] = [];
 
 /// Settings that were given a value that has no effect yet.
 pub fn without_effect(config: &Config) -> Vec<String> {
@@ -22,13 +23,10 @@ fn is_in_force(name: &str) -> bool {
 
 /// Settings that promise a protection which this version does not give.
 pub fn unsafe_to_ignore(config: &Config) -> Vec<&'static str> {
-    let promises = [
-        ("auth.method", config.auth.method == AuthMethod::Hba),
-        (
-            "listen.proxy_protocol_from",
-            !config.listen.proxy_protocol_from.is_empty(),
-        ),
-    ];
+    let promises = [(
+        "listen.proxy_protocol_from",
+        !config.listen.proxy_protocol_from.is_empty(),
+    )];
     promises
         .into_iter()
         .filter(|(_, given)| *given)
@@ -46,11 +44,11 @@ mod tests {
     }
 
     #[test]
-    fn a_setting_without_effect_is_named() {
+    fn everything_that_can_be_given_is_in_force() {
         let given = config(
-            "[timeouts]\nquery = \"5s\"\n[auth]\nhba_file = \"pg_hba.conf\"\n[services.site]\nmax_servers = 3",
+            "[timeouts]\nquery = \"5s\"\n[auth]\nmethod = \"hba\"\nhba_file = \"pg_hba.conf\"\n[services.site]\nmax_servers = 3",
         );
-        assert_eq!(without_effect(&given), ["auth.hba_file"]);
+        assert_eq!(without_effect(&given), Vec::<String>::new());
     }
 
     #[test]
@@ -62,10 +60,8 @@ mod tests {
     #[test]
     fn a_promise_is_not_broken_in_silence() {
         assert_eq!(
-            unsafe_to_ignore(&config(
-                "[auth]\nmethod = \"hba\"\nhba_file = \"pg_hba.conf\""
-            )),
-            ["auth.method"]
+            unsafe_to_ignore(&config("[listen]\nproxy_protocol_from = [\"10.0.0.0/8\"]")),
+            ["listen.proxy_protocol_from"]
         );
         assert!(unsafe_to_ignore(&config("[tls.server]\nmode = \"require\"")).is_empty());
     }

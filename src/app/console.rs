@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::admit::{Denied, Reception};
+use super::admit::{Denied, Proof, Reception};
 use super::monitor::Reading;
 use super::serve::App;
 use crate::admin::DATABASES;
@@ -14,7 +14,7 @@ use crate::client::directory::{Directory, Quota, Seat, Who};
 use crate::client::greet::Greeted;
 use crate::client::login::LoginError;
 use crate::client::reaped::ReapedLog;
-use crate::config::checked::{AuthMethod, Config, Database};
+use crate::config::checked::{Config, Database};
 use crate::incident::{Incident, Summary};
 use crate::metrics::Metrics;
 use crate::net::line::Line;
@@ -37,15 +37,6 @@ pub(super) const SERVICE: &str = "(console)";
 /// Whether a database is the console.
 pub(super) fn is_console(database: &str) -> bool {
     DATABASES.contains(&database)
-}
-
-/// What a client has done to show who it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Proof {
-    /// Enough.
-    Given,
-    /// Nothing: none was asked for.
-    None,
 }
 
 impl Reception<'_> {
@@ -98,22 +89,25 @@ impl Reception<'_> {
             packets,
             startup,
             secured,
+            peer,
             ..
         } = greeted;
         let (place, database) = self.voucher().ok_or(Denied::Unproved)?;
-        let startup = Startup {
+        let (peer, secured) = (*peer, secured.as_ref());
+        let elsewhere = Startup {
             database: place.to_owned(),
             ..startup.clone()
         };
-        let found = self.in_time(self.find(&startup)).await?;
+        let found = self.in_time(self.find(&elsewhere)).await?;
         if !self.world.passes_through() {
-            let proving = self.prove(packets, &startup, secured.as_ref(), &found.credential);
-            self.in_time(proving).await.inspect_err(|_| found.doubt())?;
-            let asks = self.world.config.auth.method != AuthMethod::Trust;
-            return Ok(if asks { Proof::Given } else { Proof::None });
+            // The HBA file knows the console by its own name.
+            let proving = self.prove(packets, startup, peer, secured, &found.credential);
+            return self.in_time(proving).await.inspect_err(|_| found.doubt());
         }
-        let asked = Parameters::of_startup(&startup).ok();
-        let (service, _) = self.classify(&startup, asked.as_ref(), greeted.peer, secured.as_ref());
+        let startup = elsewhere;
+        let ignored = &self.world.config.pool.ignore_startup_parameters;
+        let asked = Parameters::of_startup(&startup, ignored).ok();
+        let (service, _) = self.classify(&startup, asked.as_ref(), peer, secured);
         let pool = self.pool(&startup, database, &found.credential);
         self.vouch(packets, &pool, service).await?;
         let vouched = pool.vouched().lock().await;

@@ -1,9 +1,12 @@
 //! Where log lines go, in which shape, and which of them.
 
 use std::fmt::Debug;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::Path;
 use std::sync::OnceLock;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::checked::{Log, LogFormat};
@@ -16,18 +19,25 @@ type SetFilter = Box<dyn Fn(EnvFilter) -> bool + Send + Sync>;
 /// A process has one log.
 static FILTER: OnceLock<Filter> = OnceLock::new();
 
+static OUTPUT: OnceLock<Output> = OnceLock::new();
+
 struct Filter {
     set: SetFilter,
     /// The level, and whether the pooler's errors are told.
     now: Mutex<(String, bool)>,
 }
 
-/// Starts logging to standard error. `RUST_LOG` overrides the level. Only the first call has an effect.
-pub fn start(log: &Log) {
+/// Starts logging. `RUST_LOG` overrides the level. Only the first call has an effect; fails if the file cannot be opened.
+pub fn start(log: &Log) -> io::Result<()> {
+    let file = log.file.as_deref().map(open).transpose()?;
+    let output: &'static Output = OUTPUT.get_or_init(|| Output {
+        stderr: log.stderr,
+        file: RwLock::new(file),
+    });
     let level = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_else(|_| log.level.clone());
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter(&level, log.pooler_errors))
-        .with_writer(std::io::stderr)
+        .with_writer(move || output)
         .with_target(false);
     let (set, started): (SetFilter, _) = match log.format {
         LogFormat::Text => {
@@ -48,10 +58,57 @@ pub fn start(log: &Log) {
         let now = Mutex::new((level, log.pooler_errors));
         let _ = FILTER.set(Filter { set, now });
     }
+    Ok(())
 }
 
-/// Follows the configuration from `old` to `new`. A level that was set otherwise stays if it is not among what has changed.
+/// Opens the file again: it may have been moved away, or be another one now. Without it lines go where they went.
+fn reopen(log: &Log) {
+    let Some(output) = OUTPUT.get() else {
+        return;
+    };
+    match log.file.as_deref().map(open).transpose() {
+        Ok(file) => *output.file.write() = file,
+        Err(error) => tracing::error!("{error}: the log goes on in the old file"),
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    let opened = OpenOptions::new().create(true).append(true).open(path);
+    opened.map_err(|error| {
+        let message = format!("log file {}: {error}", path.display());
+        io::Error::new(error.kind(), message)
+    })
+}
+
+/// Where lines go.
+#[derive(Debug)]
+struct Output {
+    stderr: bool,
+    file: RwLock<Option<File>>,
+}
+
+/// Each call is one whole line, which one system call appends.
+impl Write for &Output {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if let Some(file) = &mut self.file.read().as_ref() {
+            // A full disk is no reason to keep the line from the other place.
+            let _ = file.write_all(line);
+        }
+        if self.stderr {
+            let _ = io::stderr().write_all(line);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Follows the configuration from `old` to `new`, and opens the file again. A level that was set otherwise stays if it is not
+/// among what has changed.
 pub fn follow(old: &Log, new: &Log) {
+    reopen(new);
     if old.level != new.level {
         set_level(&new.level);
     }

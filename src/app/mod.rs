@@ -1,6 +1,7 @@
 //! Who is accepted and sent where; start, reload, drain.
 
 pub mod admit;
+pub mod background;
 pub mod built;
 mod console;
 pub mod demo;
@@ -11,6 +12,7 @@ pub mod log;
 pub mod look_up;
 pub mod monitor;
 pub mod page;
+pub mod pgbouncer;
 pub mod phase;
 mod process;
 pub mod ready;

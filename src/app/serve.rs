@@ -247,7 +247,7 @@ fn reload_pool(world: &World, pool: &Pool) {
 pub fn serve(source: Source, drain_limit: Duration) -> Result<(), StartError> {
     // The key makes the salts of unknown users: the same at each login, and not to be foretold.
     let world = source.load(&Credentials::new(rand::random(), []), None)?;
-    log::start(&world.config.log);
+    log::start(&world.config.log)?;
     world.warn();
     raise_file_limit(&world.config);
     world.credentials.derive_all();
@@ -416,19 +416,24 @@ fn listen(config: &Config) -> Result<Vec<Listener>, StartError> {
     let Listen {
         addresses,
         unix_socket_dir,
-        unix_socket_mode,
+        unix_socket_port,
+        backlog,
         ..
     } = &config.listen;
     let failed = |address: String| move |cause| StartError::Listen { address, cause };
     let mut listeners = vec![];
     for address in addresses {
-        listeners.push(Listener::tcp(*address, &config.tcp).map_err(failed(address.to_string()))?);
+        let listener = Listener::tcp(*address, &config.tcp, *backlog);
+        listeners.push(listener.map_err(failed(address.to_string()))?);
     }
     if let Some(directory) = unix_socket_dir {
-        let port = addresses
-            .first()
-            .map_or(DEFAULT_PORT, std::net::SocketAddr::port);
-        let listener = Listener::unix(directory, port, *unix_socket_mode);
+        let port = match unix_socket_port {
+            0 => addresses
+                .first()
+                .map_or(DEFAULT_PORT, std::net::SocketAddr::port),
+            given => *given,
+        };
+        let listener = Listener::unix(directory, port, &config.listen);
         listeners.push(listener.map_err(failed(directory.clone()))?);
     }
     for listener in &listeners {

@@ -10,8 +10,12 @@ use crate::client::directory::Who;
 use crate::client::greet::Secured;
 use crate::client::patience::Patience;
 use crate::config::change::between;
-use crate::config::checked::{self, AuthMethod, Config, Database, MaxServers, Secret, Timeouts};
+use crate::config::checked::{
+    self, AuthMethod, Config, Database, MaxServers, Process, Secret, Timeouts,
+};
+use crate::config::hba_file::HbaFile;
 use crate::config::ident_file::IdentMap;
+use crate::config::ini::{self, Note, Weight};
 use crate::config::{self, Mistakes, Overrides, SetError};
 use crate::net::tls::accept::Acceptor;
 use crate::net::tls::connect::Connector;
@@ -44,6 +48,13 @@ const FOR_EVER: Duration = Duration::from_hours(365 * 24);
 pub enum Source {
     /// A file, read again at each reload.
     File(PathBuf),
+    /// One of PgBouncer's, read again at each reload.
+    Ini {
+        /// The file.
+        path: PathBuf,
+        /// What the command line adds to it.
+        options: IniOptions,
+    },
     /// The command line.
     Url {
         /// The Postgres to serve.
@@ -51,6 +62,35 @@ pub enum Source {
         /// The addresses to listen on.
         listen: Vec<String>,
     },
+}
+
+/// What PgBouncer's command line can say that its file says too.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct IniOptions {
+    /// How often `-v` was given.
+    pub verbose: u8,
+    /// Nothing on standard error.
+    pub quiet: bool,
+    /// Whom the process becomes.
+    pub user: Option<String>,
+}
+
+impl IniOptions {
+    /// `overrides`: what was set later, and is as it was set.
+    fn apply(&self, config: &mut Config, overrides: &Overrides) {
+        const LEVELS: [&str; 3] = ["info", "debug", "trace"];
+        if self.verbose > 0 && !overrides.give(&["log", "level"]) {
+            let given = LEVELS.iter().position(|level| *level == config.log.level);
+            let level = given.unwrap_or(0) + usize::from(self.verbose);
+            LEVELS[level.min(LEVELS.len() - 1)].clone_into(&mut config.log.level);
+        }
+        if self.quiet {
+            config.log.stderr = false;
+        }
+        if self.user.is_some() {
+            config.process.user.clone_from(&self.user);
+        }
+    }
 }
 
 /// Why there is no configuration.
@@ -123,48 +163,89 @@ pub struct World {
     pub tls: TlsSides,
     /// Whom the names in certificates may log in as; `None`: as that name.
     idents: Option<Arc<IdentMap>>,
-    /// The file as it was read, where there is one: what is set at run time is laid over this, not over what the file holds by
-    /// then.
+    /// Who may come in how, with `method = "hba"`.
+    pub hba: Arc<HbaFile>,
+    /// Records of PgBouncer's HBA file that were passed over when it was read.
+    passed_over: Option<Mistakes>,
+    /// Where a file of PgBouncer's means something else here, when it was read.
+    notes: Vec<Note>,
+    /// The file as it was read, where there is one, a file of PgBouncer's as the pooler.toml that means the same: what is set at
+    /// run time is laid over this, not over what the file holds by then.
     text: Option<Secret>,
     /// What was set at run time.
     overrides: Overrides,
 }
 
 impl Source {
+    /// A file, of whichever kind.
+    pub fn of(path: PathBuf) -> Self {
+        if ini::is_one(&path) {
+            let options = IniOptions::default();
+            return Self::Ini { path, options };
+        }
+        Self::File(path)
+    }
+
     /// Reads the configuration and everything that it names. `known`: who was known so far; what their logins have taught is
     /// kept.
     ///
     /// `tls`: what TLS was made with so far. It is kept as long as the files hold the same.
     pub fn load(&self, known: &Credentials, tls: Option<&TlsSides>) -> Result<World, SourceError> {
-        let text = match self {
-            Self::File(path) => Some(Secret::new(config::read(path)?)),
-            Self::Url { .. } => None,
-        };
+        let (text, notes) = self.read()?;
         let overrides = Overrides::default();
         let config = self.config(text.as_ref(), &overrides)?;
         let promises = unsafe_to_ignore(&config);
         if !promises.is_empty() {
             return Err(SourceError::NotBuilt(promises));
         }
+        let (hba, passed_over) = self.hba(&config)?;
         Ok(World {
             credentials: Arc::new(known.successor(users(&config)?)),
             classifier: Classifier::new(&config.services),
             tls: TlsSides::read(&config, tls)?,
             idents: idents(&config)?.map(Arc::new),
+            hba: Arc::new(hba),
+            passed_over,
+            notes,
             config: Arc::new(config),
             text,
             overrides,
         })
     }
 
-    fn config(&self, text: Option<&Secret>, overrides: &Overrides) -> Result<Config, Mistakes> {
+    /// What the process is to be: of the configuration alone, since neither certificates nor users are to be read before the
+    /// process is who reads them.
+    pub fn process(&self) -> Result<Process, Mistakes> {
+        let (text, _) = self.read()?;
+        let config = self.config(text.as_ref(), &Overrides::default())?;
+        Ok(config.process)
+    }
+
+    /// The text of the file, where there is one.
+    fn read(&self) -> Result<(Option<Secret>, Vec<Note>), Mistakes> {
         match self {
-            Self::File(path) => config::parse_over(
-                text.map_or("", Secret::expose),
-                overrides,
-                &path.display().to_string(),
-                &config::environment,
-            ),
+            Self::File(path) => Ok((Some(Secret::new(config::read(path)?)), Vec::new())),
+            Self::Ini { path, .. } => {
+                let imported = ini::load(path)?;
+                Ok((Some(Secret::new(imported.toml)), imported.notes))
+            }
+            Self::Url { .. } => Ok((None, Vec::new())),
+        }
+    }
+
+    fn config(&self, text: Option<&Secret>, overrides: &Overrides) -> Result<Config, Mistakes> {
+        let parse = |path: &Path, env: &dyn Fn(&str) -> Option<String>| {
+            let text = text.map_or("", Secret::expose);
+            config::parse_over(text, overrides, &path.display().to_string(), env)
+        };
+        match self {
+            Self::File(path) => parse(path, &config::environment),
+            Self::Ini { path, options } => {
+                // What looks like a variable in PgBouncer's file is none.
+                let mut config = parse(path, &|_| None)?;
+                options.apply(&mut config, overrides);
+                Ok(config)
+            }
             Self::Url { to, listen } => config::from_url_over(to, listen, overrides),
         }
     }
@@ -189,10 +270,12 @@ impl Source {
         } else {
             Arc::clone(&world.credentials)
         };
-        let idents = if touches(&["auth."]) {
-            idents(&config).map_err(wrong)?.map(Arc::new)
+        let (idents, hba, passed_over) = if touches(&["auth."]) {
+            let (hba, passed_over) = self.hba(&config).map_err(wrong)?;
+            let idents = idents(&config).map_err(wrong)?.map(Arc::new);
+            (idents, Arc::new(hba), passed_over)
         } else {
-            world.idents.clone()
+            (world.idents.clone(), Arc::clone(&world.hba), None)
         };
         let tls = if touches(&["tls."]) {
             TlsSides::read(&config, Some(&world.tls)).map_err(|error| wrong(error.into()))?
@@ -204,10 +287,18 @@ impl Source {
             classifier: Classifier::new(&config.services),
             tls,
             idents,
+            hba,
+            passed_over,
+            // They are of the file, and were told when that was read.
+            notes: Vec::new(),
             config: Arc::new(config),
             text: world.text.clone(),
             overrides,
         })
+    }
+
+    fn hba(&self, config: &Config) -> Result<(HbaFile, Option<Mistakes>), SourceError> {
+        hba(config, matches!(self, Self::Ini { .. }))
     }
 }
 
@@ -241,6 +332,22 @@ fn idents(config: &Config) -> Result<Option<IdentMap>, SourceError> {
     Ok(Some(map?))
 }
 
+/// The records of `auth.hba_file`. `lenient`: as PgBouncer, what is wrong is passed over, and given with them.
+fn hba(config: &Config, lenient: bool) -> Result<(HbaFile, Option<Mistakes>), SourceError> {
+    let auth = &config.auth;
+    let Some(path) = auth
+        .hba_file
+        .as_ref()
+        .filter(|_| auth.method == AuthMethod::Hba)
+    else {
+        return Ok((HbaFile::default(), None));
+    };
+    match config::hba_file::parse(&read(path)?, path) {
+        (_, Some(mistakes)) if !lenient => Err(mistakes.into()),
+        parsed => Ok(parsed),
+    }
+}
+
 fn read(path: &Path) -> Result<String, SourceError> {
     std::fs::read_to_string(path).map_err(|cause| SourceError::Unreadable {
         path: path.to_owned(),
@@ -249,8 +356,22 @@ fn read(path: &Path) -> Result<String, SourceError> {
 }
 
 impl World {
+    /// Where a file of PgBouncer's means something else here.
+    pub fn notes(&self) -> &[Note] {
+        &self.notes
+    }
+
     /// Says in the log which settings have no effect yet.
     pub fn warn(&self) {
+        if let Some(mistakes) = &self.passed_over {
+            tracing::warn!("passed over in the HBA file:\n{mistakes}");
+        }
+        for note in &self.notes {
+            match note.weight {
+                Weight::Idle => tracing::info!("{note}"),
+                Weight::Differs | Weight::Without => tracing::warn!("{note}"),
+            }
+        }
         for setting in without_effect(&self.config) {
             tracing::warn!(setting, "has no effect in this version");
         }
@@ -274,7 +395,7 @@ impl World {
         let auth = &self.config.auth;
         let asks_secrets = !matches!(
             auth.method,
-            AuthMethod::Trust | AuthMethod::Cert | AuthMethod::Hba
+            AuthMethod::Trust | AuthMethod::Any | AuthMethod::Cert | AuthMethod::Hba
         );
         // A forced user says nothing about who the client is.
         let forces = self
@@ -283,7 +404,19 @@ impl World {
             .values()
             .chain(&self.config.any_database)
             .any(|database| database.user.is_some());
-        asks_secrets && self.credentials.is_empty() && auth.query_user.is_none() && !forces
+        asks_secrets && self.credentials.is_empty() && !self.looks_up() && !forces
+    }
+
+    /// Whether users who are listed nowhere are looked up, be it for one database alone.
+    fn looks_up(&self) -> bool {
+        let Config {
+            auth,
+            databases,
+            any_database,
+            ..
+        } = &*self.config;
+        let mut all = databases.values().chain(any_database);
+        auth.query_user.is_some() || all.any(|database| database.auth_user.is_some())
     }
 
     /// Whether a client's certificate is good for logging in as `user`.
@@ -295,6 +428,22 @@ impl World {
             (Some(map), Some(name)) => map.admits(CERTIFICATES, name, user),
             (Some(_), None) => false,
             (None, _) => subject.is(user),
+        }
+    }
+
+    /// Whether a client's certificate is good for logging in as `user` by a record of the HBA file with that map.
+    pub fn certificate_by(&self, map: Option<&str>, secured: Option<&Secured>, user: &str) -> bool {
+        let subject = secured.and_then(|secured| secured.subject.as_ref());
+        let name = subject.and_then(|subject| subject.common_name.as_deref());
+        name.is_some_and(|name| self.is_mapped(map, name, user))
+    }
+
+    /// Whether `name`, which was proved elsewhere, may log in as `user`: by that map, or as itself.
+    pub fn is_mapped(&self, map: Option<&str>, name: &str, user: &str) -> bool {
+        match (map, &self.idents) {
+            (None, _) => name == user,
+            (Some(map), Some(idents)) => idents.admits(map, name, user),
+            (Some(_), None) => false,
         }
     }
 
@@ -326,11 +475,14 @@ impl World {
     /// How users who are listed nowhere are looked up for clients of `database`; `None`: they are not.
     pub fn look_up(&self, database: &str) -> Option<HowToLookUp<'_>> {
         let auth = &self.config.auth;
-        let role = auth.query_user.as_deref()?;
-        let own_query = self
-            .database(database)
-            .and_then(|database| database.auth_query.as_deref());
-        let name = auth.query_database.as_deref().unwrap_or(database);
+        let own = self.database(database);
+        let own_user = own.and_then(|own| own.auth_user.as_deref());
+        let role = own_user.or(auth.query_user.as_deref())?;
+        let own_query = own.and_then(|own| own.auth_query.as_deref());
+        let own_place = own.and_then(|own| own.auth_dbname.as_deref());
+        let name = own_place
+            .or(auth.query_database.as_deref())
+            .unwrap_or(database);
         let mut settings = self.pool_settings(
             name,
             self.database(name)?,
@@ -380,9 +532,13 @@ impl World {
                     user: server_user.to_owned(),
                     database: database.dbname.clone().unwrap_or_else(|| name.to_owned()),
                     proof,
-                    application_name: APPLICATION_NAME.to_owned(),
+                    application_name: database
+                        .parameters
+                        .application_name
+                        .clone()
+                        .unwrap_or_else(|| APPLICATION_NAME.to_owned()),
                     minor: NEWEST_MINOR,
-                    parameters: Vec::new(),
+                    parameters: database.parameters.for_startup(),
                 },
                 connect_query: database.connect_query.clone(),
                 tcp: self.config.tcp.clone(),
@@ -407,7 +563,10 @@ impl World {
                     .or(database.pool_size)
                     .unwrap_or(pool.size),
                 min_size: database.min_size.unwrap_or(pool.min_size),
-                reserve_size: database.reserve_size.unwrap_or(pool.reserve_size),
+                reserve_size: user
+                    .and_then(|user| user.reserve_size)
+                    .or(database.reserve_size)
+                    .unwrap_or(pool.reserve_size),
                 reserve_after: pool.reserve_after,
                 server_idle: timeouts.server_idle,
             },
@@ -417,7 +576,10 @@ impl World {
             } else {
                 timeouts.cancel
             },
-            server_lifetime: timeouts.server_lifetime,
+            server_lifetime: match database.server_lifetime {
+                Some(own) => Some(own).filter(|own| !own.is_zero()),
+                None => timeouts.server_lifetime,
+            },
             server_login_retry: timeouts.server_login_retry,
             server_reset_query: pool.server_reset_query.clone(),
             max_prepared_statements: pool.max_prepared_statements,
@@ -543,6 +705,9 @@ mod tests {
             classifier: Classifier::new(&config.services),
             tls: TlsSides::read(&config, None).unwrap(),
             idents: None,
+            notes: Vec::new(),
+            hba: Arc::default(),
+            passed_over: None,
             config: Arc::new(config),
             text: None,
             overrides: Overrides::default(),

@@ -43,6 +43,9 @@ pub enum LoginError {
     /// No certificate, or not this user's.
     #[error("certificate authentication failed for user {0:?}")]
     Certificate(String),
+    /// The user at the other end of the unix socket may not be this one.
+    #[error("peer authentication failed for user {0:?}")]
+    Peer(String),
     /// A mechanism that was not offered.
     #[error("client selected an invalid SASL authentication mechanism")]
     Mechanism,
@@ -54,7 +57,7 @@ impl LoginError {
         let code = match self {
             Self::Io(_) => return None,
             Self::Password(_) => SqlState::INVALID_PASSWORD,
-            Self::Certificate(_) => SqlState::INVALID_AUTHORIZATION,
+            Self::Certificate(_) | Self::Peer(_) => SqlState::INVALID_AUTHORIZATION,
             Self::Scram(_) | Self::Unexpected(_) | Self::Mechanism => SqlState::PROTOCOL_VIOLATION,
         };
         let text = match self {
@@ -62,6 +65,7 @@ impl LoginError {
             Self::Certificate(user) => {
                 format!("certificate authentication failed for user \"{user}\"")
             }
+            Self::Peer(user) => format!("peer authentication failed for user \"{user}\""),
             error => error.to_string(),
         };
         Some(Report::new(code, text))

@@ -7,8 +7,8 @@ use std::fmt;
 
 use super::checked::{
     Alerts, Auth, Budget, Config, Database, Deployments, Incidents, Limits, Listen, Log, Match,
-    OwnTimeouts, PoolDefaults, Pressure, Runtime, Service, ServiceLimits, Services, Tcp, Timeouts,
-    Tls, User,
+    OwnTimeouts, PoolDefaults, Pressure, Process, Runtime, Service, ServiceLimits, Services,
+    SessionDefaults, Tcp, Timeouts, Tls, User,
 };
 use super::raw::dotted;
 use super::written::Written;
@@ -144,11 +144,18 @@ pub fn plain(config: &Config) -> Config {
 
 fn effect_of(name: &str) -> Effect {
     match name {
-        "runtime.threads" | "log.format" | "incidents.directory" | "incidents.keep" => {
+        "runtime.threads"
+        | "log.format"
+        | "log.stderr"
+        | "incidents.directory"
+        | "incidents.keep" => Effect::Restart,
+        "listen.http_password" => Effect::Live,
+        _ if ["listen.", "tcp.", "process."]
+            .iter()
+            .any(|table| name.starts_with(table)) =>
+        {
             Effect::Restart
         }
-        "listen.http_password" => Effect::Live,
-        _ if name.starts_with("listen.") || name.starts_with("tcp.") => Effect::Restart,
         _ => Effect::Live,
     }
 }
@@ -201,6 +208,7 @@ fn config(note: Note<'_>, old: &Config, new: &Config) {
         alerts: _,
         incidents: _,
         log: _,
+        process: _,
         runtime: _,
     } = old;
     listen(note, "listen", &old.listen, &new.listen);
@@ -231,16 +239,17 @@ fn config(note: Note<'_>, old: &Config, new: &Config) {
     alerts(note, "alerts", &old.alerts, &new.alerts);
     incidents(note, "incidents", &old.incidents, &new.incidents);
     log(note, "log", &old.log, &new.log);
+    process(note, "process", &old.process, &new.process);
     runtime(note, "runtime", &old.runtime, &new.runtime);
 }
 
 /// Makes a function that notes each field of a struct, by its key if that is another word. `with`: a field
 /// whose keys stand in the same table.
 macro_rules! compare {
-    ($name:ident: $struct:ident { $($field:ident $(= $key:literal)?),* $(,)? } $(with $part:ident: $compare:ident)?) => {
+    ($name:ident: $struct:ident { $($field:ident $(= $key:literal)?),* $(,)? } $(with $($part:ident: $compare:ident),+)?) => {
         fn $name(note: Note<'_>, table: &str, old: &$struct, new: &$struct) {
-            let $struct { $($field,)* $($part)? } = old;
-            $($compare(&mut *note, table, $part, &new.$part);)?
+            let $struct { $($field,)* $($($part),+)? } = old;
+            $($($compare(&mut *note, table, $part, &new.$part);)+)?
             $(note(Seen::Field {
                 name: dotted(table, [$($key,)? stringify!($field)][0]),
                 old: $field,
@@ -252,11 +261,13 @@ macro_rules! compare {
 }
 
 compare! { listen: Listen {
-    addresses, unix_socket_dir, unix_socket_mode, http, http_password, proxy_protocol_from,
+    addresses, unix_socket_dir, unix_socket_mode, unix_socket_group, unix_socket_port, backlog, http, http_password,
+    proxy_protocol_from,
 } }
 
 compare! { pool: PoolDefaults {
     mode, size, min_size, reserve_size, reserve_after, max_prepared_statements, server_reset_query,
+    ignore_startup_parameters, application_name_add_host,
 } }
 
 compare! { budget: Budget { max_servers, headroom, check_every } }
@@ -274,17 +285,19 @@ compare! { timeouts: Timeouts {
 compare! { tcp: Tcp { keepalive_idle, keepalive_interval, keepalive_count, user_timeout } }
 
 compare! { auth: Auth {
-    method, users_file, hba_file, ident_file, query_user, query_database, query, admins, stats,
+    method, users_file, hba_file, ident_file, query_user, query_database, query, admins, stats, login_notify_message,
 } }
 
-compare! { tls: Tls { mode, certificate, key, ca } }
+compare! { tls: Tls { mode, certificate, key, ca, min_version } }
 
 compare! { database: Database {
     hosts = "host", dbname, user, password, sslmode, sslnegotiation, mode, pool_size, min_size, reserve_size, max_servers, max_clients,
-    connect_query, auth_query,
-} with timeouts: own_timeouts }
+    connect_query, auth_query, auth_user, auth_dbname, server_lifetime,
+} with timeouts: own_timeouts, parameters: session_defaults }
 
-compare! { user: User { password, mode, pool_size, max_servers, max_clients } with timeouts: own_timeouts }
+compare! { session_defaults: SessionDefaults { application_name, client_encoding, datestyle, timezone } }
+
+compare! { user: User { password, mode, pool_size, reserve_size, max_servers, max_clients } with timeouts: own_timeouts }
 
 compare! { own_timeouts: OwnTimeouts { client_idle, idle_transaction, transaction, query, query_wait } }
 
@@ -305,7 +318,9 @@ compare! { alerts: Alerts { total_servers, login_failures, webhook, webhook_ca, 
 
 compare! { incidents: Incidents { directory, keep, snapshot_every } }
 
-compare! { log: Log { level, format, connections, disconnections, pooler_errors } }
+compare! { log: Log { level, format, connections, disconnections, pooler_errors, file, stderr } }
+
+compare! { process: Process { pidfile, user } }
 
 compare! { runtime: Runtime { threads } }
 

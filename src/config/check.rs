@@ -143,7 +143,7 @@ fn auth(config: &Config, notes: &mut Notes<'_>) {
     ];
     for (key, _) in needs_user
         .into_iter()
-        .filter(|(_, given)| *given && auth.query_user.is_none())
+        .filter(|(_, given)| *given && !looks_up(config))
     {
         notes.contradiction(
             &names("auth", [key, "query_user"]),
@@ -159,6 +159,12 @@ fn auth(config: &Config, notes: &mut Notes<'_>) {
             "query_database is not in [databases]",
         );
     }
+}
+
+/// Whether somebody may look users up, be it for one database alone.
+fn looks_up(config: &Config) -> bool {
+    let mut databases = config.databases.values().chain(&config.any_database);
+    config.auth.query_user.is_some() || databases.any(|database| database.auth_user.is_some())
 }
 
 fn tls(table: &str, tls: &Tls, notes: &mut Notes<'_>) {

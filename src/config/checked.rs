@@ -47,6 +47,8 @@ pub struct Config {
     pub incidents: Incidents,
     /// What is logged, and how.
     pub log: Log,
+    /// The process itself.
+    pub process: Process,
     /// Threads.
     pub runtime: Runtime,
 }
@@ -60,6 +62,12 @@ pub struct Listen {
     pub unix_socket_dir: Option<String>,
     /// File mode of the unix socket.
     pub unix_socket_mode: u32,
+    /// Group of the unix socket; `None` = that of the process.
+    pub unix_socket_group: Option<String>,
+    /// Port in the name of the unix socket; 0 = that of the first address.
+    pub unix_socket_port: u16,
+    /// How many connections the kernel may hold until they are accepted.
+    pub backlog: u32,
     /// HTTP: status page, metrics and health.
     pub http: Option<SocketAddr>,
     /// What the status page and the metrics ask for; `None` = nothing.
@@ -97,6 +105,10 @@ pub struct PoolDefaults {
     pub max_prepared_statements: u32,
     /// Run when a session-mode client leaves; empty = nothing.
     pub server_reset_query: String,
+    /// Startup parameters of clients that are passed over, as if they had not been sent.
+    pub ignore_startup_parameters: Vec<String>,
+    /// Whether the address of a client is put behind its application_name at login.
+    pub application_name_add_host: bool,
 }
 
 /// The most server connections that one Postgres may see.
@@ -231,6 +243,8 @@ pub struct Tcp {
 pub enum AuthMethod {
     /// No proof.
     Trust,
+    /// No proof and no name: every database has its own user.
+    Any,
     /// Password in clear.
     Password,
     /// MD5, or SCRAM where the secret is one.
@@ -264,6 +278,8 @@ pub struct Auth {
     pub admins: Vec<String>,
     /// Who may SHOW on the console.
     pub stats: Vec<String>,
+    /// A notice to everybody who has logged in.
+    pub login_notify_message: Option<String>,
 }
 
 /// The six modes of libpq.
@@ -295,6 +311,16 @@ impl TlsMode {
     }
 }
 
+/// A version of TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TlsVersion {
+    /// 1.2
+    #[default]
+    V1_2,
+    /// 1.3
+    V1_3,
+}
+
 /// What `ca` says for the authorities that the system trusts.
 pub const SYSTEM_ROOTS: &str = "system";
 
@@ -319,6 +345,8 @@ pub struct Tls {
     pub key: Option<PathBuf>,
     /// Trusted authorities, PEM.
     pub ca: Option<PathBuf>,
+    /// The oldest version that is spoken.
+    pub min_version: TlsVersion,
 }
 
 /// A value that must never be printed.
@@ -385,6 +413,47 @@ pub struct Database {
     pub connect_query: Option<String>,
     /// Looks up users of this database.
     pub auth_query: Option<String>,
+    /// See [`Auth::query_user`].
+    pub auth_user: Option<String>,
+    /// See [`Auth::query_database`].
+    pub auth_dbname: Option<String>,
+    /// See [`Timeouts::server_lifetime`]; zero = at no age.
+    pub server_lifetime: Option<Duration>,
+    /// What its sessions begin with.
+    pub parameters: SessionDefaults,
+}
+
+/// What the sessions of a database begin with, where a client does not say otherwise.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SessionDefaults {
+    /// `application_name`
+    pub application_name: Option<String>,
+    /// `client_encoding`
+    pub client_encoding: Option<String>,
+    /// `DateStyle`
+    pub datestyle: Option<String>,
+    /// `TimeZone`
+    pub timezone: Option<String>,
+}
+
+impl SessionDefaults {
+    /// For the startup message of a server connection, which names its application apart from them.
+    pub fn for_startup(&self) -> Vec<(String, String)> {
+        let Self {
+            application_name: _,
+            client_encoding,
+            datestyle,
+            timezone,
+        } = self;
+        [
+            ("client_encoding", client_encoding),
+            ("DateStyle", datestyle),
+            ("TimeZone", timezone),
+        ]
+        .into_iter()
+        .filter_map(|(name, value)| Some((name.to_owned(), value.clone()?)))
+        .collect()
+    }
 }
 
 /// One entry of `[users]`.
@@ -396,6 +465,8 @@ pub struct User {
     pub mode: Option<Mode>,
     /// Overrides the database's pool size.
     pub pool_size: Option<u32>,
+    /// Overrides the database's reserve.
+    pub reserve_size: Option<u32>,
     /// Server connections over all databases; 0 = no cap.
     pub max_servers: Option<u32>,
     /// Client connections over all databases; 0 = no cap.
@@ -555,6 +626,10 @@ pub enum LogFormat {
 
 /// Log.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a key of its own, and none has to do with another"
+)]
 pub struct Log {
     /// `error`, `warn`, `info`, `debug` or `trace`.
     pub level: String,
@@ -566,6 +641,19 @@ pub struct Log {
     pub disconnections: bool,
     /// One line per error that pgweir itself sends to a client.
     pub pooler_errors: bool,
+    /// A file that lines are appended to.
+    pub file: Option<PathBuf>,
+    /// Whether lines go to standard error.
+    pub stderr: bool,
+}
+
+/// The process itself.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Process {
+    /// A file that holds its number while it runs.
+    pub pidfile: Option<PathBuf>,
+    /// Whom it becomes before it listens; `None` = it stays who it is.
+    pub user: Option<String>,
 }
 
 /// Threads.

@@ -26,7 +26,8 @@ enum System {
 impl Line {
     fn admits(&self, name: &str, user: &str) -> bool {
         match &self.system {
-            System::Exactly(exact) => exact == name && self.user == user,
+            // As in Postgres, `all` is every user.
+            System::Exactly(exact) => exact == name && (self.user == user || self.user == "all"),
             System::Matching(regex) => regex.captures(name).is_some_and(|found| {
                 let group = found.get(1).map_or("", |group| group.as_str());
                 self.user.replacen("\\1", group, 1) == user

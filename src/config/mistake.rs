@@ -26,64 +26,53 @@ impl Mistake {
     }
 }
 
-/// All mistakes of one file, in the order of their places.
+/// All mistakes of one file, or of one and those that belong to it, in the order of their places.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mistakes {
-    file: String,
-    list: Vec<Mistake>,
-}
+pub struct Mistakes(Vec<(String, Mistake)>);
 
 impl Mistakes {
     /// Puts mistakes in order, and names each once.
     pub(super) fn new(file: &str, mut list: Vec<Mistake>) -> Self {
         list.sort();
         list.dedup();
-        Self {
-            file: file.to_owned(),
-            list,
-        }
+        Self(list.into_iter().map(|one| (file.to_owned(), one)).collect())
+    }
+
+    /// The same for several files, which stay in the order in which they are first named.
+    pub(super) fn of_files(mut list: Vec<(String, Mistake)>) -> Self {
+        let files: Vec<_> = list.iter().map(|(file, _)| file.clone()).collect();
+        let order = |file: &String| files.iter().position(|known| known == file);
+        list.sort_by(|one, other| (order(&one.0), &one.1).cmp(&(order(&other.0), &other.1)));
+        list.dedup();
+        Self(list)
     }
 
     /// The same mistakes under another file name.
     #[must_use]
     pub fn in_file(self, file: &str) -> Self {
-        Self {
-            file: file.to_owned(),
-            ..self
-        }
+        let list = self.0.into_iter();
+        Self(list.map(|(_, one)| (file.to_owned(), one)).collect())
     }
 
     /// Each mistake, in the order of their places.
-    pub fn iter(&self) -> std::slice::Iter<'_, Mistake> {
-        self.list.iter()
-    }
-}
-
-impl<'a> IntoIterator for &'a Mistakes {
-    type Item = &'a Mistake;
-    type IntoIter = std::slice::Iter<'a, Mistake>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.iter()
+    pub fn iter(&self) -> impl Iterator<Item = &Mistake> {
+        self.0.iter().map(|(_, mistake)| mistake)
     }
 }
 
 /// One line for each: `file:line:column: message`.
 impl fmt::Display for Mistakes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (
-            index,
-            Mistake {
+        for (index, (file, mistake)) in self.0.iter().enumerate() {
+            let Mistake {
                 line,
                 column,
                 message,
-            },
-        ) in self.list.iter().enumerate()
-        {
+            } = mistake;
             let separator = if index == 0 { "" } else { "\n" };
             match line {
-                0 => write!(f, "{separator}{}: {message}", self.file)?,
-                _ => write!(f, "{separator}{}:{line}:{column}: {message}", self.file)?,
+                0 => write!(f, "{separator}{file}: {message}")?,
+                _ => write!(f, "{separator}{file}:{line}:{column}: {message}")?,
             }
         }
         Ok(())

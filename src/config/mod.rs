@@ -5,7 +5,9 @@
 
 pub mod change;
 pub mod checked;
+pub mod hba_file;
 pub mod ident_file;
+pub mod ini;
 pub mod users_file;
 
 mod check;

@@ -141,6 +141,11 @@ impl Overrides {
         Err(SetError::Wrong(messages.collect::<Vec<_>>().join("; ")))
     }
 
+    /// Whether one of them is this setting, by its keys.
+    pub fn give(&self, path: &[&str]) -> bool {
+        self.0.keys().any(|given| given == path)
+    }
+
     /// As lines of a file.
     pub(super) fn to_text(&self) -> String {
         let mut text = String::new();

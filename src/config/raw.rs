@@ -485,17 +485,17 @@ fn unknown(key: &str, path: &str, known: &[&str]) -> String {
     } else {
         format!("[{path}]")
     };
-    let near = known
-        .iter()
-        .map(|known| (distance(key, known), known))
-        .min();
-    match near {
-        // A third of the letters may differ: closer than that nobody means something else.
-        Some((distance, near)) if distance * 3 <= near.len().max(3) => {
-            format!("{place} has no key {}; did you mean {near:?}?", quoted(key))
-        }
-        _ => format!("{place} has no key {}", quoted(key)),
+    match nearest(key, known.iter().copied()) {
+        Some(near) => format!("{place} has no key {}; did you mean {near:?}?", quoted(key)),
+        None => format!("{place} has no key {}", quoted(key)),
     }
+}
+
+/// What may have been meant.
+pub(super) fn nearest<'k>(key: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
+    let (distance, near) = known.map(|known| (distance(key, known), known)).min()?;
+    // A third of the letters may differ: closer than that nobody means something else.
+    (distance * 3 <= near.len().max(3)).then_some(near)
 }
 
 /// How many letters must be put in, taken out, replaced or swapped with their neighbour to turn one word into the other.

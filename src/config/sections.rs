@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::checked::{
     Alerts, Auth, Budget, Config, Database, Deployments, Incidents, Limits, Listen, Log, Match,
-    OwnTimeouts, PoolDefaults, Pressure, Runtime, Service, ServiceLimits, Services, Tcp, Timeouts,
-    Tls, User,
+    OwnTimeouts, PoolDefaults, Pressure, Process, Runtime, Service, ServiceLimits, Services,
+    SessionDefaults, Tcp, Timeouts, Tls, User,
 };
 use super::location::{self, Location};
 use super::raw::{Entry, Table};
@@ -41,6 +41,7 @@ pub(super) fn read(mut root: Table<'_, '_>) -> Config {
         alerts: alerts(root.child("alerts")),
         incidents: incidents(root.child("incidents")),
         log: log(root.child("log")),
+        process: process(root.child("process")),
         runtime: runtime(root.child("runtime")),
     };
     root.finish();
@@ -52,6 +53,9 @@ fn listen(mut table: Table<'_, '_>) -> Listen {
         addresses: table.list("addresses", value::address),
         unix_socket_dir: table.get("unix_socket_dir", value::optional_text),
         unix_socket_mode: table.get("unix_socket_mode", value::file_mode),
+        unix_socket_group: table.get("unix_socket_group", value::optional_text),
+        unix_socket_port: table.get("unix_socket_port", value::port),
+        backlog: table.get("backlog", value::positive),
         http: table.get("http", value::optional_address),
         http_password: table.get("http_password", value::optional_secret),
         proxy_protocol_from: table.list("proxy_protocol_from", value::network),
@@ -69,6 +73,8 @@ fn pool(mut table: Table<'_, '_>) -> PoolDefaults {
         reserve_after: table.get("reserve_after", value::duration),
         max_prepared_statements: table.get("max_prepared_statements", value::count),
         server_reset_query: table.get("server_reset_query", value::text),
+        ignore_startup_parameters: table.list("ignore_startup_parameters", value::text),
+        application_name_add_host: table.get("application_name_add_host", value::boolean),
     };
     table.finish();
     pool
@@ -151,6 +157,7 @@ fn auth(mut table: Table<'_, '_>) -> Auth {
             .filter(|query| query != "default"),
         admins: table.list("admins", value::text),
         stats: table.list("stats", value::text),
+        login_notify_message: table.get("login_notify_message", value::optional_text),
     };
     table.finish();
     auth
@@ -162,6 +169,7 @@ fn tls_side(mut table: Table<'_, '_>) -> Tls {
         certificate: table.get("certificate", value::path),
         key: table.get("key", value::path),
         ca: table.get("ca", value::path),
+        min_version: table.get("min_version", value::tls_version),
     };
     table.finish();
     tls
@@ -217,9 +225,23 @@ fn database(mut table: Table<'_, '_>) -> Database {
         timeouts: own_timeouts(&mut table),
         connect_query: table.find("connect_query", value::optional_text).flatten(),
         auth_query: table.find("auth_query", value::optional_text).flatten(),
+        auth_user: table.find("auth_user", value::optional_text).flatten(),
+        auth_dbname: table.find("auth_dbname", value::optional_text).flatten(),
+        server_lifetime: table.find("server_lifetime", value::duration),
+        parameters: session_defaults(&mut table),
     };
     table.finish();
     database
+}
+
+fn session_defaults(table: &mut Table<'_, '_>) -> SessionDefaults {
+    let mut text = |key| table.find(key, value::optional_text).flatten();
+    SessionDefaults {
+        application_name: text("application_name"),
+        client_encoding: text("client_encoding"),
+        datestyle: text("datestyle"),
+        timezone: text("timezone"),
+    }
 }
 
 /// Where a database is: by url, or key by key.
@@ -310,6 +332,7 @@ fn user(mut table: Table<'_, '_>) -> User {
         password: table.find("password", value::secret),
         mode: table.find("mode", value::mode),
         pool_size: table.find("pool_size", value::positive),
+        reserve_size: table.find("reserve_size", value::count),
         max_servers: table.find("max_servers", value::count),
         max_clients: table.find("max_clients", value::count),
         timeouts: own_timeouts(&mut table),
@@ -425,9 +448,20 @@ fn log(mut table: Table<'_, '_>) -> Log {
         connections: table.get("connections", value::boolean),
         disconnections: table.get("disconnections", value::boolean),
         pooler_errors: table.get("pooler_errors", value::boolean),
+        file: table.get("file", value::path),
+        stderr: table.get("stderr", value::boolean),
     };
     table.finish();
     log
+}
+
+fn process(mut table: Table<'_, '_>) -> Process {
+    let process = Process {
+        pidfile: table.get("pidfile", value::path),
+        user: table.get("user", value::optional_text),
+    };
+    table.finish();
+    process
 }
 
 fn runtime(mut table: Table<'_, '_>) -> Runtime {

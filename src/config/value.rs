@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use toml::de::DeValue;
 
 use super::checked::{
-    AuthMethod, LogFormat, MaxServers, Mode, Negotiation, Pattern, Secret, TlsMode,
+    AuthMethod, LogFormat, MaxServers, Mode, Negotiation, Pattern, Secret, TlsMode, TlsVersion,
 };
 use super::env::{self, Lookup};
 
@@ -170,6 +170,14 @@ pub(super) fn positive(given: &Given<'_>) -> Parsed<u32> {
         .ok_or_else(|| given.not("a whole number from 1"))
 }
 
+/// One port; 0 = chosen.
+pub(super) fn port(given: &Given<'_>) -> Parsed<u16> {
+    let number = count(given).ok();
+    number
+        .and_then(|number| u16::try_from(number).ok())
+        .ok_or_else(|| given.not("a port, from 0 to 65535"))
+}
+
 /// A port, or ports with commas between them; `location::pair` reads them.
 pub(super) fn ports(given: &Given<'_>) -> Parsed<String> {
     match given {
@@ -211,7 +219,7 @@ pub(super) fn duration(given: &Given<'_>) -> Parsed<Duration> {
     parsed.ok_or_else(|| given.not("a duration such as \"250ms\", \"30s\", \"5m\" or \"1h\", or 0"))
 }
 
-fn duration_of(text: &str) -> Option<Duration> {
+pub(super) fn duration_of(text: &str) -> Option<Duration> {
     let digits = text
         .find(|c: char| !c.is_ascii_digit())
         .unwrap_or(text.len());
@@ -219,6 +227,7 @@ fn duration_of(text: &str) -> Option<Duration> {
     let number: u64 = number.parse().ok()?;
     let seconds = |each: u64| number.checked_mul(each).map(Duration::from_secs);
     match unit {
+        "us" => Some(Duration::from_micros(number)),
         "ms" => Some(Duration::from_millis(number)),
         "s" => seconds(1),
         "m" => seconds(60),
@@ -382,6 +391,7 @@ pub(super) fn auth_method(given: &Given<'_>) -> Parsed<AuthMethod> {
         given,
         &[
             ("trust", AuthMethod::Trust),
+            ("any", AuthMethod::Any),
             ("password", AuthMethod::Password),
             ("md5", AuthMethod::Md5),
             ("scram-sha-256", AuthMethod::ScramSha256),
@@ -403,6 +413,14 @@ pub(super) fn tls_mode(given: &Given<'_>) -> Parsed<TlsMode> {
             ("verify-ca", TlsMode::VerifyCa),
             ("verify-full", TlsMode::VerifyFull),
         ],
+    )
+}
+
+/// A version of TLS.
+pub(super) fn tls_version(given: &Given<'_>) -> Parsed<TlsVersion> {
+    word(
+        given,
+        &[("1.2", TlsVersion::V1_2), ("1.3", TlsVersion::V1_3)],
     )
 }
 

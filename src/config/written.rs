@@ -9,6 +9,7 @@ use ipnet::IpNet;
 
 use super::checked::{
     AuthMethod, Host, LogFormat, MaxServers, Mode, Negotiation, Pattern, Secret, TlsMode,
+    TlsVersion,
 };
 
 /// A value of a setting.
@@ -35,7 +36,7 @@ macro_rules! as_displayed {
     )*};
 }
 
-as_displayed!(bool, u32, usize, String, SocketAddr, IpNet);
+as_displayed!(bool, u16, u32, usize, String, SocketAddr, IpNet);
 
 fn displayed(value: &dyn Display) -> String {
     value.to_string()
@@ -130,11 +131,13 @@ words! {
     Mode { Transaction = "transaction", Session = "session", Statement = "statement" }
     AuthMethod {
         Trust = "trust", Password = "password", Md5 = "md5", ScramSha256 = "scram-sha-256", Cert = "cert", Hba = "hba",
+        Any = "any",
     }
     TlsMode {
         Disable = "disable", Allow = "allow", Prefer = "prefer", Require = "require", VerifyCa = "verify-ca",
         VerifyFull = "verify-full",
     }
+    TlsVersion { V1_2 = "1.2", V1_3 = "1.3" }
     Negotiation { Postgres = "postgres", Direct = "direct" }
     LogFormat { Text = "text", Json = "json" }
 }

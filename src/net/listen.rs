@@ -11,11 +11,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::names;
 use super::stream::{Unregistered, tune, unix_path};
-use crate::config::checked::Tcp;
-
-/// How many connections the kernel may hold for us. A deployment's rollout arrives at once.
-const BACKLOG: i32 = 4096;
+use crate::config::checked::{Listen, Tcp};
 
 /// Where a client connected from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +64,7 @@ impl Drop for SocketFile {
 
 impl Listener {
     /// Listens on a TCP address. On Linux what is accepted inherits the options of `tcp` from it.
-    pub fn tcp(address: SocketAddr, tcp: &Tcp) -> io::Result<Self> {
+    pub fn tcp(address: SocketAddr, tcp: &Tcp, backlog: u32) -> io::Result<Self> {
         let socket = Socket::new(
             Domain::for_address(address),
             Type::STREAM,
@@ -80,34 +78,44 @@ impl Listener {
         socket.bind(&address.into())?;
         let bound = socket.local_addr()?.as_socket();
         let name = bound.unwrap_or(address).to_string();
-        Self::start(socket, name, None)
+        Self::start(socket, name, None, backlog)
     }
 
     /// Listens on `.s.PGSQL.{port}` in `directory`; `@name` is abstract. A file that nobody answers on is replaced.
-    pub fn unix(directory: &str, port: u16, mode: u32) -> io::Result<Self> {
+    pub fn unix(directory: &str, port: u16, listen: &Listen) -> io::Result<Self> {
         let path = unix_path(directory, port);
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         if let Some(name) = path.strip_prefix('@') {
             socket.bind(&socket2::SockAddr::unix(format!("\0{name}"))?)?;
-            return Self::start(socket, path, None);
+            return Self::start(socket, path, None, listen.backlog);
         }
         if fs::exists(&path)? {
             if std::os::unix::net::UnixStream::connect(&path).is_ok() {
                 return Err(io::Error::new(
                     io::ErrorKind::AddrInUse,
-                    "another process answers on it",
+                    "unix socket is in use, cannot continue: another process answers on it",
                 ));
             }
             fs::remove_file(&path)?;
         }
         socket.bind(&socket2::SockAddr::unix(&path)?)?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(mode))?;
-        Self::start(socket, path.clone(), Some(SocketFile(path)))
+        if let Some(group) = &listen.unix_socket_group {
+            let group = names::group(group)?;
+            std::os::unix::fs::chown(&path, None, Some(group))?;
+        }
+        let mode = fs::Permissions::from_mode(listen.unix_socket_mode);
+        fs::set_permissions(&path, mode)?;
+        Self::start(socket, path.clone(), Some(SocketFile(path)), listen.backlog)
     }
 
-    fn start(socket: Socket, name: String, file: Option<SocketFile>) -> io::Result<Self> {
+    fn start(
+        socket: Socket,
+        name: String,
+        file: Option<SocketFile>,
+        backlog: u32,
+    ) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
-        socket.listen(BACKLOG)?;
+        socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
         Ok(Self { socket, name, file })
     }
 

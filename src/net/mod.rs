@@ -3,6 +3,7 @@
 pub mod end;
 pub mod line;
 pub mod listen;
+pub mod names;
 pub mod packet;
 pub mod side;
 pub mod stream;

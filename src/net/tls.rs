@@ -13,8 +13,22 @@ pub mod stream;
 mod tests;
 mod verify;
 
+use rustls::SupportedProtocolVersion;
+
+use crate::config::checked::TlsVersion;
+
 /// The protocol's name in ALPN (Postgres manual, "SSL Session Encryption").
 pub const ALPN: &[u8] = b"postgresql";
+
+/// The versions of TLS that are spoken, by the oldest of them.
+fn versions(oldest: TlsVersion) -> &'static [&'static SupportedProtocolVersion] {
+    use rustls::version::TLS13;
+    const ONLY_1_3: &[&SupportedProtocolVersion] = &[&TLS13];
+    match oldest {
+        TlsVersion::V1_2 => rustls::DEFAULT_VERSIONS,
+        TlsVersion::V1_3 => ONLY_1_3,
+    }
+}
 
 /// The cryptography: of rustls' two providers the one that takes less CPU for a small record.
 pub(crate) fn provider() -> std::sync::Arc<rustls::crypto::CryptoProvider> {

@@ -17,6 +17,16 @@ pub struct OptionsError(pub String);
 /// They decide what a session may do. Set last, because they may take the right to set others away; reset first.
 pub const ROLES: [&str; 2] = ["session_authorization", "role"];
 
+/// What PgBouncer keeps of each client.
+const TRACKED: [&str; 6] = [
+    "application_name",
+    "client_encoding",
+    "DateStyle",
+    "IntervalStyle",
+    "standard_conforming_strings",
+    "TimeZone",
+];
+
 impl Parameters {
     /// None at all.
     pub const NONE: Self = Self(Vec::new());
@@ -74,16 +84,28 @@ impl Parameters {
         self.0.binary_search_by(|(known, _)| (**known).cmp(name))
     }
 
-    /// What a client asks for at startup: parameters of the packet, over those in its `options`.
-    pub fn of_startup(startup: &Startup) -> Result<Self, OptionsError> {
+    /// What a client asks for at startup: parameters of the packet, over those in its `options`. Those whose names are `ignored`
+    /// are passed over; `options` among them stands for everything in it that PgBouncer would not know.
+    pub fn of_startup(startup: &Startup, ignored: &[String]) -> Result<Self, OptionsError> {
+        let is_ignored = |name: &str| ignored.iter().any(|known| known.eq_ignore_ascii_case(name));
         let mut parameters = Self::default();
         if let Some(options) = startup.parameter("options") {
-            for (name, value) in options_of(options)? {
-                parameters.set(&name, &value);
+            let all = is_ignored("options");
+            let read = match options_of(options) {
+                Err(_) if all => Vec::new(),
+                read => read?,
+            };
+            for (name, value) in read {
+                let is_kept = TRACKED
+                    .iter()
+                    .any(|known| known.eq_ignore_ascii_case(&name));
+                if !is_ignored(&name) && (!all || is_kept) {
+                    parameters.set(&name, &value);
+                }
             }
         }
         for (name, value) in &startup.parameters {
-            if !matches!(name.as_str(), "options" | "replication") {
+            if !matches!(name.as_str(), "options" | "replication") && !is_ignored(name) {
                 parameters.set(name, value);
             }
         }

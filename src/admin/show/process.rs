@@ -44,7 +44,7 @@ pub const MEM: Run = Run::Show {
 };
 
 /// The version of both.
-pub(in crate::admin) fn versions() -> String {
+pub fn versions() -> String {
     let own = env!("CARGO_PKG_VERSION");
     format!("PgBouncer {PGBOUNCER} (pgweir {own})")
 }

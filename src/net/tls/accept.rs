@@ -13,14 +13,15 @@ use tokio::net::TcpStream;
 use super::certificate::end_point;
 use super::files::{Files, TlsError};
 use super::stream::TlsStream;
-use super::{ALPN, provider};
-use crate::config::checked::{Tls, TlsMode};
+use super::{ALPN, provider, versions};
+use crate::config::checked::{Tls, TlsMode, TlsVersion};
 
 /// Shakes hands with clients.
 pub struct Acceptor {
     config: Arc<ServerConfig>,
     end_point: Option<Box<[u8]>>,
     mode: TlsMode,
+    min_version: TlsVersion,
     files: Files,
 }
 
@@ -35,7 +36,11 @@ impl Acceptor {
             return Ok(None);
         }
         let files = Files::read(tls)?;
-        let same = |previous: &&Arc<Self>| previous.files == files && previous.mode == tls.mode;
+        let same = |previous: &&Arc<Self>| {
+            previous.files == files
+                && previous.mode == tls.mode
+                && previous.min_version == tls.min_version
+        };
         if let Some(previous) = previous.filter(same) {
             return Ok(Some(Arc::clone(previous)));
         }
@@ -43,6 +48,7 @@ impl Acceptor {
             config: Arc::new(config(tls, path, &files)?),
             end_point: files.certificate.first().and_then(end_point),
             mode: tls.mode,
+            min_version: tls.min_version,
             files,
         })))
     }
@@ -78,7 +84,7 @@ fn config(tls: &Tls, path: &Path, files: &Files) -> Result<ServerConfig, TlsErro
         cause,
     };
     let builder = ServerConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(versions(tls.min_version))
         .map_err(unusable)?;
     let builder = match client_verifier(tls, files)? {
         Some(verifier) => builder.with_client_cert_verifier(verifier),

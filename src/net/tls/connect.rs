@@ -13,8 +13,8 @@ use super::accept::roots;
 use super::files::{Files, TlsError};
 use super::stream::TlsStream;
 use super::verify::{Trusted, Verifier};
-use super::{ALPN, provider};
-use crate::config::checked::Tls;
+use super::{ALPN, provider, versions};
+use crate::config::checked::{Tls, TlsVersion};
 
 /// Shakes hands with servers.
 pub struct Connector {
@@ -23,6 +23,7 @@ pub struct Connector {
     /// That, and its certificate must bear the host's name. Apart, because a session that began without that check must not
     /// be resumed here.
     named: Arc<ClientConfig>,
+    min_version: TlsVersion,
     files: Files,
 }
 
@@ -31,12 +32,16 @@ impl Connector {
     /// made with it are as good as new ones.
     pub fn read(tls: &Tls, previous: Option<&Arc<Self>>) -> Result<Arc<Self>, TlsError> {
         let files = Files::read(tls)?;
-        if let Some(previous) = previous.filter(|previous| previous.files == files) {
+        let same = |previous: &&Arc<Self>| {
+            previous.files == files && previous.min_version == tls.min_version
+        };
+        if let Some(previous) = previous.filter(same) {
             return Ok(Arc::clone(previous));
         }
         Ok(Arc::new(Self {
             usual: Arc::new(config(tls, &files, false)?),
             named: Arc::new(config(tls, &files, true)?),
+            min_version: tls.min_version,
             files,
         }))
     }
@@ -90,7 +95,7 @@ fn config(tls: &Tls, files: &Files, named: bool) -> Result<ClientConfig, TlsErro
         algorithms: provider().signature_verification_algorithms,
     };
     let builder = ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(versions(tls.min_version))
         .map_err(unusable)?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier));

@@ -24,7 +24,7 @@ use super::connect::Connector;
 use super::files::TlsError;
 use super::records::Records;
 use super::stream::TlsStream;
-use crate::config::checked::{Tls, TlsMode};
+use crate::config::checked::{Tls, TlsMode, TlsVersion};
 
 /// An authority and what it has signed, in files.
 struct Authority {
@@ -63,6 +63,7 @@ impl Authority {
             certificate: file.map(|file| self.path(file)),
             key: file.map(|file| self.path(&format!("{file}.key"))),
             ca,
+            min_version: TlsVersion::V1_2,
         }
     }
 

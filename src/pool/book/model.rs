@@ -987,8 +987,7 @@ impl Model {
             self.world.budgets[server.host] = Some(budget.min(there));
         }
         self.failing[server.host] |= retry.is_some();
-        let is_here = server.host == self.world.pools[server.pool].0;
-        if retry.is_some() && is_here && self.retry_at[server.pool].is_none() {
+        if retry.is_some() && !server.lost && self.retry_at[server.pool].is_none() {
             let until = self
                 .book
                 .pool(self.pools[server.pool])

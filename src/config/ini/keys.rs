@@ -1,0 +1,475 @@
+//! Every key of `[pgbouncer]`, declared once: its default there, what its value is, and what becomes of it here.
+
+/// A key.
+#[derive(Debug, Clone)]
+pub(super) struct Key {
+    pub(super) name: &'static str,
+    /// PgBouncer's default, as a file would write it.
+    pub(super) default: &'static str,
+    pub(super) kind: Kind,
+    pub(super) fate: Fate,
+}
+
+/// What a value is.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Kind {
+    Text,
+    /// A path, in which `~/` is the home directory.
+    File,
+    /// Words with commas.
+    List,
+    Count,
+    /// 0 or 1.
+    Switch,
+    /// With a fraction if need be.
+    Seconds,
+    WholeSeconds,
+    Milliseconds,
+    /// One of these, in any case.
+    Word(&'static [&'static str]),
+}
+
+/// What becomes of a key.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Fate {
+    /// It is this key of pooler.toml, whose value means the same.
+    Same(&'static str, &'static str),
+    /// `translate.rs` has code for it.
+    Own,
+    /// It cannot matter here, whatever it says.
+    Idle(&'static str),
+    /// Whoever gives it another value than the default is told that it has no effect, and what that means.
+    Without(&'static str),
+    /// With any other value than the default pgweir does not start.
+    Refused(&'static str),
+}
+
+use Fate::{Idle, Own, Refused, Same, Without};
+use Kind::{Count, File, List, Milliseconds, Seconds, Switch, Text, WholeSeconds, Word};
+
+pub(super) const MODES: &[&str] = &["session", "transaction", "statement"];
+
+pub(super) const TLS_MODES: &[&str] = &[
+    "disable",
+    "allow",
+    "prefer",
+    "require",
+    "verify-ca",
+    "verify-full",
+];
+
+const AUTH_TYPES: &[&str] = &[
+    "any",
+    "trust",
+    "plain",
+    "md5",
+    "cert",
+    "hba",
+    "pam",
+    "ldap",
+    "scram-sha-256",
+];
+
+const SUITES: &str = "the suites of TLS are those of rustls, all of them with forward secrecy";
+
+const RESOLVES: &str = "each new server connection asks the system's resolver";
+
+const STATISTICS: &str = "statistics are not written to the log; listen.http has them as metrics";
+
+const SERVICE: &str = "a name for Windows and syslog";
+
+const CHECK: &str = "an idle server connection that has died is noticed without a query";
+
+const fn key(name: &'static str, default: &'static str, kind: Kind, fate: Fate) -> Key {
+    Key {
+        name,
+        default,
+        kind,
+        fate,
+    }
+}
+
+/// All of them, by name.
+pub(super) const KEYS: &[Key] = &[
+    key("admin_users", "", List, Same("auth", "admins")),
+    key(
+        "application_name_add_host",
+        "0",
+        Switch,
+        Same("pool", "application_name_add_host"),
+    ),
+    key("auth_dbname", "", Text, Own),
+    key("auth_file", "", File, Same("auth", "users_file")),
+    key("auth_hba_file", "", File, Same("auth", "hba_file")),
+    key("auth_ident_file", "", File, Same("auth", "ident_file")),
+    key(
+        "auth_ldap_options",
+        "",
+        Text,
+        Without("LDAP is not part of this version"),
+    ),
+    key("auth_query", super::translate::AUTH_QUERY, Text, Own),
+    key("auth_type", "md5", Word(AUTH_TYPES), Own),
+    key("auth_user", "", Text, Same("auth", "query_user")),
+    key(
+        "autodb_idle_timeout",
+        "3600",
+        Seconds,
+        Idle("a database that nobody uses costs nothing"),
+    ),
+    key(
+        "cancel_wait_timeout",
+        "10",
+        Seconds,
+        Same("timeouts", "cancel"),
+    ),
+    key(
+        "client_idle_timeout",
+        "0",
+        Seconds,
+        Same("timeouts", "client_idle"),
+    ),
+    key(
+        "client_login_timeout",
+        "60",
+        Seconds,
+        Same("timeouts", "client_login"),
+    ),
+    key("client_tls13_ciphers", "", Text, Without(SUITES)),
+    key("client_tls_ca_file", "", File, Own),
+    key("client_tls_cert_file", "", File, Own),
+    key("client_tls_ciphers", "default", Text, Without(SUITES)),
+    key(
+        "client_tls_dheparams",
+        "auto",
+        Text,
+        Idle("no suite with such parameters is offered"),
+    ),
+    key(
+        "client_tls_ecdhcurve",
+        "auto",
+        Text,
+        Without("the curves are those of rustls: X25519, P-256, P-384"),
+    ),
+    key("client_tls_key_file", "", File, Own),
+    key("client_tls_protocols", "secure", Text, Own),
+    key("client_tls_sslmode", "disable", Word(TLS_MODES), Own),
+    key(
+        "conffile",
+        "",
+        File,
+        Without("a reload reads the file that the command line names"),
+    ),
+    key("default_pool_size", "20", Count, Own),
+    key(
+        "disable_pqexec",
+        "0",
+        Switch,
+        Refused("the simple query protocol cannot be refused in this version"),
+    ),
+    key("dns_max_ttl", "15", Seconds, Idle(RESOLVES)),
+    key("dns_nxdomain_ttl", "15", Seconds, Idle(RESOLVES)),
+    key("dns_zone_check_period", "0", Seconds, Idle(RESOLVES)),
+    key(
+        "idle_transaction_timeout",
+        "0",
+        Seconds,
+        Same("timeouts", "idle_transaction"),
+    ),
+    key(
+        "ignore_startup_parameters",
+        "",
+        List,
+        Same("pool", "ignore_startup_parameters"),
+    ),
+    key("job_name", "pgbouncer", Text, Idle(SERVICE)),
+    key("listen_addr", "", Text, Own),
+    key("listen_backlog", "128", Count, Own),
+    key("listen_port", "6432", Count, Own),
+    key("log_connections", "1", Switch, Same("log", "connections")),
+    key(
+        "log_disconnections",
+        "1",
+        Switch,
+        Same("log", "disconnections"),
+    ),
+    key(
+        "log_pooler_errors",
+        "1",
+        Switch,
+        Same("log", "pooler_errors"),
+    ),
+    key("log_stats", "1", Switch, Idle(STATISTICS)),
+    key("logfile", "", File, Same("log", "file")),
+    key(
+        "login_notify_message",
+        "",
+        Text,
+        Same("auth", "login_notify_message"),
+    ),
+    key("max_client_conn", "100", Count, Own),
+    key(
+        "max_db_client_connections",
+        "0",
+        Count,
+        Same("limits", "max_clients_per_database"),
+    ),
+    key(
+        "max_db_connections",
+        "0",
+        Count,
+        Same("limits", "max_servers_per_database"),
+    ),
+    key("max_packet_size", "2147483647", Count, Own),
+    key(
+        "max_prepared_statements",
+        "200",
+        Count,
+        Same("pool", "max_prepared_statements"),
+    ),
+    key(
+        "max_user_client_connections",
+        "0",
+        Count,
+        Same("limits", "max_clients_per_user"),
+    ),
+    key(
+        "max_user_connections",
+        "0",
+        Count,
+        Same("limits", "max_servers_per_user"),
+    ),
+    key("min_pool_size", "0", Count, Own),
+    key(
+        "peer_id",
+        "0",
+        Count,
+        Without("cancel requests are not passed on to other processes yet"),
+    ),
+    key("pidfile", "", File, Same("process", "pidfile")),
+    key(
+        "pkt_buf",
+        "4096",
+        Count,
+        Idle("buffers belong to threads, not to connections"),
+    ),
+    key(
+        "pool_idle_timeout",
+        "0",
+        Seconds,
+        Idle("a pool that nobody uses costs nothing"),
+    ),
+    key("pool_mode", "session", Word(MODES), Same("pool", "mode")),
+    key("query_timeout", "0", Seconds, Same("timeouts", "query")),
+    key(
+        "query_wait_notify",
+        "5",
+        Seconds,
+        Same("timeouts", "query_wait_notify"),
+    ),
+    key(
+        "query_wait_timeout",
+        "120",
+        Seconds,
+        Same("timeouts", "query_wait"),
+    ),
+    key("reserve_pool_size", "0", Count, Own),
+    key("reserve_pool_timeout", "5", Seconds, Own),
+    key("resolv_conf", "", File, Without(RESOLVES)),
+    key(
+        "sbuf_loopcnt",
+        "5",
+        Count,
+        Idle("no connection keeps a thread from the others"),
+    ),
+    key(
+        "scram_iterations",
+        "4096",
+        Count,
+        Without("secrets are derived with 4096 iterations"),
+    ),
+    key("server_check_delay", "30", Seconds, Idle(CHECK)),
+    key("server_check_query", "<empty>", Text, Idle(CHECK)),
+    key(
+        "server_connect_timeout",
+        "15",
+        Seconds,
+        Same("timeouts", "server_connect"),
+    ),
+    key(
+        "server_fast_close",
+        "0",
+        Switch,
+        Without("a client in session mode keeps its server connection until it leaves"),
+    ),
+    key(
+        "server_idle_timeout",
+        "600",
+        Seconds,
+        Same("timeouts", "server_idle"),
+    ),
+    key("server_lifetime", "3600", Seconds, Own),
+    key("server_login_retry", "15", Seconds, Own),
+    key(
+        "server_reset_query",
+        "DISCARD ALL",
+        Text,
+        Same("pool", "server_reset_query"),
+    ),
+    key(
+        "server_reset_query_always",
+        "0",
+        Switch,
+        Without(
+            "outside of session mode nothing of a client stays behind that would have to be reset",
+        ),
+    ),
+    key(
+        "server_round_robin",
+        "0",
+        Switch,
+        Without("the server connection that was used last is lent first"),
+    ),
+    key("server_tls13_ciphers", "", Text, Without(SUITES)),
+    key("server_tls_ca_file", "", File, Own),
+    key(
+        "server_tls_cert_file",
+        "",
+        File,
+        Same("tls.server", "certificate"),
+    ),
+    key("server_tls_ciphers", "default", Text, Without(SUITES)),
+    key("server_tls_key_file", "", File, Same("tls.server", "key")),
+    key("server_tls_protocols", "secure", Text, Own),
+    key(
+        "server_tls_sslmode",
+        "prefer",
+        Word(TLS_MODES),
+        Same("tls.server", "mode"),
+    ),
+    key("service_name", "pgbouncer", Text, Idle(SERVICE)),
+    key(
+        "so_reuseport",
+        "0",
+        Switch,
+        Without("one process serves on all threads, and no second one can listen on its port"),
+    ),
+    key("stats_period", "60", Seconds, Idle(STATISTICS)),
+    key("stats_users", "", List, Same("auth", "stats")),
+    key(
+        "suspend_timeout",
+        "10",
+        Seconds,
+        Idle("there is no SUSPEND"),
+    ),
+    key(
+        "syslog",
+        "0",
+        Switch,
+        Without("the log goes to standard error and to logfile"),
+    ),
+    key(
+        "syslog_facility",
+        "daemon",
+        Text,
+        Idle("there is no syslog"),
+    ),
+    key(
+        "syslog_ident",
+        "pgbouncer",
+        Text,
+        Idle("there is no syslog"),
+    ),
+    key(
+        "tcp_defer_accept",
+        "1",
+        WholeSeconds,
+        Idle("a socket that says nothing costs little"),
+    ),
+    key(
+        "tcp_keepalive",
+        "1",
+        Switch,
+        Without("keepalive is always on"),
+    ),
+    key("tcp_keepcnt", "0", Count, Same("tcp", "keepalive_count")),
+    key(
+        "tcp_keepidle",
+        "0",
+        WholeSeconds,
+        Same("tcp", "keepalive_idle"),
+    ),
+    key(
+        "tcp_keepintvl",
+        "0",
+        WholeSeconds,
+        Same("tcp", "keepalive_interval"),
+    ),
+    key(
+        "tcp_socket_buffer",
+        "0",
+        Count,
+        Without("the system chooses the buffers of sockets"),
+    ),
+    key(
+        "tcp_user_timeout",
+        "0",
+        Milliseconds,
+        Same("tcp", "user_timeout"),
+    ),
+    key(
+        "track_extra_parameters",
+        "IntervalStyle",
+        List,
+        Idle("every parameter is kept for each client"),
+    ),
+    key(
+        "transaction_timeout",
+        "0",
+        Seconds,
+        Same("timeouts", "transaction"),
+    ),
+    key(
+        "unix_socket_dir",
+        "/tmp",
+        Text,
+        Same("listen", "unix_socket_dir"),
+    ),
+    key(
+        "unix_socket_group",
+        "",
+        Text,
+        Same("listen", "unix_socket_group"),
+    ),
+    key("unix_socket_mode", "0777", Count, Own),
+    key("user", "", Text, Same("process", "user")),
+    key("verbose", "0", Count, Own),
+];
+
+/// The key of that name.
+pub(super) fn find(name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_are_all_101_keys_each_once_and_in_order() {
+        let names: Vec<_> = KEYS.iter().map(|key| key.name).collect();
+        let mut sorted = names.clone();
+        sorted.sort_unstable();
+        sorted.dedup();
+        assert_eq!(names, sorted);
+        assert_eq!(names.len(), 101);
+    }
+
+    #[test]
+    fn the_manual_has_every_key() {
+        let manual = include_str!("../../../docs/from-pgbouncer.md");
+        for key in KEYS {
+            assert!(manual.contains(&format!("`{}`", key.name)), "{}", key.name);
+        }
+    }
+}
