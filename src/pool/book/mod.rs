@@ -328,13 +328,13 @@ impl Book {
         true
     }
 
-    /// A dial failed because Postgres has no connection left. As [`Self::dial_failed`], and what we have there is all that it
-    /// has for us: no more is dialled than that, until `set_budget` says otherwise.
+    /// A dial failed because Postgres has no connection left. What we have there is all that it has for us: no more is dialled
+    /// than that, until `set_budget` says otherwise. The pool does not back off: its waiters may have room made for them at
+    /// once, by closing what lies idle in other pools.
     pub fn dial_found_full(
         &mut self,
         now: Duration,
         server: ServerId,
-        retry: Retry,
         out: &mut Vec<Action>,
     ) -> bool {
         let now = self.advance(now);
@@ -344,10 +344,10 @@ impl Book {
         let group = self.servers[server].group;
         let host = &mut self.hosts[self.groups[group].host as usize];
         let others = host.capped.tally.total() - 1;
+        host.is_failing = true;
         // No call to `limits_changed`: the failed one still counts, and nothing idle is to be closed for it.
         host.capped.cap = host.capped.cap.min(others);
         host.budget_known = true;
-        self.back_off(now, group, retry);
         self.gone(now, server, out);
         true
     }

@@ -969,12 +969,12 @@ impl Model {
         let Some(id) = pick(&self.in_state(At::Dialing), which) else {
             return false;
         };
-        let retry = retry.then_some(Retry {
+        let retry = (retry && !full).then_some(Retry {
             first: Duration::from_secs(1),
             jitter: 0.5,
         });
-        if let Some(retry) = retry.filter(|_| full) {
-            assert!(self.book.dial_found_full(self.now, id, retry, out));
+        if full {
+            assert!(self.book.dial_found_full(self.now, id, out));
         } else {
             assert!(self.book.dial_failed(self.now, id, retry, out));
         }
@@ -986,7 +986,7 @@ impl Model {
             let there = self.total(Cap::Host(server.host));
             self.world.budgets[server.host] = Some(budget.min(there));
         }
-        self.failing[server.host] |= retry.is_some();
+        self.failing[server.host] |= retry.is_some() || full;
         if retry.is_some() && !server.lost && self.retry_at[server.pool].is_none() {
             let until = self
                 .book

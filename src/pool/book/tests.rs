@@ -288,6 +288,24 @@ fn only_services_above_their_share_wait_and_still_the_longest_waiter_goes() {
 }
 
 #[test]
+fn a_full_postgres_is_shared_out_at_once() {
+    let mut desk = Desk::new(9);
+    let (full, empty) = (desk.pool(sized(9)), desk.pool(sized(9)));
+    let (site, bot) = (desk.service(NO_LIMITS), desk.service(NO_LIMITS));
+    let idle = desk.lease(full, site);
+    desk.release(idle);
+    let waiter = desk.wait(empty, bot);
+    let refused = desk.dial_ordered();
+    assert!(desk.book.dial_found_full(desk.now, refused, &mut desk.out));
+    desk.tick_at(EVICT_AFTER);
+    assert_eq!(desk.close_ordered(), (idle, CloseReason::MadeRoom));
+    desk.closed(idle);
+    let dialed = desk.dial_ordered();
+    assert!(desk.book.dialed(desk.now, dialed, None, &mut desk.out));
+    assert_eq!(desk.granted(), vec![(waiter, dialed)]);
+}
+
+#[test]
 fn nobody_dials_into_what_is_kept_for_a_guaranteed_minimum() {
     let mut desk = Desk::new(3);
     let pool = desk.pool(sized(9));

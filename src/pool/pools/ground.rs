@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::state::{State, put};
 use super::{PoolSettings, Pools};
 use crate::policy::budget::{Ceiling, Limits, automatic, beside_monitor};
-use crate::pool::book::{HostId, Retry, ServerId, Tally};
+use crate::pool::book::{HostId, ServerId, Tally};
 use crate::server::dial::{DialError, name};
 
 /// Services that a refusal names.
@@ -162,12 +162,19 @@ impl State {
         self.apply(now, host);
     }
 
-    /// Postgres has refused one with 53300: it has no more than we have.
-    pub(super) fn refused(&mut self, now: Duration, host: HostId, server: ServerId, retry: Retry) {
+    /// Postgres has refused one with 53300: it has no more than we have. `pause`: until one more is tried, doubled by each
+    /// further refusal.
+    pub(super) fn refused(
+        &mut self,
+        now: Duration,
+        host: HostId,
+        server: ServerId,
+        pause: Duration,
+    ) {
         let have = self.book.host(host).tally.total().saturating_sub(1);
         let ground = &mut self.grounds[host.index()];
         let before = ground.ceiling;
-        ground.ceiling = Some(Ceiling::refused(before, have, now, retry.first));
+        ground.ceiling = Some(Ceiling::refused(before, have, now, pause));
         ground.refusals += 1;
         ground.trouble = None;
         if before.is_none() {
@@ -177,8 +184,7 @@ impl State {
                 "Postgres has no connection left (53300): its clients wait for what pgweir has"
             );
         }
-        self.book
-            .dial_found_full(now, server, retry, &mut self.actions);
+        self.book.dial_found_full(now, server, &mut self.actions);
         self.apply(now, host);
     }
 

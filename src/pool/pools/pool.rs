@@ -588,7 +588,7 @@ impl Pool {
         self.pools.update(|state, now| {
             state.counts_of(host).dial_failed(error);
             if error.found_full() {
-                state.refused(now, host, server, retry);
+                state.refused(now, host, server, settings.server_login_retry);
                 return;
             }
             state.failed(host, error);
