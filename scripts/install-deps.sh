@@ -43,6 +43,7 @@ has go || missing+=(golang-go)
 [ -d /usr/share/gocode/src/github.com/jackc/pgx/v4 ] || missing+=(golang-github-jackc-pgx-v4-dev)
 [ -d /usr/share/gocode/src/github.com/lib/pq ] || missing+=(golang-github-lib-pq-dev)
 { has ruby && ruby -rpg -e 1 2>/dev/null; } || missing+=(ruby-pg)
+{ has ruby && ruby -ractive_record -e 1 2>/dev/null; } || missing+=(ruby-activerecord)
 { has php && php -r 'exit(extension_loaded("pdo_pgsql") && extension_loaded("pcntl") ? 0 : 1);'; } || missing+=(php-cli php-pgsql)
 # The status page is looked at by a browser.
 has chromium || missing+=(chromium)

@@ -58,7 +58,7 @@ pub struct Pool {
     pub(super) doubtful: AtomicBool,
     pub(super) last_failure: Mutex<Option<Failure>>,
     pub(super) vouched: tokio::sync::Mutex<Option<Vouched>>,
-    pub(super) statements: Store,
+    pub(super) statements: Arc<Store>,
     /// Parameters that clients asked for at startup, and what became of them.
     pub(super) accepted: Mutex<HashMap<Parameters, Arc<Accepted>>>,
     /// What each thread moved.
@@ -418,7 +418,12 @@ impl Pool {
         }
     }
 
-    /// The prepared statements of its clients.
+    /// Lets go of what is idle at another database of its Postgres, which a client wants for itself.
+    pub fn vacate(&self, database: &str) {
+        self.pools.vacate(self.place().host, database);
+    }
+
+    /// The prepared statements of the database's clients.
     pub fn statements(&self) -> &Store {
         &self.statements
     }
