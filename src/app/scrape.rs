@@ -13,7 +13,6 @@ use super::serve::App;
 use crate::client::directory::Who;
 use crate::client::view::ClientTally;
 use crate::metrics::{self as m, Exposition, Family, Times};
-use crate::pool::book::Tally;
 use crate::pool::pools::{Measured, OTHERS};
 use crate::pool::stats::{Counted, Totals};
 use crate::pool::view::{HostRow, PoolRow};
@@ -148,23 +147,6 @@ fn foremost<N: Hash + Ord + Copy>(
     ranked.into_iter().map(|(name, _)| name).collect()
 }
 
-/// A server connection's states, each with its word.
-fn states(tally: Tally) -> [(&'static str, u32); 4] {
-    let Tally {
-        dialing,
-        idle,
-        granted,
-        leased,
-        closing,
-    } = tally;
-    [
-        ("dialing", dialing),
-        ("idle", idle),
-        ("leased", granted + leased),
-        ("closing", closing),
-    ]
-}
-
 fn pools(app: &App, text: &mut Exposition) {
     let mut rows = app.pools.rows_with(&[]);
     rows.sort_unstable_by(|one, other| {
@@ -180,7 +162,7 @@ fn pools(app: &App, text: &mut Exposition) {
     }
     let mut series = text.family(&m::SERVERS);
     for row in &rows {
-        for (state, count) in states(row.tally) {
+        for (state, count) in row.tally.each() {
             let [database, user] = name(row);
             series.add(&[database, user, state], count);
         }
@@ -201,7 +183,7 @@ fn services(app: &App, text: &mut Exposition) {
     rows.sort_unstable_by(|one, other| one.name.cmp(&other.name));
     let mut series = text.family(&m::SERVICE_SERVERS);
     for row in &rows {
-        for (state, count) in states(row.tally) {
+        for (state, count) in row.tally.each() {
             series.add(&[&row.name, state], count);
         }
     }
@@ -237,7 +219,7 @@ fn postgres(app: &App, text: &mut Exposition) {
     };
     let mut series = text.family(&m::POSTGRES_UP);
     for row in &rows {
-        let open = row.tally.idle + row.tally.granted + row.tally.leased > 0;
+        let open = row.tally.idle + row.tally.lent() > 0;
         if let Some(up) = open.then_some(true).or_else(|| was_there(row)) {
             series.add(&[&row.name], u8::from(up));
         }
@@ -251,7 +233,7 @@ fn postgres(app: &App, text: &mut Exposition) {
     watched(app, text);
     let mut series = text.family(&m::POSTGRES_SERVERS);
     for row in &rows {
-        for (state, count) in states(row.tally) {
+        for (state, count) in row.tally.each() {
             series.add(&[&row.name, state], count);
         }
     }
