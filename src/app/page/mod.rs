@@ -213,6 +213,15 @@ mod tests {
     }
 
     #[test]
+    fn every_alert_and_every_closing_has_its_words() {
+        let causes = crate::incident::Cause::ALL.map(crate::incident::Cause::as_str);
+        let closings = crate::pool::errand::Discard::WORDS;
+        for word in causes.into_iter().chain(closings) {
+            assert!(PARTS[2].contains(&format!("\n  {word}: ")), "{word}");
+        }
+    }
+
+    #[test]
     fn the_policy_allows_what_is_in_the_page_and_nothing_else() {
         let policy = &PAGE.1;
         assert!(policy.starts_with("default-src 'none'; "), "{policy}");

@@ -154,8 +154,8 @@ fn deployments(app: &App, sessions: &Sessions, servers: &[ServerRow]) -> Rows<De
             servers: held.copied().unwrap_or(0),
         }
     };
-    let rows = app.deployment_rows().into_iter();
-    Rows::of_deployments(rows.filter(|row| row.sessions > 0).map(row).collect())
+    let rows = app.connected_deployments().into_iter();
+    Rows::of_deployments(rows.map(row).collect())
 }
 
 fn servers_closed(app: &App) -> Rows<Happening<ServerClosed>> {

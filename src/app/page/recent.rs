@@ -1,6 +1,7 @@
 //! The last refusals and closings, for the status page.
 
 use std::fmt::Display;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -9,6 +10,7 @@ use super::printable::{name, text};
 use crate::app::admit::denied::Denied;
 use crate::client::directory::Who;
 use crate::net::listen::Peer;
+use crate::policy::reaper::Reason;
 use crate::recent::{Alike, Happened, Recent as Ring};
 
 /// Kept of each kind. What repeats takes one place.
@@ -86,12 +88,18 @@ impl<'a> From<&'a Who> for Whom<'a> {
 pub struct Recent {
     refusals: Mutex<Ring<Event>>,
     closings: Mutex<Ring<Event>>,
+    /// Sessions that were closed and could not expect it.
+    cut_off: AtomicU64,
 }
 
 impl Default for Recent {
     fn default() -> Self {
         let [refusals, closings] = [(); 2].map(|()| Mutex::new(Ring::new(KEPT)));
-        Self { refusals, closings }
+        Self {
+            refusals,
+            closings,
+            cut_off: AtomicU64::default(),
+        }
     }
 }
 
@@ -104,8 +112,12 @@ impl Recent {
 
     /// A session has ended. Those that went of their own accord, or because pgweir shuts down, are not worth a line.
     pub fn ended(&self, reason: &'static str, why: &dyn Display, whom: Whom<'_>, peer: &Peer) {
-        if !NO_NEWS.contains(&reason) {
-            self.closings.lock().note(event(reason, why, whom, peer));
+        if NO_NEWS.contains(&reason) {
+            return;
+        }
+        self.closings.lock().note(event(reason, why, whom, peer));
+        if !is_leftover(reason) {
+            self.cut_off.fetch_add(1, Relaxed);
         }
     }
 
@@ -119,10 +131,17 @@ impl Recent {
         self.closings.lock().read()
     }
 
-    /// How many refusals and closings there were.
+    /// How many refusals there were, and closings that nobody could expect.
     pub(super) fn totals(&self) -> (u64, u64) {
-        (self.refusals.lock().total(), self.closings.lock().total())
+        (self.refusals.lock().total(), self.cut_off.load(Relaxed))
     }
+}
+
+/// Whether a session ended as what is left of a superseded deployment should: each rollout brings some.
+fn is_leftover(reason: &str) -> bool {
+    Reason::ALL
+        .into_iter()
+        .any(|known| known != Reason::PressureIdleTransaction && known.as_str() == reason)
 }
 
 fn event(reason: &'static str, why: &dyn Display, whom: Whom<'_>, peer: &Peer) -> Event {
@@ -162,6 +181,15 @@ mod tests {
             .collect();
         assert_eq!(seen, [("ann", 2), ("bob", 1)]);
         assert_eq!(recent.totals(), (3, 0));
+    }
+
+    #[test]
+    fn what_a_rollout_closes_is_told_and_is_no_alarm() {
+        let recent = Recent::default();
+        for reason in ["stale", "kill_stale", "pressure_idle_transaction"] {
+            recent.ended(reason, &"why", Whom::default(), &PEER);
+        }
+        assert_eq!((recent.closings().len(), recent.totals().1), (3, 1));
     }
 
     #[test]
