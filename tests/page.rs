@@ -912,7 +912,7 @@ fn the_picture_in_the_docs() {
     let pooler = Pooler::serve(&postgres, "");
     let mut browser = open_with(&pooler, Screen::WIDE, trouble());
     let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/status-page.png");
-    browser.screenshot(&file, 1280, 2060);
+    browser.screenshot(&file, 1280, 2130);
 }
 
 fn postgres_role(postgres: &Postgres, name: &str) {
