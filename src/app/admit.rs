@@ -37,7 +37,7 @@ use crate::pool::pools::{Accepted, Checkout, Member, Pool, Refused, Vouched};
 use crate::repeats::{self, POOLER_ERROR};
 use crate::server::login::{ServerLogin, Welcome};
 use crate::session::run::{End, Moved, Registrar, Session, Terms};
-use crate::wire::parameters::{OptionsError, Parameters};
+use crate::wire::parameters::{DEPLOYMENT, OptionsError, Parameters};
 use crate::wire::reply::{
     Message, Report, ServerError, Severity, SqlState, authentication, backend_key_data,
     parameter_status, ready_for_query,
@@ -60,9 +60,6 @@ const ROOM_PAUSE: Duration = Duration::from_millis(20);
 
 /// What says where a session belongs.
 const APPLICATION_NAME: &str = "application_name";
-
-/// The startup parameter by which a client names its deployment.
-const DEPLOYMENT: &str = "pgweir.deployment";
 
 /// Why a client was not let in. Each has its own word in log and metrics.
 #[derive(Debug, thiserror::Error)]
