@@ -171,14 +171,13 @@ impl Situation {
         one
     }
 
+    /// Postgres is gone, and a client that is there already wants something.
     fn unreachable() -> Self {
-        let one = Self::quiet();
+        let mut one = Self::quiet();
+        one.log_in("postgres", "bot@v1");
         one.postgres.stop();
-        let port = one.pooler.port();
-        let mut client = Raw::login_as(port, "postgres", "postgres", "bot@v1");
+        let client = one.clients.last_mut().expect("it is logged in");
         client.send(&support::Batch::new().query("select 1"));
-        let mut one = one;
-        one.clients.push(client);
         one
     }
 
