@@ -181,6 +181,7 @@ async fn watch(app: Arc<App>, end: CancellationToken) {
             }
         }
         guard.look(&app);
+        app.memory.keep(app.reaping.memory());
     }
     guard.leave(&app);
     for task in tasks {

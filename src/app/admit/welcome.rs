@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::Reception;
-use super::belong::{APPLICATION_NAME, DEPLOYMENT};
+use super::belong::APPLICATION_NAME;
 use super::denied::Denied;
 use crate::client::credentials::Credential;
 use crate::client::login::LoginError;
@@ -20,7 +20,7 @@ use crate::pool::book::ServiceId;
 use crate::pool::lease::{Called, Lease};
 use crate::pool::pools::{Accepted, Checkout, Pool, Refused};
 use crate::server::login::{ServerLogin, Welcome};
-use crate::wire::parameters::{OptionsError, Parameters};
+use crate::wire::parameters::{DEPLOYMENT, OptionsError, Parameters};
 use crate::wire::reply::{
     Message, Report, SqlState, authentication, backend_key_data, parameter_status, ready_for_query,
 };

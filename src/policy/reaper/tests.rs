@@ -379,7 +379,7 @@ proptest! {
                             prop_assert!(rested > 30_000 && pressure.is_some());
                             continue;
                         }
-                        Reason::KillStale => prop_assert!(false, "nobody said so"),
+                        Reason::KillStale | Reason::PressureForeign => prop_assert!(false, "nobody said so"),
                     }
                     prop_assert_eq!(words[session.deployment], "superseded");
                 }
