@@ -7,9 +7,9 @@ use sqlparser::ast::{
 
 use super::aggregate::Aggregate;
 use super::expr::Expr;
-use super::{By, Grouping, Key, Query, tables};
+use super::{By, Grouping, Key, Query, catalog, tables};
 use crate::admin::command::{Command, Run};
-use crate::admin::table::{Column, Kind};
+use crate::admin::table::{Cell, Column, Kind};
 use crate::wire::reply::{Report, SqlState};
 
 mod function;
@@ -20,8 +20,11 @@ mod value;
 use parse::parse;
 use refusal::{cut, misplaced_aggregate, no_table, refuse, ungrouped, unsupported};
 
+/// The most parameters.
+const MOST_PARAMETERS: usize = 100;
+
 /// Schemas that a table may be asked for in.
-const SCHEMAS: [&str; 3] = ["pgweir", "pgbouncer", "public"];
+const SCHEMAS: [&str; 3] = ["pgweir", "pgbouncer", catalog::SCHEMA];
 
 type Read<T> = Result<T, Report>;
 
@@ -64,9 +67,12 @@ pub(super) fn query(statement: &str) -> Read<Query> {
         (select.qualify.is_some(), "QUALIFY"),
         (select.top.is_some(), "TOP"),
         (!select.lateral_views.is_empty(), "LATERAL VIEW"),
-        (select.from.len() > 1, "more than one table"),
     ];
     refuse(&refused)?;
+    if catalog::is_empty(&select.from) {
+        return of_empty_catalog(&select, statement);
+    }
+    refuse(&[(select.from.len() > 1, "more than one table")])?;
     let mut reader = Reader::of(select.from.first())?;
     let filter = select
         .selection
@@ -86,7 +92,7 @@ pub(super) fn query(statement: &str) -> Read<Query> {
         .having
         .as_ref()
         .map(|having| reader.condition(having));
-    let mut having = having.transpose()?;
+    let having = having.transpose()?;
     let mut order = reader.order(query.order_by.as_ref(), &outputs)?;
     let is_distinct = match select.distinct {
         None | Some(Distinct::All) => false,
@@ -100,28 +106,7 @@ pub(super) fn query(statement: &str) -> Read<Query> {
         ));
     }
     let (limit, offset) = reader.bounds(query.limit_clause.as_ref())?;
-    let aggregates = reader.aggregates.take().unwrap_or_default();
-    let mut grouping = None;
-    if !(keys.is_empty() && aggregates.is_empty() && having.is_none()) {
-        let of_group = |expr: Expr| {
-            let grouped = expr.grouped(&keys);
-            grouped.map_err(|column| ungrouped(&reader.columns[column]))
-        };
-        for output in &mut outputs {
-            output.value.expr = of_group(output.value.expr.clone())?;
-        }
-        for key in &mut order {
-            if let By::Value(expr) = &key.by {
-                key.by = By::Value(of_group(expr.clone())?);
-            }
-        }
-        having = having.map(of_group).transpose()?;
-        grouping = Some(Grouping {
-            keys: keys.clone(),
-            aggregates,
-            having,
-        });
-    }
+    let grouping = reader.grouping(keys, having, &mut outputs, &mut order)?;
     let parameters = reader.parameters.iter();
     let column = |output: &Output| Column {
         name: output.name.clone().into(),
@@ -141,6 +126,43 @@ pub(super) fn query(statement: &str) -> Read<Query> {
         order,
         limit,
         offset,
+    })
+}
+
+/// A query that has no rows, with the columns that it would have.
+fn of_empty_catalog(select: &ast::Select, statement: &str) -> Read<Query> {
+    // What depends on what there is in it cannot be told.
+    let table = || no_table(&select.from[0].relation.to_string());
+    if catalog::is_counted(select) {
+        return Err(table());
+    }
+    let mut columns = Vec::with_capacity(select.projection.len());
+    for item in &select.projection {
+        let (name, expr) = match item {
+            SelectItem::UnnamedExpr(expr) => (name_of(expr), expr),
+            SelectItem::ExprWithAlias { expr, alias } => (folded(alias), expr),
+            _ => return Err(table()),
+        };
+        let kind = match expr {
+            ast::Expr::Cast { data_type, .. } => value::kind_named(&data_type.to_string()),
+            _ => None,
+        };
+        columns.push(Column {
+            name: name.into(),
+            kind: kind.unwrap_or(Kind::Text),
+        });
+    }
+    Ok(Query {
+        source: None,
+        outputs: vec![Expr::Constant(Cell::Null); columns.len()],
+        columns,
+        parameters: catalog::parameters(statement, MOST_PARAMETERS),
+        filter: Some(Expr::Constant(Cell::Bool(false))),
+        grouping: None,
+        is_distinct: false,
+        order: vec![],
+        limit: None,
+        offset: None,
     })
 }
 
@@ -187,7 +209,12 @@ impl Reader {
             [schema, table] => SCHEMAS.contains(&schema.as_str()).then_some(table),
             _ => None,
         };
-        let found = table.and_then(|table| tables().find(|(known, _)| known == table));
+        let found = match parts.as_slice() {
+            [schema, table] if schema == "information_schema" => {
+                catalog::table(table).map(|command| (table.clone(), command))
+            }
+            _ => table.and_then(|table| tables().find(|(known, _)| known == table)),
+        };
         let Some((table, command)) = found else {
             return Err(no_table(&parts.join(".")));
         };
@@ -302,13 +329,49 @@ impl Reader {
             keys.push(Key {
                 by: match output_of(&ordered.expr, outputs, None)? {
                     Some(index) => By::Output(index),
-                    None => By::Value(self.expr(&ordered.expr)?.expr),
+                    None => {
+                        let expr = self.expr(&ordered.expr)?.expr;
+                        let same = outputs.iter().position(|output| output.value.expr == expr);
+                        same.map_or(By::Value(expr), By::Output)
+                    }
                 },
                 is_descending,
                 are_nulls_first: ordered.options.nulls_first.unwrap_or(is_descending),
             });
         }
         Ok(keys)
+    }
+
+    /// GROUP BY and HAVING, if there is one of them or an aggregate. What comes after them is put in terms of groups then.
+    fn grouping(
+        &mut self,
+        keys: Vec<Expr>,
+        having: Option<Expr>,
+        outputs: &mut [Output],
+        order: &mut [Key],
+    ) -> Read<Option<Grouping>> {
+        let aggregates = self.aggregates.take().unwrap_or_default();
+        if keys.is_empty() && aggregates.is_empty() && having.is_none() {
+            return Ok(None);
+        }
+        let of_group = |expr: Expr| {
+            let grouped = expr.grouped(&keys);
+            grouped.map_err(|column| ungrouped(&self.columns[column]))
+        };
+        for output in outputs {
+            output.value.expr = of_group(output.value.expr.clone())?;
+        }
+        for key in order {
+            if let By::Value(expr) = &key.by {
+                key.by = By::Value(of_group(expr.clone())?);
+            }
+        }
+        let having = having.map(of_group).transpose()?;
+        Ok(Some(Grouping {
+            keys,
+            aggregates,
+            having,
+        }))
     }
 
     /// LIMIT and OFFSET.

@@ -3,10 +3,12 @@
 use sqlparser::ast::{self, DuplicateTreatment, FunctionArg, FunctionArgExpr, FunctionArguments};
 
 use super::refusal::{cut, misplaced_aggregate, not_known, refuse, unsupported};
+use super::value::{common, parsed_name};
 use super::{Read, Reader, Typed, folded, typed};
 use crate::admin::chatter;
 use crate::admin::query::aggregate::{Aggregate, Function};
-use crate::admin::query::expr::{Asked, Expr};
+use crate::admin::query::catalog;
+use crate::admin::query::expr::{self, Asked, Expr};
 use crate::admin::table::{Cell, Kind};
 use crate::wire::reply::{Report, SqlState};
 
@@ -51,6 +53,12 @@ impl Reader {
             );
             return self.aggregate(found, list, is_distinct, whole);
         }
+        if name == "array_length"
+            && let [FunctionArg::Unnamed(FunctionArgExpr::Expr(of)), _] = list
+            && let Some(parts) = parsed_name(of)
+        {
+            return Ok(typed(Expr::Constant(parts.len().into()), Kind::Int4));
+        }
         let mut arguments = Vec::with_capacity(list.len());
         for argument in list {
             let FunctionArg::Unnamed(FunctionArgExpr::Expr(argument)) = argument else {
@@ -66,13 +74,15 @@ impl Reader {
         let asked = |asked, kind| Ok(typed(Expr::Asked(asked), kind));
         match (name, arguments.as_slice()) {
             ("version", []) => constant(chatter::version()),
-            ("current_schema", []) => constant("public".to_owned()),
+            ("current_schema", []) => constant(catalog::SCHEMA.to_owned()),
             ("current_database" | "current_catalog", []) => asked(Asked::Database, Kind::Text),
             ("current_user" | "session_user" | "user" | "current_role", []) => {
                 asked(Asked::User, Kind::Text)
             }
             ("pg_backend_pid", []) => asked(Asked::Pid, Kind::Int4),
-            ("now" | "current_timestamp" | "clock_timestamp", []) => asked(Asked::Now, Kind::Time),
+            ("now" | "current_timestamp" | "clock_timestamp", []) => {
+                asked(Asked::Now, Kind::Instant)
+            }
             ("pg_is_in_recovery", []) => Ok(typed(Expr::Constant(Cell::Bool(false)), Kind::Bool)),
             ("pg_advisory_unlock_all", []) => constant(String::new()),
             ("current_setting", [name] | [name, _]) => {
@@ -88,17 +98,19 @@ impl Reader {
                 }
             }
             ("set_config", [_, value, _]) => self.as_kind(value.clone(), Kind::Text),
-            ("lower" | "upper" | "length" | "char_length", [value]) => {
+            ("lower" | "upper" | "length" | "char_length" | "quote_ident", [value]) => {
                 let value = Box::new(self.as_kind(value.clone(), Kind::Text)?.expr);
-                Ok(match name {
-                    "lower" => typed(Expr::Lower(value), Kind::Text),
-                    "upper" => typed(Expr::Upper(value), Kind::Text),
-                    _ => typed(Expr::Length(value), Kind::Int4),
-                })
+                let (of, kind) = match name {
+                    "lower" => (expr::Function::Lower, Kind::Text),
+                    "upper" => (expr::Function::Upper, Kind::Text),
+                    "quote_ident" => (expr::Function::QuoteIdent, Kind::Text),
+                    _ => (expr::Function::Length, Kind::Int4),
+                };
+                Ok(typed(Expr::Of(of, value), kind))
             }
             ("coalesce", [_, ..]) => {
-                let kind = arguments.iter().find_map(|value| value.kind);
-                let kind = kind.unwrap_or(Kind::Text);
+                let kinds = arguments.iter().map(|value| value.kind);
+                let kind = common(kinds).unwrap_or(Kind::Text);
                 let values = arguments.into_iter().map(|value| self.as_kind(value, kind));
                 let exprs = values.map(|value| value.map(|value| value.expr));
                 Ok(typed(Expr::Coalesce(exprs.collect::<Read<_>>()?), kind))
@@ -133,12 +145,18 @@ impl Reader {
             let words = format!("{} of type {}", cut(&whole.to_string()), of_kind.name());
             Report::new(SqlState(*b"42883"), format!("cannot compute {words}"))
         })?;
-        aggregates.push(Aggregate {
+        let aggregate = Aggregate {
             function,
             of: of.map(|of| of.expr),
             is_distinct,
+        };
+        // The same may be in the list of outputs, in HAVING and in ORDER BY.
+        let place = aggregates.iter().position(|known| *known == aggregate);
+        let place = place.unwrap_or_else(|| {
+            aggregates.push(aggregate);
+            aggregates.len() - 1
         });
-        let expr = Expr::Aggregate(aggregates.len() - 1);
+        let expr = Expr::Aggregate(place);
         self.aggregates = Some(aggregates);
         Ok(typed(expr, kind))
     }

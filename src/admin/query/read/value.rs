@@ -1,15 +1,16 @@
 //! Expressions: columns are found, types are checked.
 
-use sqlparser::ast::{self, BinaryOperator, CastKind, InTarget, UnaryOperator, Value};
+use sqlparser::ast::{
+    self, AccessExpr, BinaryOperator, CaseWhen, CastKind, CeilFloorKind, DateTimeField,
+    FunctionArg, FunctionArgExpr, FunctionArguments, InTarget, Subscript, UnaryOperator, Value,
+};
 
 use super::refusal::{cut, no_operator, not_known, unsupported};
-use super::{Read, Reader, SCHEMAS, Typed, folded, typed};
-use crate::admin::query::expr::{self, Comparison, Expr, Math};
+use super::{MOST_PARAMETERS, Read, Reader, SCHEMAS, Typed, folded, typed};
+use crate::admin::query::catalog;
+use crate::admin::query::expr::{self, Comparison, Expr, Function, Math};
 use crate::admin::table::{Cell, Kind};
 use crate::wire::reply::{Report, SqlState};
-
-/// The most parameters.
-const MOST_PARAMETERS: usize = 100;
 
 impl Reader {
     pub(super) fn condition(&mut self, expr: &ast::Expr) -> Read<Expr> {
@@ -50,6 +51,35 @@ impl Reader {
                 format: None,
             } => self.cast(value, &data_type.to_string()),
             Sql::Function(function) => self.function(function, expr),
+            Sql::Case {
+                operand: None,
+                conditions,
+                else_result,
+                ..
+            } => self.case(conditions, else_result.as_deref()),
+            Sql::Extract {
+                field: DateTimeField::Epoch,
+                expr: time,
+                ..
+            } => {
+                let time = self.expr(time)?;
+                let time = self.as_kind(time, Kind::Instant)?.expr;
+                Ok(typed(Expr::Of(Function::Epoch, time.into()), Kind::Numeric))
+            }
+            Sql::Floor {
+                expr: number,
+                field: CeilFloorKind::DateTimeField(DateTimeField::NoDateTime),
+            } => {
+                let number = self.expr(number)?;
+                let number = self.number(number, "floor")?.expr;
+                Ok(typed(
+                    Expr::Of(Function::Floor, number.into()),
+                    Kind::Numeric,
+                ))
+            }
+            Sql::CompoundFieldAccess { root, access_chain } => {
+                part_of_name(root, access_chain).ok_or_else(|| not_known(expr))
+            }
             other => {
                 let (test, is_negated) = self.test(other)?;
                 Ok(typed(negated(test, is_negated), Kind::Bool))
@@ -78,6 +108,18 @@ impl Reader {
                 negated,
                 ..
             } => (self.is_in(value, list)?, *negated),
+            // Editors ask so whether a table can be named without its schema.
+            Sql::In {
+                expr: value,
+                target: InTarget::Subquery(query),
+                negated,
+                ..
+            } if query.to_string().contains("'search_path'") => {
+                let value = self.expr(value)?;
+                let value = self.as_kind(value, Kind::Text)?.expr;
+                let path = Expr::Constant(catalog::SCHEMA.into());
+                (Expr::In(value.into(), vec![path]), *negated)
+            }
             Sql::Between {
                 expr: value,
                 negated,
@@ -120,6 +162,29 @@ impl Reader {
         Ok(Expr::In(of.expr.into(), values))
     }
 
+    fn case(&mut self, cases: &[CaseWhen], otherwise: Option<&ast::Expr>) -> Read<Typed> {
+        let mut conditions = Vec::with_capacity(cases.len());
+        let mut values = Vec::with_capacity(cases.len() + 1);
+        for case in cases {
+            conditions.push(self.condition(&case.condition)?);
+            values.push(self.expr(&case.result)?);
+        }
+        values.push(match otherwise {
+            Some(otherwise) => self.expr(otherwise)?,
+            None => Typed {
+                expr: Expr::Constant(Cell::Null),
+                kind: None,
+            },
+        });
+        let kind = common(values.iter().map(|value| value.kind)).unwrap_or(Kind::Text);
+        let values = values.into_iter().map(|value| self.as_kind(value, kind));
+        let mut values = values.collect::<Read<Vec<_>>>()?;
+        let otherwise = values.pop().expect("it was pushed last").expr;
+        let values = values.into_iter().map(|value| value.expr);
+        let cases = conditions.into_iter().zip(values).collect();
+        Ok(typed(Expr::Case(cases, otherwise.into()), kind))
+    }
+
     fn unary(&mut self, op: UnaryOperator, inner: &ast::Expr, whole: &ast::Expr) -> Read<Typed> {
         let value = self.expr(inner)?;
         match op {
@@ -147,6 +212,11 @@ impl Reader {
         })?;
         match value.kind {
             None => self.as_kind(value, to),
+            Some(from) if !is_castable(from, to) => {
+                let (from, to) = (from.name(), to.name());
+                let words = format!("cannot cast type {from} to {to}");
+                Err(Report::new(SqlState(*b"42846"), words))
+            }
             Some(from) => Ok(typed(Expr::Cast(value.expr.into(), from, to), to)),
         }
     }
@@ -371,6 +441,54 @@ impl Reader {
     }
 }
 
+/// The parts of `parse_ident('schema.table')`.
+pub(super) fn parsed_name(expr: &ast::Expr) -> Option<Vec<String>> {
+    let ast::Expr::Function(function) = expr else {
+        return None;
+    };
+    let FunctionArguments::List(list) = &function.args else {
+        return None;
+    };
+    let [FunctionArg::Unnamed(FunctionArgExpr::Expr(ast::Expr::Value(name)))] = &*list.args else {
+        return None;
+    };
+    let Value::SingleQuotedString(name) = &name.value else {
+        return None;
+    };
+    let is_it = function
+        .name
+        .to_string()
+        .eq_ignore_ascii_case("parse_ident");
+    let part = |part: &str| match part.strip_prefix('"') {
+        Some(quoted) => quoted.trim_end_matches('"').to_owned(),
+        None => part.to_ascii_lowercase(),
+    };
+    is_it.then(|| name.split('.').map(part).collect())
+}
+
+/// One of these parts: `(parse_ident('schema.table'))[2]`.
+fn part_of_name(root: &ast::Expr, access: &[AccessExpr]) -> Option<Typed> {
+    let root = match root {
+        ast::Expr::Nested(root) => root,
+        root => root,
+    };
+    let [
+        AccessExpr::Subscript(Subscript::Index {
+            index: ast::Expr::Value(index),
+        }),
+    ] = access
+    else {
+        return None;
+    };
+    let Value::Number(index, false) = &index.value else {
+        return None;
+    };
+    let parts = parsed_name(root)?;
+    let index = index.parse::<usize>().ok()?.checked_sub(1);
+    let part = index.and_then(|index| parts.get(index)).cloned();
+    Some(typed(Expr::Constant(part.into()), Kind::Text))
+}
+
 fn compare(comparison: Comparison, one: Typed, other: Typed) -> Expr {
     Expr::Compare(comparison, one.expr.into(), other.expr.into())
 }
@@ -383,7 +501,23 @@ fn negated(expr: Expr, is_negated: bool) -> Expr {
     }
 }
 
-fn kind_named(name: &str) -> Option<Kind> {
+/// Whether a value of one type can become one of another. Times come from texts only.
+fn is_castable(from: Kind, to: Kind) -> bool {
+    let is_time = |kind| kind == Kind::Instant;
+    let is_text = |kind| matches!(kind, Kind::Text | Kind::Time | Kind::Instant);
+    !(is_time(from) && !is_text(to) || is_time(to) && !is_text(from))
+}
+
+/// The type that holds the values of all of these; `None`: they may have any.
+pub(super) fn common(kinds: impl Iterator<Item = Option<Kind>>) -> Option<Kind> {
+    kinds.flatten().reduce(|one, other| match (one, other) {
+        (Kind::Int4 | Kind::Int8, Kind::Int8 | Kind::Numeric) => other,
+        _ => one,
+    })
+}
+
+/// The type of that name.
+pub(super) fn kind_named(name: &str) -> Option<Kind> {
     Some(match name.to_ascii_lowercase().as_str() {
         "int" | "int4" | "integer" | "smallint" | "int2" => Kind::Int4,
         "bigint" | "int8" => Kind::Int8,
@@ -392,6 +526,7 @@ fn kind_named(name: &str) -> Option<Kind> {
         }
         "text" | "varchar" | "character varying" | "name" => Kind::Text,
         "bool" | "boolean" => Kind::Bool,
+        "timestamptz" | "timestamp with time zone" => Kind::Instant,
         _ => return None,
     })
 }
@@ -402,5 +537,6 @@ fn family(kind: Kind) -> u8 {
         Kind::Bool => 0,
         Kind::Int4 | Kind::Int8 | Kind::Numeric => 1,
         Kind::Text | Kind::Time => 2,
+        Kind::Instant => 3,
     }
 }
