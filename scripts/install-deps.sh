@@ -52,6 +52,12 @@ has go || missing+=(golang-go)
 has chromium || missing+=(chromium)
 # Scrapes the metrics in a test, and promtool checks them. Only installed, never started as a service.
 { has prometheus && has promtool; } || missing+=(prometheus)
+# Exporters that read the console.
+has prometheus-sql-exporter || missing+=(prometheus-sql-exporter)
+has prometheus-pgbouncer-exporter || missing+=(prometheus-pgbouncer-exporter)
+# A test asks from another address than the loopback's, in a network of its own.
+has unshare || missing+=(util-linux)
+has ip || missing+=(iproute2)
 if [ "$bench" = yes ]; then
   has pgbouncer || [ -x /usr/sbin/pgbouncer ] || missing+=(pgbouncer)
   has strace || missing+=(strace)
@@ -82,9 +88,11 @@ if [ ${#missing[@]} -gt 0 ]; then
   case " ${missing[*]} " in
     *" pgbouncer "*) if [ -d /run/systemd/system ]; then as_root systemctl disable --quiet pgbouncer || true; fi ;;
   esac
-  case " ${missing[*]} " in
-    *" prometheus "*) if [ -d /run/systemd/system ]; then as_root systemctl disable --quiet prometheus || true; fi ;;
-  esac
+  for service in prometheus prometheus-sql-exporter prometheus-pgbouncer-exporter; do
+    case " ${missing[*]} " in
+      *" $service "*) if [ -d /run/systemd/system ]; then as_root systemctl disable --quiet "$service" || true; fi ;;
+    esac
+  done
 fi
 
 # --- Rust ------------------------------------------------------------------------------------------------------------
