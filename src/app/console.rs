@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::admit::{Denied, Proof, Reception};
+use super::admit::Reception;
+use super::admit::denied::Denied;
+use super::admit::proof::Proof;
 use super::monitor::Reading;
 use super::serve::App;
 use crate::admin::DATABASES;

@@ -11,7 +11,9 @@ use dashmap::DashMap;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
-use super::admit::{Denied, Reception, give_back};
+use super::admit::Reception;
+use super::admit::denied::Denied;
+use super::admit::welcome::give_back;
 use super::world::HowToLookUp;
 use crate::client::credentials::Credential;
 use crate::config::checked::Secret;

@@ -15,7 +15,7 @@ use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
 use tokio_util::sync::CancellationToken;
 
-use super::admit::Denied;
+use super::admit::denied::Denied;
 use super::look_up::LookUps;
 use super::page::{self, Page};
 use super::phase::{Phase, Phases, live};

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 
 use super::printable::{name, text};
-use crate::app::admit::Denied;
+use crate::app::admit::denied::Denied;
 use crate::client::directory::Who;
 use crate::net::listen::Peer;
 
