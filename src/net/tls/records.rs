@@ -164,6 +164,11 @@ impl Records {
         self.state().is_some_and(CommonState::is_handshaking)
     }
 
+    /// Whether it failed.
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self.session, Session::Over)
+    }
+
     /// Whether rustls has something to send.
     fn wants_write(&self) -> bool {
         self.state().is_some_and(CommonState::wants_write)
