@@ -118,6 +118,9 @@ impl App {
             .reaper
             .lock()
             .choose(now, &pressures, &seen, rules);
+        // What is wanted is looked at less often than this is done.
+        let frees = |choice: &&Choice| !choice.dry_run && seen[choice.at].rest != Rest::Idle;
+        self.watch.helped(choices.iter().filter(frees).count());
         self.carry_out(now, &survey, &choices);
     }
 

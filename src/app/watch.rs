@@ -110,6 +110,14 @@ impl Watch {
         self.wanted.load(Relaxed)
     }
 
+    /// Notes that so many server connections will come free: no more are to be closed for the same want.
+    pub fn helped(&self, freed: usize) {
+        let freed = u32::try_from(freed).unwrap_or(u32::MAX);
+        let less = |wanted: u32| Some(wanted.saturating_sub(freed));
+        // It always says something else, so there is always a value before.
+        let _ = self.wanted.fetch_update(Relaxed, Relaxed, less);
+    }
+
     /// Notes that a client of this service was sent away: it was one too many, or there was no server connection for it.
     pub fn was_refused(&self, service: &str, reason: &'static str) {
         let key = (service.to_owned(), reason);
