@@ -31,7 +31,7 @@ use crate::net::line::Line;
 use crate::net::listen::Peer;
 use crate::net::packet::Packets;
 use crate::net::stream::Stream;
-use crate::pool::book::ThreadId;
+use crate::pool::book::{Party, ThreadId};
 use crate::pool::lease::Lease;
 use crate::pool::pools::Member;
 use crate::repeats::{self, POOLER_ERROR};
@@ -278,10 +278,12 @@ impl Reception<'_> {
         }
         let asked = self.for_postgres(asked, replicates, *peer, database)?;
         let settings = pool.settings();
+        let reach = self.app.reach_of(&who);
+        let party = Party { service, reach };
         let welcomed = async {
             match settings.mode {
-                Mode::Session if replicates => self.replicate(&pool, service).await,
-                Mode::Session => self.hold(&pool, service, asked).await,
+                Mode::Session if replicates => self.replicate(&pool, party).await,
+                Mode::Session => self.hold(&pool, party, asked).await,
                 Mode::Transaction | Mode::Statement => self.learn(&pool, service, asked).await,
             }
         };
