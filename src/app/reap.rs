@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use parking_lot::Mutex;
 
 use super::serve::App;
-use super::world::World;
+use super::world::{World, kept_for_the_next};
 use crate::client::directory::{Entry, Who};
 use crate::client::patience::{Activity, Doing};
 use crate::client::reaped::ReapedLog;
@@ -23,6 +23,7 @@ use crate::policy::reaper::{
     Choice, Pressure, Reaper, Reason, Rest, Seen, Sentence, is_leftover, room_for_one, stale,
 };
 use crate::policy::service::Facts;
+use crate::pool::book::Reach;
 
 /// What is known of deployments, and of the sessions that were closed because of them.
 #[derive(Debug)]
@@ -144,6 +145,9 @@ impl App {
             .reaper
             .lock()
             .choose(now, &pressures, &seen, rules);
+        // What is wanted is looked at less often than this is done.
+        let frees = |choice: &&Choice| !choice.dry_run && seen[choice.at].rest != Rest::Idle;
+        self.watch.helped(choices.iter().filter(frees).count());
         self.carry_out(now, &survey, &choices);
     }
 
@@ -202,17 +206,25 @@ impl App {
         choices.len()
     }
 
-    /// How many clients a service with that cap may have when this one comes. An eighth is kept for a deployment that is newer than
+    /// How many clients a service with that cap may have when this one comes. A part is kept for a deployment that is newer than
     /// the current one: without that it could not start while the old one has taken everything.
     pub(super) fn clients_for(&self, who: &Who, most: u32) -> u32 {
+        match self.reach_of(who) {
+            Reach::All => most,
+            Reach::AllButKept => most - kept_for_the_next(most),
+        }
+    }
+
+    /// The same for server connections, of which a session keeps one for its life.
+    pub(super) fn reach_of(&self, who: &Who) -> Reach {
         let Some(deployment) = &who.deployment else {
-            return most;
+            return Reach::All;
         };
         let life = self.reaping.life.lock();
         if life.is_new(&who.service, deployment) {
-            most
+            Reach::All
         } else {
-            most - kept_for_the_next(most)
+            Reach::AllButKept
         }
     }
 
@@ -396,13 +408,6 @@ fn leftover(
         sentence: Arc::new(sentence),
         dry_run: rules.dry_run,
     })
-}
-
-/// What is kept of a cap for the next deployment.
-fn kept_for_the_next(most: u32) -> u32 {
-    /// A rollout begins with a few.
-    const PART: u32 = 8;
-    if most < 2 { 0 } else { most.div_ceil(PART) }
 }
 
 /// The directory's clock and the one on the wall.

@@ -303,12 +303,8 @@ impl Pools {
     pub fn full_services(&self) -> Vec<(String, u32)> {
         let state = self.state.lock();
         let full = state.names.services.iter().filter_map(|(name, (id, _))| {
-            let waiters = state.book.service_waiters(*id);
-            let view = state.book.service(*id);
-            let full = view
-                .cap
-                .is_some_and(|cap| cap > 0 && view.tally.total() >= cap);
-            (waiters > 0 && full).then(|| (name.to_string(), waiters))
+            let waiters = state.book.waiters_at_cap(*id);
+            (waiters > 0).then(|| (name.to_string(), waiters))
         });
         full.collect()
     }

@@ -15,8 +15,7 @@ use super::{PoolSettings, Pools, Purpose, Refused};
 use crate::config::checked::Secret;
 use crate::metrics::{Traffic, in_micros};
 use crate::pool::book::{
-    Asked, HostId, PoolId, PoolPlace, PoolView, Refusal, Retry, ServerId, ServiceId, ThreadId,
-    WaiterId,
+    Asked, HostId, Party, PoolId, PoolPlace, PoolView, Refusal, Retry, ServerId, ThreadId, WaiterId,
 };
 use crate::pool::errand::{Discard, Errand, Task};
 use crate::pool::lease::{Lease, Ticket};
@@ -144,17 +143,18 @@ pub(in crate::pool) struct Granted {
 }
 
 impl Pool {
-    /// Asks for a server connection on behalf of `service`, from `thread`, for the session of number `client` (0: for a
+    /// Asks for a server connection on behalf of a service, from `thread`, for the session of number `client` (0: for a
     /// login). `waker` is woken when a place in the queue leads to something.
     pub fn ask(
         self: &Arc<Self>,
-        service: ServiceId,
+        party: impl Into<Party>,
         thread: ThreadId,
         client: u32,
         waker: &Waker,
     ) -> Checkout {
+        let party = party.into();
         loop {
-            let waiting = match self.enqueue(service, thread, client, waker) {
+            let waiting = match self.enqueue(party, thread, client, waker) {
                 Ok(granted) => {
                     self.traffic(thread).waited(0);
                     Lease::begin(self, thread, granted)
@@ -170,7 +170,7 @@ impl Pool {
 
     fn enqueue(
         &self,
-        service: ServiceId,
+        party: Party,
         thread: ThreadId,
         client: u32,
         waker: &Waker,
@@ -180,7 +180,7 @@ impl Pool {
             let deadline = query_wait.map(|wait| now + wait);
             match state
                 .book
-                .ask(now, self.id, service, thread, deadline, &mut state.actions)
+                .ask(now, self.id, party, thread, deadline, &mut state.actions)
             {
                 Asked::Granted { server, from } => Ok(Granted {
                     server,
