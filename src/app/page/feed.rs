@@ -136,7 +136,8 @@ pub(super) struct Holder {
 #[derive(Debug, Serialize)]
 pub(super) struct Deployment {
     pub(super) service: String,
-    pub(super) deployment: String,
+    #[serde(rename = "deployment")]
+    pub(super) name: String,
     pub(super) state: &'static str,
     pub(super) first_seen: u64,
     /// Since when it is in its state.

@@ -144,7 +144,7 @@ fn deployments(app: &App, sessions: &Sessions, servers: &[ServerRow]) -> Rows<De
         let held = held.get(&(service.to_owned(), Arc::clone(&row.deployment)));
         Deployment {
             service: printable::name(service),
-            deployment: printable::name(deployment),
+            name: printable::name(deployment),
             state: row.state,
             first_seen: milliseconds(row.first_seen),
             since: milliseconds(row.since),
