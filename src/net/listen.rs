@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn notices_a_dead_peer_within_a_minute(socket: SockRef<'_>) {
+    fn notices_a_dead_peer_within_a_minute(socket: &SockRef<'_>) {
         assert!(socket.keepalive().unwrap());
         let idle = socket.tcp_keepalive_time().unwrap();
         let probes =
@@ -221,10 +221,10 @@ mod tests {
         let (Unregistered::Tcp(accepted), _) = accepted.unwrap() else {
             panic!("it is a TCP socket");
         };
-        notices_a_dead_peer_within_a_minute(SockRef::from(&accepted));
+        notices_a_dead_peer_within_a_minute(&SockRef::from(&accepted));
         let crate::net::stream::Stream::Tcp(dialed) = dialed.unwrap() else {
             panic!("it is one, too");
         };
-        notices_a_dead_peer_within_a_minute(SockRef::from(&dialed));
+        notices_a_dead_peer_within_a_minute(&SockRef::from(&dialed));
     }
 }

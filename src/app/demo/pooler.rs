@@ -125,8 +125,9 @@ fn recording(directory: &Path) -> String {
          stale_idle_transaction = \"2s\"\n\
          close_per_second = 50\n\
          [incidents]\n\
-         directory = {directory:?}\n\
-         snapshot_every = \"1s\"\n"
+         directory = '{}'\n\
+         snapshot_every = \"1s\"\n",
+        directory.display()
     )
 }
 

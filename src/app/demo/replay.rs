@@ -233,15 +233,7 @@ async fn question(visitor: Visitor, story: Rc<RefCell<Story>>) {
     loop {
         let begun = Instant::now();
         let answer = answer(&visitor, &mut kept).await;
-        let mut now = story.borrow_mut();
-        now.questions += 1;
-        now.longest = now.longest.max(begun.elapsed());
-        match answer {
-            Ok(()) => {}
-            Err(error) if is_refusal(&error) => now.refused += 1,
-            Err(error) => now.failed.push(error.to_string()),
-        }
-        drop(now);
+        story.borrow_mut().answered(begun.elapsed(), answer);
         sleep(THINK / 4).await;
     }
 }
@@ -261,6 +253,16 @@ async fn answer(visitor: &Visitor, kept: &mut Option<Packets<Stream>>) -> Result
 }
 
 impl Story {
+    fn answered(&mut self, after: Duration, answer: Result<(), LoginError>) {
+        self.questions += 1;
+        self.longest = self.longest.max(after);
+        match answer {
+            Ok(()) => {}
+            Err(error) if is_refusal(&error) => self.refused += 1,
+            Err(error) => self.failed.push(error.to_string()),
+        }
+    }
+
     fn fail(&mut self, nth: usize, what: &str) {
         self.lost += usize::from(nth + 1 == DEPLOYMENTS);
         self.failed.push(format!("site@v{}: {what}", nth + 1));
@@ -295,10 +297,8 @@ pub(super) fn moral(
             let export = markdown(incident).unwrap_or_default();
             let what = format!("write {}", path.display());
             std::fs::write(path, export).map_err(DemoError::system(what))?;
-            text.push_str(&format!(
-                "The incident's export, the skeleton of a post-mortem: {}",
-                path.display()
-            ));
+            text.push_str("The incident's export, the skeleton of a post-mortem: ");
+            text.push_str(&path.display().to_string());
         }
     }
     Ok(text)
