@@ -124,10 +124,10 @@ fn a_thousand_vanish(way: Way) {
     let (mut quiet, mut loud) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         quiet.push(p99(&mut bystander, || {
-            thread::sleep(Duration::from_millis(200))
+            thread::sleep(Duration::from_millis(200));
         }));
         loud.push(p99(&mut bystander, || {
-            crowd(pooler.port(), way, 1000 / ROUNDS)
+            crowd(pooler.port(), way, 1000 / ROUNDS);
         }));
     }
     let seen = watch.finish();
@@ -209,7 +209,7 @@ fn the_clients_of_a_stopped_process_hold_nothing_for_long() {
         ours.filter_map(|line| line.rsplit_once(' ')?.1.parse::<usize>().ok())
             .sum::<usize>()
     };
-    until("all are gone", Duration::from_secs(60), || {
+    until("all are gone", Duration::from_mins(1), || {
         assert_eq!(bystander.value("select 'served'"), "served");
         (clients() == 0).then_some(())
     });
