@@ -535,6 +535,48 @@ fn type_in(pooler: &Pooler, command: &str) {
     assert!(status.expect("psql starts").success(), "{command}");
 }
 
+/// What opens the first incident of the list.
+const BUTTON: &str = "document.querySelector('#incidents-list button')";
+
+/// The story of the incident that is open.
+const STORY: &str = "document.getElementById('story').innerText";
+
+/// It is opened by keyboard, tells what was, and fits on a phone.
+fn open_the_incident(browser: &mut Browser) {
+    browser.until("the incident is listed", BUTTON);
+    browser.value(&format!("{BUTTON}.focus()"));
+    browser.press("Enter");
+    browser.until(
+        "its story is told",
+        &format!("document.getElementById('incident').open && {STORY}.includes('It began')"),
+    );
+    let text = browser.text(STORY);
+    for part in [
+        "service site has 5 clients, the alert is at 4",
+        "Who held server connections at its worst",
+        "idle in transaction",
+        "select ?",
+        "pgweir incident export 1",
+    ] {
+        assert!(text.contains(part), "{part} is not in\n{text}");
+    }
+    assert!(!text.contains("secret"), "{text}");
+    assert_eq!(
+        browser.text("location.hash"),
+        "#incident-1",
+        "it can be sent"
+    );
+    browser.show_on(Screen::PHONE);
+    browser.until("it is a phone", "innerWidth === 360");
+    assert_eq!(
+        browser
+            .value("(one => one.scrollWidth <= one.clientWidth)(document.getElementById('story'))"),
+        json!(true)
+    );
+    assert_eq!(browser.value(FAINT), json!([]));
+    browser.show_on(Screen::WIDE);
+}
+
 #[test]
 fn a_rollout_its_leftovers_the_alert_and_the_incident_are_told() {
     let postgres = Postgres::start();
@@ -589,41 +631,7 @@ fn a_rollout_its_leftovers_the_alert_and_the_incident_are_told() {
         "document.getElementById('verdict-title').textContent === 'Service site has more clients than its alert'",
     );
 
-    // The incident is opened by keyboard, and tells what was.
-    let button = "document.querySelector('#incidents-list button')";
-    browser.until("the incident is listed", button);
-    browser.value(&format!("{button}.focus()"));
-    browser.press("Enter");
-    let story = "document.getElementById('story').innerText";
-    browser.until(
-        "its story is told",
-        &format!("document.getElementById('incident').open && {story}.includes('It began')"),
-    );
-    let text = browser.text(story);
-    for part in [
-        "service site has 5 clients, the alert is at 4",
-        "Who held server connections at its worst",
-        "idle in transaction",
-        "select ?",
-        "pgweir incident export 1",
-    ] {
-        assert!(text.contains(part), "{part} is not in\n{text}");
-    }
-    assert!(!text.contains("secret"), "{text}");
-    assert_eq!(
-        browser.text("location.hash"),
-        "#incident-1",
-        "it can be sent"
-    );
-    browser.show_on(Screen::PHONE);
-    browser.until("it is a phone", "innerWidth === 360");
-    assert_eq!(
-        browser
-            .value("(one => one.scrollWidth <= one.clientWidth)(document.getElementById('story'))"),
-        json!(true)
-    );
-    assert_eq!(browser.value(FAINT), json!([]));
-    browser.show_on(Screen::WIDE);
+    open_the_incident(&mut browser);
 
     // What the alert says helps, and the page tells that, with the story open.
     type_in(&pooler, "KILL STALE site");
@@ -638,7 +646,7 @@ fn a_rollout_its_leftovers_the_alert_and_the_incident_are_told() {
     );
     browser.until(
         "the story goes on and ends",
-        &format!("['Asked session', 'It is over that', 'It ended', 'lasted '].every(part => {story}.includes(part))"),
+        &format!("['Asked session', 'It is over that', 'It ended', 'lasted '].every(part => {STORY}.includes(part))"),
     );
     browser.press("Escape");
     browser.until(
@@ -646,7 +654,7 @@ fn a_rollout_its_leftovers_the_alert_and_the_incident_are_told() {
         "!document.getElementById('incident').open && location.hash === ''",
     );
     assert_eq!(
-        browser.value(&format!("document.activeElement === {button}")),
+        browser.value(&format!("document.activeElement === {BUTTON}")),
         json!(true)
     );
     browser.until(
@@ -661,7 +669,7 @@ fn a_rollout_its_leftovers_the_alert_and_the_incident_are_told() {
     browser.value("{ location.hash = 'incident-99'; 0 }");
     browser.until(
         "it says so",
-        &format!("{story}.includes('It is not kept any more, or never was.')"),
+        &format!("{STORY}.includes('It is not kept any more, or never was.')"),
     );
 }
 
