@@ -94,10 +94,7 @@ fn database_row(
         database.reserve_size.unwrap_or(pool.reserve_size),
         timeouts.server_lifetime.map_or(0, |life| life.as_secs()),
         database.mode.map(mode),
-        load_balance(
-            database.hosts.len(),
-            database.load_balance_hosts == Balance::RoundRobin,
-        ),
+        load_balance(database.hosts.len()),
         database
             .max_servers
             .unwrap_or(limits.max_servers_per_database),

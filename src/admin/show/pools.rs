@@ -88,7 +88,7 @@ fn pool_row(row: &PoolRow) -> Row {
         row.longest_wait.as_secs(),
         row.longest_wait.subsec_micros(),
         mode(row.mode),
-        load_balance(target.hosts.len(), target.turn.is_some()),
+        load_balance(row.pool.settings().target.hosts.len()),
     ]
 }
 
