@@ -9,11 +9,12 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{ChildStdin, ChildStdout, Command};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use support::pooler::pgweir;
 use support::process::Guarded;
 use support::watch::Seen;
@@ -146,7 +147,7 @@ fn postgres() -> Postgres {
 
 fn pooler(postgres: &Postgres, mode: &str) -> Pooler {
     let names = ["postgres", "site", "bot"].into_iter().chain(SERVICES);
-    let users: String = names.map(|name| format!("\"{name}\" \"\"\n")).collect();
+    let users: Vec<_> = names.map(|name| format!("\"{name}\" \"\"\n")).collect();
     let config = format!(
         "[pool]\nsize = {BUDGET}\n\n\
          [timeouts]\nserver_idle = \"3s\"\n\n\
@@ -158,7 +159,7 @@ fn pooler(postgres: &Postgres, mode: &str) -> Pooler {
          [incidents]\ndirectory = \"{{dir}}/incidents\"\nsnapshot_every = \"500ms\"\n",
         grace = GRACE.as_secs()
     );
-    Pooler::serve_with_users(postgres, &config, &users)
+    Pooler::serve_with_users(postgres, &config, &users.concat())
 }
 
 fn await_current(pooler: &Pooler, service: &str, deployment: &str) {
@@ -336,7 +337,7 @@ impl Others {
         // It connects anew for each question.
         others.spawn("bot", move || ask(&mut None, port, "bot"));
         eventually("all have been served", || {
-            let stories = others.stories.lock().expect("nobody panics with it");
+            let stories = others.stories.lock();
             stories.len() == SERVICES.len() + 1 && stories.values().all(|story| story.queries > 1)
         });
         others
@@ -351,7 +352,7 @@ impl Others {
         let thread = thread::spawn(move || {
             while !over.load(Ordering::Relaxed) {
                 let answer = ask();
-                let mut stories = stories.lock().expect("nobody panics with it");
+                let mut stories = stories.lock();
                 let story = stories.entry(service.to_owned()).or_default();
                 story.queries += 1;
                 story.failures.extend(answer.err());
@@ -364,7 +365,7 @@ impl Others {
 
     fn await_failures(&self, service: &str) {
         eventually("it fails", || {
-            let stories = self.stories.lock().expect("nobody panics with it");
+            let stories = self.stories.lock();
             !stories[service].failures.is_empty()
         });
     }
@@ -374,7 +375,7 @@ impl Others {
         for thread in self.threads.drain(..) {
             thread.join().expect("no other answer than its own");
         }
-        std::mem::take(&mut self.stories.lock().expect("nobody panics with it"))
+        std::mem::take(&mut self.stories.lock())
     }
 }
 
