@@ -326,14 +326,14 @@ impl Reader {
                 Some(OrderBySort::Desc) => true,
                 Some(OrderBySort::Using(_)) => return Err(unsupported("ORDER BY ... USING")),
             };
+            let named = output_of(&ordered.expr, outputs, None)?;
             keys.push(Key {
-                by: match output_of(&ordered.expr, outputs, None)? {
-                    Some(index) => By::Output(index),
-                    None => {
-                        let expr = self.expr(&ordered.expr)?.expr;
-                        let same = outputs.iter().position(|output| output.value.expr == expr);
-                        same.map_or(By::Value(expr), By::Output)
-                    }
+                by: if let Some(index) = named {
+                    By::Output(index)
+                } else {
+                    let expr = self.expr(&ordered.expr)?.expr;
+                    let same = outputs.iter().position(|output| output.value.expr == expr);
+                    same.map_or(By::Value(expr), By::Output)
                 },
                 is_descending,
                 are_nulls_first: ordered.options.nulls_first.unwrap_or(is_descending),
