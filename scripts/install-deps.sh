@@ -57,6 +57,8 @@ has ip || missing+=(iproute2)
 if [ "$bench" = yes ]; then
   has pgbouncer || [ -x /usr/sbin/pgbouncer ] || missing+=(pgbouncer)
   has strace || missing+=(strace)
+  # Counts instructions.
+  has valgrind || missing+=(valgrind)
 fi
 # libFuzzer is C++.
 if [ "$fuzz" = yes ]; then has c++ || missing+=(g++); fi
