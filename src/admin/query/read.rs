@@ -326,8 +326,9 @@ impl Reader {
                 Some(OrderBySort::Desc) => true,
                 Some(OrderBySort::Using(_)) => return Err(unsupported("ORDER BY ... USING")),
             };
+            let named = output_of(&ordered.expr, outputs, None)?;
             keys.push(Key {
-                by: if let Some(index) = output_of(&ordered.expr, outputs, None)? {
+                by: if let Some(index) = named {
                     By::Output(index)
                 } else {
                     let expr = self.expr(&ordered.expr)?.expr;

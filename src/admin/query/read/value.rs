@@ -505,7 +505,7 @@ fn negated(expr: Expr, is_negated: bool) -> Expr {
 fn is_castable(from: Kind, to: Kind) -> bool {
     let is_time = |kind| kind == Kind::Instant;
     let is_text = |kind| matches!(kind, Kind::Text | Kind::Time | Kind::Instant);
-    (is_text(to) || !is_time(from)) && (is_text(from) || !is_time(to))
+    (is_text(from) || !is_time(to)) && (is_text(to) || !is_time(from))
 }
 
 /// The type that holds the values of all of these; `None`: they may have any.
