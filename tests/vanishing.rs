@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use support::process::{Guarded, scratch};
 use support::{Batch, Pooler, Postgres, Raw, Watch, eventually, until};
 
@@ -57,11 +58,15 @@ fn vanish(port: u16, way: Way) -> Option<Raw> {
     }
 }
 
-/// Many of them at once; those whose sockets stay open are kept until all have vanished.
+/// Tests that measure do so one after the other.
+static STAGE: Mutex<()> = Mutex::new(());
+
+/// Many of them, two at a time: they are to crowd pgweir and Postgres, not to take the processor from both. Those whose sockets stay
+/// open are kept until all have vanished.
 fn crowd(port: u16, way: Way, count: usize) {
     let next = AtomicUsize::new(0);
     thread::scope(|scope| {
-        for _ in 0..8 {
+        for _ in 0..2 {
             scope.spawn(|| {
                 let mut kept = Vec::new();
                 while next.fetch_add(1, Ordering::Relaxed) < count {
@@ -116,6 +121,7 @@ fn a_thousand_vanish(way: Way) {
     const ROUNDS: usize = 5;
     /// What a scheduler may take from anybody, however quiet.
     const GRAIN: Duration = Duration::from_millis(10);
+    let _stage = STAGE.lock();
     let (postgres, pooler) = start();
     let mut bystander = Raw::login(pooler.port(), "alice", "postgres");
     bystander.value("select 1");
@@ -167,6 +173,7 @@ fn a_thousand_clients_fall_silent() {
 /// Real processes: what they had begun is rolled back after `idle_transaction`, and those behind them in the queue get their turn.
 #[test]
 fn the_clients_of_a_stopped_process_hold_nothing_for_long() {
+    let _stage = STAGE.lock();
     let (postgres, pooler) = start();
     let mut bystander = Raw::login(pooler.port(), "alice", "postgres");
     let place = scratch();
