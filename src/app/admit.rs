@@ -64,7 +64,10 @@ pub async fn attend(app: Arc<App>, thread: ThreadId, arrival: Arrival) {
     let recent = &app.page.recent;
     recent.ended(end.as_str(), &end, Whom::from(&*entry.who()), &entry.peer);
     if app.logs_disconnections() {
-        farewell(&entry, end.as_str(), &end);
+        let said = app
+            .logs_as_pgbouncer()
+            .then(|| closing(&end.as_pgbouncer(), entry.since.elapsed()));
+        farewell(&entry, end.as_str(), &end, said);
     } else if end.is_told() {
         let who = entry.who();
         tracing::info!(
@@ -75,7 +78,7 @@ pub async fn attend(app: Arc<App>, thread: ThreadId, arrival: Arrival) {
 }
 
 /// Says that a session has ended, and what it did.
-fn farewell(entry: &Entry, reason: &'static str, end: &dyn Display) {
+fn farewell(entry: &Entry, reason: &'static str, end: &dyn Display, said: Option<String>) {
     let (who, age) = (entry.who(), entry.since.elapsed());
     let Counts {
         received,
@@ -87,8 +90,13 @@ fn farewell(entry: &Entry, reason: &'static str, end: &dyn Display) {
         id = entry.id(), user = who.user, database = who.database, service = who.service,
         deployment = who.deployment.as_deref(), peer = %entry.peer, reason, seconds = age.as_secs_f32(),
         transactions = transactions.read(), queries = queries.read(), received = received.read(), sent = sent.read(),
-        "session ended: {end}"
+        said, "session ended: {end}"
     );
+}
+
+/// PgBouncer's line about the end of a connection.
+fn closing(because: &str, age: Duration) -> String {
+    format!("closing because: {because} (age={}s)", age.as_secs())
 }
 
 /// Lets a client in. One of the console is served here to its end: there are few of them, and they need no small task.
@@ -154,7 +162,11 @@ async fn serve_console(reception: Reception<'_>, greeted: Greeted, seat: Option<
             let entry = Arc::clone(console.entry());
             let end = console.run().await;
             if app.logs_disconnections() {
-                farewell(&entry, end.as_str(), &end);
+                let age = entry.since.elapsed();
+                let said = app
+                    .logs_as_pgbouncer()
+                    .then(|| closing("client close request", age));
+                farewell(&entry, end.as_str(), &end, said);
             }
         }
         Err((greeted, denied)) => refuse(app, greeted, &denied).await,
@@ -187,12 +199,16 @@ async fn refuse(app: &App, greeted: Greeted, denied: &Denied) {
         denied.as_str(),
         place(peer)
     );
-    if repeats::is_news(REFUSED, cause) {
+    // Whoever counts PgBouncer's lines misses none.
+    let said = app
+        .logs_as_pgbouncer()
+        .then(|| closing(&denied.as_pgbouncer(), Duration::ZERO));
+    if said.is_some() || repeats::is_news(REFUSED, cause) {
         tracing::info!(
-            target: POOLER_ERROR, %peer, user, database, reason = denied.as_str(), "login refused: {denied}"
+            target: POOLER_ERROR, %peer, user, database, reason = denied.as_str(), said, "login refused: {denied}"
         );
     }
-    if let Some(words) = denied.last_words() {
+    if let Some(words) = denied.last_words(app.world().config.pool.errors) {
         // The client may be gone; it was to be told, no more.
         let _ = timeout(LAST_WORDS_LIMIT, packets.write(&words)).await;
     }
@@ -310,7 +326,16 @@ impl Reception<'_> {
         pool.traffic(self.thread).logins.add(1);
         if self.world.config.log.connections {
             let who = listed.entry().who();
+            let said = self.app.logs_as_pgbouncer().then(|| {
+                let tls = if secured.is_some() { "yes" } else { "no" };
+                let (database, user) = (&who.database, &who.user);
+                let replication = if replicates { "yes" } else { "no" };
+                format!(
+                    "login attempt: db={database} user={user} tls={tls} replication={replication}"
+                )
+            });
             tracing::info!(
+                said,
                 id = listed.entry().id(), user = who.user, database = who.database, service = who.service,
                 deployment = who.deployment.as_deref(), %peer,
                 tls = secured.map(|secured| secured.version), resumed = secured.map(|secured| secured.resumed), "login"

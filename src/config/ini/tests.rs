@@ -532,7 +532,6 @@ fn nothing_without_effect_is_passed_over_in_silence() {
             (Without, "peer_id = 1"),
             (Without, "client_tls_ciphers = DEFAULT@SECLEVEL=2"),
             (Differs, "min_pool_size = 30"),
-            (Without, "[databases] a: load_balance_hosts"),
             (Without, "[peers] 1"),
         ]
     );
