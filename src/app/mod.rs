@@ -11,6 +11,7 @@ pub mod log;
 
 pub mod look_up;
 pub mod monitor;
+mod notify;
 pub mod page;
 pub mod pgbouncer;
 pub mod phase;

@@ -24,7 +24,7 @@ use super::reap::Reaping;
 use super::watch::{self, Watch};
 use super::worker::{self, Dealer, FrontDoor, Inbox};
 use super::world::{Source, SourceError, World};
-use super::{http, log};
+use super::{http, log, notify};
 use crate::admin::own::Own;
 use crate::admin::process::Shutdown;
 use crate::client::credentials::Credentials;
@@ -338,6 +338,7 @@ async fn end_of(workers: Vec<JoinHandle<()>>, watching: JoinHandle<()>) {
 /// Everything that is not a client's, but HTTP: signals, time.
 async fn control(app: &Arc<App>, drain_limit: Duration) -> Result<(), StartError> {
     let mut signals = Signals::new()?;
+    notify::tell(notify::READY);
     let over = CancellationToken::new();
     let mut tasks = JoinSet::new();
     tasks.spawn(keep_time(Arc::clone(app), over.clone()));

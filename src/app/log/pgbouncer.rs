@@ -28,7 +28,8 @@ where
     ) -> fmt::Result {
         let mut said = Said::default();
         event.record(&mut said);
-        let now = Zoned::now()
+        let now = Timestamp::now()
+            .to_zoned_datetime(TimeZone::system())
             .strftime("%Y-%m-%d %H:%M:%S%.3f %Z")
             .to_string();
         let level = level(*event.metadata().level());

@@ -689,4 +689,20 @@ proptest! {
         let text = format!("[databases]\n{}\n[pgbouncer]\n{}\n[users]\n{}", lines.join("\n"), lines.join("\n"), lines.join("\n"));
         let _ = read(&text);
     }
+
+    #[test]
+    fn a_right_file_with_one_change_is_read_or_its_mistakes_have_a_place(
+        at in any::<prop::sample::Index>(), length in 0usize..4, put in "[ -~\n]{0,3}"
+    ) {
+        let shop = include_str!("../../../tests/pgbouncer/shop.ini");
+        let shop = shop.replace("{port}", "6432").replace("{postgres}", "5432");
+        let begin = at.index(shop.len());
+        let end = shop.len().min(begin + length);
+        let text = format!("{}{put}{}", &shop[..begin], &shop[end..]);
+        if let Err(mistakes) = read(&text) {
+            for line in mistakes.to_string().lines() {
+                prop_assert!(line.starts_with("pgbouncer.ini:") || line.starts_with("{dir}"), "{}", line);
+            }
+        }
+    }
 }
