@@ -7,13 +7,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 /// It serves.
-pub const READY: &str = "READY=1";
+pub(super) const READY: &str = "READY=1";
 
 /// It has begun to end.
-pub const STOPPING: &str = "STOPPING=1";
+pub(super) const STOPPING: &str = "STOPPING=1";
 
 /// Says so to whoever waits for it; nobody does where the variable is not set.
-pub fn tell(state: &str) {
+pub(super) fn tell(state: &str) {
     let Some(place) = std::env::var_os("NOTIFY_SOCKET").filter(|place| !place.is_empty()) else {
         return;
     };

@@ -107,7 +107,7 @@ impl Place {
                 );
             }
             // No connection is made to find out: it would count as a client for a moment.
-            self.read("log").contains("listening on")
+            self.read("log").contains("listening")
         });
         Running {
             kind,
