@@ -4,6 +4,8 @@
 #
 #   benches/pgbench.sh          3 rounds of 5 seconds, everything
 #   benches/pgbench.sh quick    1 round of 2 seconds, fewer scenarios
+#   benches/pgbench.sh instructions   what the programs themselves do for a transaction, in instructions, under valgrind: the same
+#                               within a sixth whatever else the machine does, where CPU time moves by half
 #   benches/pgbench.sh scrape   10,000 idle clients in 200 pools and 16 busy ones: how long a scrape of /metrics takes, and what
 #                               scraping five times a second does to the busy ones' latency
 #   benches/pgbench.sh soak     pgweir alone, 10,000 idle and 1,000 busy clients for 5 minutes (SECONDS_EACH, CLIENTS_IDLE,
@@ -22,9 +24,10 @@ mode=${1:-full}
 case "$mode" in
   full) rounds=${ROUNDS:-3} seconds=${SECONDS_EACH:-5} bulk_mb=256 ;;
   quick) rounds=${ROUNDS:-1} seconds=${SECONDS_EACH:-2} bulk_mb=64 ;;
+  instructions) rounds=0 seconds=0 bulk_mb=1 ;;
   scrape) rounds=0 seconds=${SECONDS_EACH:-20} bulk_mb=1 ;;
   soak) rounds=0 seconds=${SECONDS_EACH:-300} bulk_mb=1 ;;
-  *) echo "usage: $0 [quick | scrape | soak]" >&2; exit 2 ;;
+  *) echo "usage: $0 [quick | instructions | scrape | soak]" >&2; exit 2 ;;
 esac
 threads=${THREADS:-1}
 idle_clients=${CLIENTS_IDLE:-10000}
@@ -47,6 +50,7 @@ if [ -w /dev/shm ]; then base=/dev/shm; fi
 dir=$(mktemp -d "$base/pgweir-bench-XXXXXX")
 postgres_pid= pooler_pid= strace_pid=
 tls=          # not empty: clients speak TLS
+under=()      # the command under which the poolers run
 http= pools=0 # where pgweir serves metrics, and how many databases beside the one it has
 clean_up() {
   # A shell's background processes ignore SIGQUIT unless they handle it, as Postgres does: an immediate shutdown.
@@ -139,7 +143,7 @@ ${tls:+client_tls_sslmode = require
 client_tls_key_file = $dir/key.pem
 client_tls_cert_file = $dir/certificate.pem}
 INI
-      "${drop[@]}" "$pgbouncer" "$dir/pgbouncer.ini" >"$dir/pooler.log" 2>&1 &
+      "${drop[@]}" "${under[@]}" "$pgbouncer" "$dir/pgbouncer.ini" >"$dir/pooler.log" 2>&1 &
       ;;
     pgweir)
       cat >"$dir/pooler.toml" <<TOML
@@ -176,7 +180,7 @@ certificate = "$dir/certificate.pem"
 key = "$dir/key.pem"
 TOML
       fi
-      "${drop[@]}" "$pgweir" serve "$dir/pooler.toml" >"$dir/pooler.log" 2>&1 &
+      "${drop[@]}" "${under[@]}" "$pgweir" serve "$dir/pooler.toml" >"$dir/pooler.log" 2>&1 &
       ;;
     direct)
       port=$postgres_port
@@ -302,6 +306,27 @@ system_calls() {
   stop
 }
 
+# Sets $counted to the instructions outside the kernel of a pooler's whole life, in which each of 16 clients makes so many transactions.
+count_instructions() {
+  local each=$1; shift
+  start "$program" 16 trust
+  run_pgbench -c 16 -t "$each" "$@"
+  kill -TERM "$pooler_pid"
+  wait "$pooler_pid" || true
+  pooler_pid=
+  counted=$(awk '/Collected/ { n = $4 } END { print n }' "$dir/pooler.log")
+  [ -n "$counted" ] || { say "valgrind counted nothing:"; cat "$dir/pooler.log" >&2; exit 1; }
+}
+
+# instructions_of LABEL ARGUMENTS...: what 400 more transactions of each of 16 clients add
+instructions_of() {
+  local label=$1 few; shift
+  count_instructions 100 "$@"
+  few=$counted
+  count_instructions 500 "$@"
+  record "$label" instructions "$program" "$(divide $((counted - few)) 6400 1)"
+}
+
 # in_turns SCENARIO ARGUMENTS...: first one program, then the other, the order changing from round to round
 in_turns() {
   [[ -z "${ONLY:-}" || "$*" =~ $ONLY ]] || return 0
@@ -373,6 +398,14 @@ scrape() {
 if [ "$mode" = scrape ]; then mkfifo "$dir/hold.in"; scrape; exit 0; fi
 if [ "$mode" = soak ]; then mkfifo "$dir/hold.in"; soak; exit 0; fi
 
+if [ "$mode" = instructions ]; then
+  under=(valgrind --tool=callgrind --vgdb=no --trace-children=yes --callgrind-out-file=/dev/null)
+  round=1
+  for protocol in simple extended prepared; do in_turns instructions_of "$protocol" -S -M "$protocol"; done
+  tls=yes in_turns instructions_of "TLS, simple" -S
+  in_turns instructions_of "login by trust and one query" -S -C
+fi
+
 sizes="16:16 64:20 500:20"
 if [ "$mode" = quick ]; then sizes="16:16 500:20"; fi
 for round in $(seq "$rounds"); do
@@ -404,7 +437,7 @@ done
 
 # --- the table -------------------------------------------------------------------------------------------------------
 echo "pgweir ($threads thread$([ "$threads" = 1 ] || echo s)) and $("$pgbouncer" --version | head -1),"
-echo "$("$bin/postgres" --version), $(nproc) cores, Linux $(uname -r), $rounds round(s) of $seconds s, $(date -u +%F)."
+echo "$("$bin/postgres" --version), $(nproc) cores, Linux $(uname -r), $([ "$mode" = instructions ] || echo "$rounds round(s) of $seconds s, ")$(date -u +%F)."
 echo
 python3 - "$dir/results" <<'PYTHON'
 import collections

@@ -52,6 +52,8 @@ has chromium || missing+=(chromium)
 has pgbouncer || [ -x /usr/sbin/pgbouncer ] || missing+=(pgbouncer)
 if [ "$bench" = yes ]; then
   has strace || missing+=(strace)
+  # Counts instructions.
+  has valgrind || missing+=(valgrind)
 fi
 # libFuzzer is C++.
 if [ "$fuzz" = yes ]; then has c++ || missing+=(g++); fi

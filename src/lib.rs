@@ -11,6 +11,7 @@ pub mod metrics;
 pub mod net;
 pub mod policy;
 pub mod pool;
+pub mod recent;
 pub mod repeats;
 pub mod server;
 pub mod session;

@@ -124,20 +124,37 @@ families! {
     SERVICE_CLIENTS_MAX = Gauge "pgweir_service_clients_max" ["service"] "sessions":
         "max_clients of the service; left out where it has no cap.";
 
+    SERVICE_SERVERS_ALERT = Gauge "pgweir_service_server_connections_alert" ["service"] "connections":
+        "alert_servers of the service; left out where it has none.";
+    SERVICE_CLIENTS_ALERT = Gauge "pgweir_service_clients_alert" ["service"] "sessions":
+        "alert_clients of the service; left out where it has none.";
+    DEPLOYMENT_SESSIONS = Gauge "pgweir_deployment_sessions" ["service", "deployment", "state"] "sessions":
+        "Sessions of each deployment that has any, by what the deployment is to its service: new, current or superseded.";
+
     POSTGRES_UP = Gauge "pgweir_postgres_up" ["postgres"] "":
         "1 if a server connection is open or the last try to connect succeeded, 0 if the last one failed; left out before the first.";
     POSTGRES_BUDGET = Gauge "pgweir_postgres_budget" ["postgres"] "connections":
         "How many server connections this Postgres may be asked for; left out until that is known.";
     POSTGRES_MAX = Gauge "pgweir_postgres_max_connections" ["postgres"] "connections":
         "max_connections of this Postgres; left out until the monitor has read it.";
-    POSTGRES_OTHERS = Gauge "pgweir_postgres_other_connections" ["postgres"] "connections":
-        "Connections to this Postgres that are not this pgweir's.";
+    POSTGRES_OTHERS = Gauge "pgweir_postgres_other_connections" ["postgres", "whose"] "connections":
+        "Connections to this Postgres that are not this pgweir's: of other pgweir processes, or foreign.";
     POSTGRES_FREE = Gauge "pgweir_postgres_free_connections" ["postgres"] "connections":
         "Connections that ordinary users may still open there.";
+    POSTGRES_FREE_FLOOR = Gauge "pgweir_postgres_free_connections_floor" [] "connections":
+        "pressure.min_headroom: with fewer free ones there is pressure, and an alert.";
     POSTGRES_REFUSALS = Counter "pgweir_postgres_refusals_total" ["postgres"] "tries":
         "Times that this Postgres refused a connection with 53300.";
+    SERVERS_ALERT = Gauge "pgweir_server_connections_alert" [] "connections":
+        "alerts.total_servers; left out if there is none.";
     ALERTS = Gauge "pgweir_alerts" ["alert", "subject"] "":
         "1 for each alert that is raised.";
+    INCIDENTS = Counter "pgweir_incidents_total" ["cause"] "incidents":
+        "Incidents that were opened, by the alert that opened them.";
+    INCIDENT_OPEN = Gauge "pgweir_incident_open" [] "":
+        "1 while an incident goes on, else 0.";
+    WEBHOOK = Counter "pgweir_webhook_messages_total" ["result"] "messages":
+        "Messages to alerts.webhook, by what became of them: sent, failed after all tries, or dropped because too many waited.";
     POSTGRES_SERVERS = Gauge "pgweir_postgres_server_connections" ["postgres", "state"] "connections":
         "Server connections to this Postgres over all pools, by what they do.";
     DIALS = Counter "pgweir_dials_total" ["postgres"] "tries":

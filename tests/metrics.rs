@@ -247,3 +247,65 @@ fn http_answers_while_it_drains() {
     client.query("commit").expect("it was let finish");
     assert!(pooler.await_end(Duration::from_secs(10)).success());
 }
+
+#[test]
+fn deployments_thresholds_headroom_and_incidents_are_told() {
+    let postgres = Postgres::start();
+    let pooler = Pooler::serve(
+        &postgres,
+        "[services.site]\nmatch = { application_name = \"site@*\" }\nalert_servers = 7\nalert_clients = 2\n\n\
+         [services.site.deployments]\npromote_after = \"300ms\"\nstale_grace = \"1h\"\n\n\
+         [budget]\nmax_servers = 9\ncheck_every = \"100ms\"\n\n[pressure]\nmin_headroom = 3\n\n[alerts]\ntotal_servers = 8\n",
+    );
+    let is = |series: &str, expected: f64| {
+        eventually(&format!("{series} is {expected}"), || {
+            value(&scrape(&pooler), series) == Some(expected)
+        });
+    };
+    let login = |deployment: &str| {
+        let name = format!("site@{deployment}");
+        Raw::login_as(pooler.port(), "postgres", "postgres", &name)
+    };
+    let sessions = |deployment: &str, state: &str| {
+        format!(
+            "pgweir_deployment_sessions{{service=\"site\",deployment=\"{deployment}\",state=\"{state}\"}}"
+        )
+    };
+    // What comes within promote_after of the start has no order.
+    let early = login("v0");
+    is(&sessions("v0", "current"), 1.0);
+    early.goodbye();
+    let _old = [login("v1"), login("v1")];
+    is(&sessions("v1", "current"), 2.0);
+    let _new = login("v2");
+    is(&sessions("v1", "superseded"), 2.0);
+    is(&sessions("v2", "current"), 1.0);
+    let direct = Raw::login(postgres.port(), "postgres", "postgres");
+    let name = format!("127.0.0.1:{}", postgres.port());
+    for (series, expected) in [
+        (
+            "pgweir_service_server_connections_alert{service=\"site\"}",
+            7.0,
+        ),
+        ("pgweir_service_clients_alert{service=\"site\"}", 2.0),
+        ("pgweir_server_connections_alert", 8.0),
+        ("pgweir_postgres_free_connections_floor", 3.0),
+        (
+            "pgweir_alerts{alert=\"service_clients\",subject=\"site\"}",
+            1.0,
+        ),
+        ("pgweir_incidents_total{cause=\"service_clients\"}", 1.0),
+        ("pgweir_incidents_total{cause=\"headroom\"}", 0.0),
+        ("pgweir_incident_open", 1.0),
+        ("pgweir_webhook_messages_total{result=\"failed\"}", 0.0),
+    ] {
+        is(series, expected);
+    }
+    let others = |whose| {
+        format!("pgweir_postgres_other_connections{{postgres=\"{name}\",whose=\"{whose}\"}}")
+    };
+    is(&others("foreign"), 1.0);
+    is(&others("pgweir"), 0.0);
+    drop(direct);
+    is(&others("foreign"), 0.0);
+}

@@ -11,11 +11,8 @@ use serde_json::{Value, json};
 
 use support::{Browser, Pooler, Postgres, Raw, Screen};
 
-/// Numbers of a bad night: Postgres gone, a service at its cap, refusals.
+/// Numbers of a bad night: Postgres gone, a service at its cap, what an old deployment left, refusals.
 const TROUBLE: &str = include_str!("page/trouble.json");
-
-/// What the page shows as soon as there are such numbers: alerts, deployments, incidents.
-const LATER: &str = include_str!("page/later.json");
 
 const IS_LIVE: &str = "document.body.classList.contains('live')";
 
@@ -76,9 +73,14 @@ fn it_loads_without_a_complaint_and_says_that_all_is_quiet() {
         browser.text("document.getElementById('verdict-title').textContent"),
         "All quiet"
     );
-    for section in ["alerts", "deployments", "incidents"] {
-        let hidden = format!("document.getElementById('{section}').hidden");
-        assert_eq!(browser.value(&hidden), json!(true), "{section}");
+    let is_shown = "document.getElementById('alerts').checkVisibility()";
+    assert_eq!(browser.value(is_shown), json!(false));
+    for (section, text) in [
+        ("deployments", "No session names one."),
+        ("incidents", "None was recorded."),
+    ] {
+        let said = browser.text(&format!("document.getElementById('{section}').innerText"));
+        assert!(said.contains(text), "{said}");
     }
     assert_no_complaints(&mut browser);
 }
@@ -257,22 +259,36 @@ fn what_clients_call_themselves_stays_text() {
     postgres.create_database(database);
     let pooler = Pooler::serve_with_users(
         &postgres,
-        "[pool]\nsize = 1\n",
+        "[pool]\nsize = 1\n\n[services.\"*\"]\nalert_clients = 1\n\n[budget]\nmax_servers = 9\ncheck_every = \"100ms\"\n",
         &format!("\"{user}\" \"\"\n\"postgres\" \"\"\n"),
     );
     let mut browser = open(&pooler, Screen::WIDE);
-    let name = format!("{EVIL}\u{202e}@v1");
+    let deployment = "<i onclick=alert(1)>v1</i>";
+    let name = format!("{EVIL}\u{202e}@{deployment}");
     let mut holder = Raw::login_as(pooler.port(), user, database, &name);
     holder.query("begin").expect("a transaction");
     let mut waiter = Raw::login_as(pooler.port(), user, database, &name);
     waiter.send(&support::Batch::new().query("select 1"));
     refuse(&pooler, EVIL, database);
+    let _direct = Raw::login_as(postgres.port(), "postgres", "postgres", EVIL);
+    browser.until(
+        "it is an incident",
+        "document.querySelector('#incidents-list button')",
+    );
+    browser.value("document.querySelector('#incidents-list button').click()");
     for (place, text) in [
         ("services", EVIL),
         ("pools", user),
         ("pools", database),
         ("waiters", EVIL),
         ("refusals-list", EVIL),
+        ("hosts", EVIL),
+        ("deployments", deployment),
+        ("alerts", EVIL),
+        ("alerts", deployment),
+        ("incidents", EVIL),
+        ("story", EVIL),
+        ("story", deployment),
     ] {
         let text = json!(text);
         browser.until(
@@ -282,7 +298,7 @@ fn what_clients_call_themselves_stays_text() {
     }
     assert_eq!(browser.value("window.ran === undefined"), json!(true));
     assert_eq!(
-        browser.value("document.querySelectorAll('img, b[onclick], script').length"),
+        browser.value("document.querySelectorAll('img, [onclick], script').length"),
         json!(1),
         "the page's own script"
     );
@@ -342,7 +358,7 @@ fn the_chart_is_read_by_keyboard() {
     let reading = "document.getElementById('reading').textContent";
     let now = browser.text(reading);
     assert!(
-        now.starts_with("This minute · 53 of 90 servers · 30 waiting"),
+        now.starts_with("This minute · 53 of 79 servers · 30 waiting"),
         "{now}"
     );
     browser.press("ArrowLeft");
@@ -361,10 +377,23 @@ fn a_phone_shows_it_without_scrolling_sideways() {
     let postgres = Postgres::start();
     let pooler = Pooler::serve(&postgres, "");
     let mut all = trouble();
-    merge(&mut all, later());
     let long = "x".repeat(63);
-    for table in ["services", "pools", "waiters"] {
-        for key in ["name", "user", "database", "service"] {
+    for table in [
+        "services",
+        "deployments",
+        "pools",
+        "waiters",
+        "servers_closed",
+    ] {
+        for key in [
+            "name",
+            "user",
+            "database",
+            "service",
+            "deployment",
+            "superseded_by",
+            "postgres",
+        ] {
             if let Some(name) = all[table]["rows"][0].get_mut(key) {
                 *name = json!(long);
             }
@@ -431,9 +460,7 @@ const FAINT: &str = r"(() => {
 fn light_and_dark_are_both_easy_to_read() {
     let postgres = Postgres::start();
     let pooler = Pooler::serve(&postgres, "");
-    let mut all = trouble();
-    merge(&mut all, later());
-    let mut browser = open_with(&pooler, Screen::WIDE, all);
+    let mut browser = open_with(&pooler, Screen::WIDE, trouble());
     let ground = "getComputedStyle(document.body).backgroundColor";
     let light = browser.text(ground);
     assert_eq!(browser.value(FAINT), json!([]));
@@ -443,21 +470,30 @@ fn light_and_dark_are_both_easy_to_read() {
 }
 
 #[test]
-fn what_there_is_to_say_later_has_its_place() {
+fn a_bad_night_is_told_in_all_its_parts() {
     let postgres = Postgres::start();
     let pooler = Pooler::serve(&postgres, "");
-    let mut all = trouble();
-    merge(&mut all, later());
-    all["hosts"][0]["foreign"] = json!(9);
-    all["hosts"][0]["limit"] = json!(100);
-    let mut browser = open_with(&pooler, Screen::WIDE, all);
+    let mut browser = open_with(&pooler, Screen::WIDE, trouble());
     for (place, text) in [
-        ("alerts", "KILL STALE site"),
-        ("deployments", "superseded"),
-        ("incidents", "Budget spent on db.internal:5432"),
+        ("verdict", "Service site has more clients than its alert"),
+        (
+            "alerts",
+            "Service site has 326 clients, the alert is at 250; most clients are of deployment v42 (180)",
+        ),
+        ("alerts", "SHOW DEPLOYMENTS; KILL STALE site"),
+        ("deployments", "superseded by v42"),
+        ("incidents", "The budget of 90 at db.internal:5432 is spent"),
+        ("incidents", "lasted 5 min 12 s"),
+        ("hosts", "55 of 79 · Postgres takes 100"),
         ("hosts", "9 not through pgweir"),
-        ("hosts", "Postgres takes 100"),
-        ("verdict", "site holds 57 sessions of deployment v41"),
+        ("hosts", "6 of other pgweirs"),
+        ("hosts", "4 × pg_dump as backup from 10.0.7.2"),
+        ("hosts", "and 3 others"),
+        ("hosts", "26 free"),
+        ("closings-list", "stale × 49"),
+        ("closings-list", "site@v41"),
+        ("servers-closed-list", "made_room × 3"),
+        ("servers-closed-list", "Somebody else needed the room."),
     ] {
         let place_shows = format!(
             "(one => one.checkVisibility() && one.textContent.includes({}))(document.getElementById('{place}'))",
@@ -467,6 +503,238 @@ fn what_there_is_to_say_later_has_its_place() {
             browser.value(&place_shows),
             json!(true),
             "{text} in {place}"
+        );
+    }
+    // Postgres that is gone is said once.
+    let said = browser.text("document.getElementById('problems').textContent");
+    assert_eq!(said.matches("reports.internal").count(), 2, "{said}");
+    assert_no_complaints(&mut browser);
+}
+
+/// Sessions of a deployment that has become current.
+fn roll_out(pooler: &Pooler, deployment: &str, sessions: usize) -> Vec<Raw> {
+    let name = format!("site@{deployment}");
+    let sessions = (0..sessions)
+        .map(|_| Raw::login_as(pooler.port(), "postgres", "postgres", &name))
+        .collect();
+    pooler.await_log("it is current", |log| {
+        log.lines().any(|line| {
+            line.contains("deployment is current")
+                && line.contains(&format!("deployment={deployment} "))
+        })
+    });
+    sessions
+}
+
+/// A console command.
+fn type_in(pooler: &Pooler, command: &str) {
+    let status = pooler
+        .psql("postgres", "pgweir")
+        .args(["-q", "-c", command])
+        .status();
+    assert!(status.expect("psql starts").success(), "{command}");
+}
+
+/// What opens the first incident of the list.
+const BUTTON: &str = "document.querySelector('#incidents-list button')";
+
+/// The story of the incident that is open.
+const STORY: &str = "document.getElementById('story').innerText";
+
+/// It is opened by keyboard, tells what was, and fits on a phone.
+fn open_the_incident(browser: &mut Browser) {
+    browser.until("the incident is listed", BUTTON);
+    browser.value(&format!("{BUTTON}.focus()"));
+    browser.press("Enter");
+    browser.until(
+        "its story is told",
+        &format!("document.getElementById('incident').open && {STORY}.includes('It began')"),
+    );
+    let text = browser.text(STORY);
+    for part in [
+        "service site has 5 clients, the alert is at 4",
+        "Who held server connections at its worst",
+        "idle in transaction",
+        "select ?",
+        "pgweir incident export 1",
+    ] {
+        assert!(text.contains(part), "{part} is not in\n{text}");
+    }
+    assert!(!text.contains("secret"), "{text}");
+    assert_eq!(
+        browser.text("location.hash"),
+        "#incident-1",
+        "it can be sent"
+    );
+    browser.show_on(Screen::PHONE);
+    browser.until("it is a phone", "innerWidth === 360");
+    assert_eq!(
+        browser
+            .value("(one => one.scrollWidth <= one.clientWidth)(document.getElementById('story'))"),
+        json!(true)
+    );
+    assert_eq!(browser.value(FAINT), json!([]));
+    browser.show_on(Screen::WIDE);
+}
+
+#[test]
+fn a_rollout_its_leftovers_the_alert_and_the_incident_are_told() {
+    let postgres = Postgres::start();
+    let pooler = Pooler::serve(
+        &postgres,
+        "[services.site]\nmatch = { application_name = \"site@*\" }\nalert_clients = 4\n\n\
+         [services.site.deployments]\npromote_after = \"300ms\"\nstale_grace = \"1h\"\nstale_idle_transaction = \"1h\"\n\n\
+         [budget]\nmax_servers = 20\ncheck_every = \"100ms\"\n\n[incidents]\nsnapshot_every = \"1s\"\n",
+    );
+    let mut browser = open(&pooler, Screen::WIDE);
+    // What comes within promote_after of the start has no order.
+    drop(roll_out(&pooler, "v0", 1));
+    let mut first = roll_out(&pooler, "v1", 2);
+    first[0].query("begin").expect("a transaction");
+    first[0].query("select 'a secret'").expect("a row");
+    browser.until(
+        "it is seen in its transaction",
+        "[...document.querySelectorAll('#deployments tbody tr')].some(row => \
+            [...row.querySelectorAll('bdi')].slice(4).map(cell => cell.textContent).slice(0, 3).join() === '2,1,1')",
+    );
+    let _second = roll_out(&pooler, "v2", 2);
+    let mut third = roll_out(&pooler, "v3", 1);
+
+    browser.until(
+        "all three deployments are there",
+        "document.querySelectorAll('#deployments tbody tr').length === 3",
+    );
+    browser.until(
+        "the newest one is current",
+        "document.querySelector('#deployments tbody tr').textContent.includes('current')",
+    );
+    let deployments = rows(&mut browser, "deployments");
+    let told: Vec<_> = deployments
+        .iter()
+        .map(|row| (&*row[0], &*row[1], &*row[2], &*row[4]))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("site", "v3", "current", "1"),
+            ("site", "v2", "superseded by v3", "2"),
+            ("site", "v1", "superseded by v2", "2"),
+        ]
+    );
+    browser.until(
+        "the alert says whom it is about and what to type",
+        "(text => ['Service site has more clients than its alert', 'SHOW DEPLOYMENTS; KILL STALE site', 'psql -p '].every(\
+            part => text.includes(part)))(document.getElementById('alerts').innerText)",
+    );
+    browser.until(
+        "the verdict has it",
+        "document.getElementById('verdict-title').textContent === 'Service site has more clients than its alert'",
+    );
+
+    open_the_incident(&mut browser);
+
+    // What the alert says helps, and the page tells that, with the story open.
+    type_in(&pooler, "KILL STALE site");
+    browser.until(
+        "the closings have their reason",
+        "(text => text.includes('kill_stale') && text.includes('site@v1') && text.includes('superseded by'))\
+         (document.getElementById('closings-list').textContent)",
+    );
+    browser.until(
+        "the leftovers are gone",
+        "document.querySelectorAll('#deployments tbody tr').length === 1",
+    );
+    browser.until(
+        "the story goes on and ends",
+        &format!("['Asked session', 'It is over that', 'It ended', 'lasted '].every(part => {STORY}.includes(part))"),
+    );
+    browser.press("Escape");
+    browser.until(
+        "it is closed",
+        "!document.getElementById('incident').open && location.hash === ''",
+    );
+    assert_eq!(
+        browser.value(&format!("document.activeElement === {BUTTON}")),
+        json!(true)
+    );
+    browser.until(
+        "all is quiet: a rollout is no alarm",
+        "document.getElementById('verdict-title').textContent === 'All quiet' && \
+         !document.getElementById('alerts').checkVisibility()",
+    );
+    assert_eq!(third[0].value("select 1"), "1");
+    assert_no_complaints(&mut browser);
+
+    // An address that leads nowhere says so.
+    browser.value("{ location.hash = 'incident-99'; 0 }");
+    browser.until(
+        "it says so",
+        &format!("{STORY}.includes('It is not kept any more, or never was.')"),
+    );
+}
+
+#[test]
+fn who_is_connected_around_pgweir_is_in_the_bar() {
+    let postgres = Postgres::setup().max_connections(40).start();
+    let pooler = Pooler::serve(
+        &postgres,
+        "[budget]\nmax_servers = \"auto\"\ncheck_every = \"100ms\"\n",
+    );
+    let mut client = Raw::login(pooler.port(), "postgres", "postgres");
+    client.value("select 1");
+    let mut browser = open(&pooler, Screen::WIDE);
+    let hosts = "document.getElementById('hosts').textContent";
+    browser.until(
+        "Postgres is measured",
+        &format!(
+            "{hosts}.includes('Postgres takes 40') && {hosts}.includes('0 not through pgweir')"
+        ),
+    );
+    let free = |browser: &mut Browser| {
+        let text = browser.text(hosts);
+        let (before, _) = text.split_once(" free").expect("it says what is free");
+        let digits = before.rsplit(|c: char| !c.is_ascii_digit()).next();
+        let digits = digits.expect("a number").to_owned();
+        digits.parse::<u32>().expect("a number")
+    };
+    let before = free(&mut browser);
+    let direct: Vec<_> = (0..7)
+        .map(|_| Raw::login_as(postgres.port(), "postgres", "postgres", "<i>cron</i>"))
+        .collect();
+    browser.until(
+        "they are told",
+        &format!(
+            "{hosts}.includes('7 not through pgweir') && {hosts}.includes('7 × <i>cron</i> as postgres from 127.0.0.1')"
+        ),
+    );
+    assert_eq!(free(&mut browser), before - 7);
+    drop(direct);
+    browser.until(
+        "they are gone",
+        &format!("{hosts}.includes('0 not through pgweir') && !{hosts}.includes('cron')"),
+    );
+    assert_no_complaints(&mut browser);
+}
+
+#[test]
+fn server_connections_that_were_closed_are_shown_with_their_reason() {
+    let postgres = Postgres::start();
+    let pooler = Pooler::serve(&postgres, "");
+    let mut browser = open(&pooler, Screen::WIDE);
+    let mut client = Raw::login(pooler.port(), "postgres", "postgres");
+    let list = "document.getElementById('servers-closed-list').innerText";
+    for times in 1..=2 {
+        client.value("select 1");
+        postgres.await_all_idle();
+        type_in(&pooler, "RECONNECT");
+        let count = if times > 1 { " × 2" } else { "" };
+        browser.until(
+            "the closing is told, and what repeats is one line",
+            &format!(
+                "{list}.startsWith('reconnect{count}') && {list}.includes('postgres@postgres at 127.0.0.1:{}') && \
+                 document.querySelectorAll('#servers-closed-list li').length === 1",
+                postgres.port()
+            ),
         );
     }
     assert_no_complaints(&mut browser);
@@ -542,14 +810,18 @@ fn the_password_is_asked_for_everywhere_but_at_the_health() {
         let credentials = base64::engine::general_purpose::STANDARD.encode(credentials);
         format!("Authorization: Basic {credentials}\r\n")
     };
-    for path in ["/", "/status.json", "/metrics"] {
+    for path in ["/", "/status.json", "/incidents/1", "/metrics"] {
         let (status, head, _) = pooler.http_with(path, "");
         assert_eq!(status, 401, "{path}");
         assert!(
             head.to_lowercase().contains("www-authenticate: basic "),
             "{head}"
         );
-        for (credentials, expected) in [("x:sesame-42", 401), ("x:", 401), ("ops:Sesame-42", 200)] {
+        // There is no incident, but who may ask is told so.
+        let answer = if path == "/incidents/1" { 404 } else { 200 };
+        for (credentials, expected) in
+            [("x:sesame-42", 401), ("x:", 401), ("ops:Sesame-42", answer)]
+        {
             let (status, _, _) = pooler.http_with(path, &authorization(credentials));
             assert_eq!(status, expected, "{path} {credentials}");
         }
@@ -588,17 +860,31 @@ fn a_crowd_of_readers_costs_one_reading() {
 #[test]
 fn the_fixture_is_shaped_like_what_pgweir_says() {
     let postgres = Postgres::start();
-    let pooler = Pooler::serve(&postgres, "[pool]\nsize = 1\n");
-    let mut holder = Raw::login(pooler.port(), "postgres", "postgres");
+    let pooler = Pooler::serve(
+        &postgres,
+        "[pool]\nsize = 1\n\n[services.site]\nmatch = { application_name = \"site@*\" }\nalert_clients = 1\n\n\
+         [budget]\nmax_servers = 9\ncheck_every = \"100ms\"\n",
+    );
+    let login = || Raw::login_as(pooler.port(), "postgres", "postgres", "site@v1");
+    let mut holder = login();
+    holder.value("select 1");
+    postgres.await_all_idle();
+    type_in(&pooler, "RECONNECT");
     holder.query("begin").expect("a transaction");
-    let mut waiter = Raw::login(pooler.port(), "postgres", "postgres");
+    let mut waiter = login();
     waiter.send(&support::Batch::new().query("select 1"));
+    let _foreign = Raw::login(postgres.port(), "postgres", "postgres");
     refuse(&pooler, "nobody", "postgres");
     let real = support::until("everything has a row", Duration::from_secs(30), || {
         let numbers = numbers(&pooler);
         let waits = numbers["waiters"]["rows"][0].is_object();
         let drawn = numbers["history"]["services"][0].is_object();
-        (waits && drawn).then_some(numbers)
+        let lists = ["alerts", "deployments", "incidents", "servers_closed"];
+        let listed = lists
+            .iter()
+            .all(|list| numbers[list]["rows"][0].is_object());
+        let foreign = numbers["hosts"][0]["measured"]["who"]["rows"][0].is_object();
+        (waits && drawn && listed && foreign).then_some(numbers)
     });
     let (mut real, mut fixture) = (real, trouble());
     // Both are the same kind of row, and nothing was closed here.
@@ -634,18 +920,7 @@ fn the_picture_in_the_docs() {
     let pooler = Pooler::serve(&postgres, "");
     let mut browser = open_with(&pooler, Screen::WIDE, trouble());
     let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/status-page.png");
-    browser.screenshot(&file, 1280, 960);
-}
-
-fn later() -> Value {
-    serde_json::from_str(LATER).expect("the fixture is JSON")
-}
-
-fn merge(into: &mut Value, more: Value) {
-    let into = into.as_object_mut().expect("an object");
-    if let Value::Object(more) = more {
-        into.extend(more);
-    }
+    browser.screenshot(&file, 1280, 2130);
 }
 
 fn postgres_role(postgres: &Postgres, name: &str) {

@@ -123,12 +123,22 @@ impl App {
 
     /// Which deployments there are, by service, the oldest first.
     pub fn deployment_rows(&self) -> Vec<DeploymentRow> {
+        self.deployments_with(0)
+    }
+
+    /// Those of them that have sessions, which are few beside those that are remembered.
+    pub(super) fn connected_deployments(&self) -> Vec<DeploymentRow> {
+        self.deployments_with(1)
+    }
+
+    fn deployments_with(&self, sessions: u32) -> Vec<DeploymentRow> {
         let clock = Clock::new(self.directory.now());
         let life = self.reaping.life.lock();
         let all = life.iter();
         let mut rows: Vec<_> = all
             .flat_map(|(service, deployments)| {
                 let rows = deployments.iter();
+                let rows = rows.filter(move |deployment| deployment.sessions >= sessions);
                 rows.map(|deployment| deployment.row(service, |at| clock.time(at)))
             })
             .collect();

@@ -12,8 +12,10 @@ use super::process;
 use super::serve::App;
 use crate::client::directory::Who;
 use crate::client::view::ClientTally;
+use crate::config::checked::ServiceLimits;
 use crate::metrics::{self as m, Exposition, Family, Times};
-use crate::pool::book::Tally;
+use crate::policy::budget::Shares;
+use crate::policy::deployment::DeploymentRow;
 use crate::pool::pools::{Measured, OTHERS};
 use crate::pool::stats::{Counted, Totals};
 use crate::pool::view::{HostRow, PoolRow};
@@ -31,6 +33,7 @@ pub(super) fn scrape(app: &App) -> String {
     clients(app, &mut text);
     pools(app, &mut text);
     services(app, &mut text);
+    deployments(app, &mut text);
     postgres(app, &mut text);
     traffic(app, &mut text);
     process::write(&app.metrics, &mut text);
@@ -148,23 +151,6 @@ fn foremost<N: Hash + Ord + Copy>(
     ranked.into_iter().map(|(name, _)| name).collect()
 }
 
-/// A server connection's states, each with its word.
-fn states(tally: Tally) -> [(&'static str, u32); 4] {
-    let Tally {
-        dialing,
-        idle,
-        granted,
-        leased,
-        closing,
-    } = tally;
-    [
-        ("dialing", dialing),
-        ("idle", idle),
-        ("leased", granted + leased),
-        ("closing", closing),
-    ]
-}
-
 fn pools(app: &App, text: &mut Exposition) {
     let mut rows = app.pools.rows_with(&[]);
     rows.sort_unstable_by(|one, other| {
@@ -180,7 +166,7 @@ fn pools(app: &App, text: &mut Exposition) {
     }
     let mut series = text.family(&m::SERVERS);
     for row in &rows {
-        for (state, count) in states(row.tally) {
+        for (state, count) in row.tally.each() {
             let [database, user] = name(row);
             series.add(&[database, user, state], count);
         }
@@ -201,7 +187,7 @@ fn services(app: &App, text: &mut Exposition) {
     rows.sort_unstable_by(|one, other| one.name.cmp(&other.name));
     let mut series = text.family(&m::SERVICE_SERVERS);
     for row in &rows {
-        for (state, count) in states(row.tally) {
+        for (state, count) in row.tally.each() {
             series.add(&[&row.name, state], count);
         }
     }
@@ -217,12 +203,46 @@ fn services(app: &App, text: &mut Exposition) {
     for row in &rows {
         series.add_time(&[&row.name], row.longest_wait);
     }
-    let mut series = text.family(&m::SERVICE_CLIENTS_MAX);
-    for row in &rows {
-        let most = world.service_clients(&row.name);
-        if most > 0 {
-            series.add(&[&row.name], most);
+    let limits: [(&Family, LimitOf); 3] = [
+        (&m::SERVICE_CLIENTS_MAX, |limits| limits.max_clients),
+        (&m::SERVICE_SERVERS_ALERT, |limits| limits.alert_servers),
+        (&m::SERVICE_CLIENTS_ALERT, |limits| limits.alert_clients),
+    ];
+    for (family, of) in limits {
+        let mut series = text.family(family);
+        for row in &rows {
+            let limit = of(world.limits_of(&row.name));
+            if limit > 0 {
+                series.add(&[&row.name], limit);
+            }
         }
+    }
+}
+
+/// Reads one of a service's limits; 0 = none.
+type LimitOf = fn(&ServiceLimits) -> u32;
+
+/// Sessions by service and deployment. What is gone has no series, and of very many the smallest are told together.
+fn deployments(app: &App, text: &mut Exposition) {
+    let rows = app.connected_deployments();
+    let names = |of: fn(&DeploymentRow) -> &str, most| {
+        foremost(rows.iter().map(|row| (of(row), row.sessions.into())), most)
+    };
+    let services = names(|row| &row.service, MOST_SERVICES);
+    let deployments = names(|row| &row.deployment, MOST_DEPLOYMENTS);
+    let mut sums: BTreeMap<[&str; 3], u64> = BTreeMap::new();
+    let shown = |name, known: &HashSet<&str>| if known.contains(name) { name } else { OTHERS };
+    for row in &rows {
+        let labels = [
+            shown(&row.service, &services),
+            shown(&row.deployment, &deployments),
+            row.state,
+        ];
+        *sums.entry(labels).or_default() += u64::from(row.sessions);
+    }
+    let mut series = text.family(&m::DEPLOYMENT_SESSIONS);
+    for (labels, count) in sums {
+        series.add(&labels, count);
     }
 }
 
@@ -237,7 +257,7 @@ fn postgres(app: &App, text: &mut Exposition) {
     };
     let mut series = text.family(&m::POSTGRES_UP);
     for row in &rows {
-        let open = row.tally.idle + row.tally.granted + row.tally.leased > 0;
+        let open = row.tally.idle + row.tally.lent() > 0;
         if let Some(up) = open.then_some(true).or_else(|| was_there(row)) {
             series.add(&[&row.name], u8::from(up));
         }
@@ -251,7 +271,7 @@ fn postgres(app: &App, text: &mut Exposition) {
     watched(app, text);
     let mut series = text.family(&m::POSTGRES_SERVERS);
     for row in &rows {
-        for (state, count) in states(row.tally) {
+        for (state, count) in row.tally.each() {
             series.add(&[&row.name, state], count);
         }
     }
@@ -277,9 +297,8 @@ fn postgres(app: &App, text: &mut Exposition) {
 fn watched(app: &App, text: &mut Exposition) {
     let mut grounds = app.pools.grounds();
     grounds.sort_unstable_by(|one, other| one.name.cmp(&other.name));
-    let families: [(&Family, MeasureOf); 3] = [
+    let families: [(&Family, MeasureOf); 2] = [
         (&m::POSTGRES_MAX, |measured| measured.limits.max_connections),
-        (&m::POSTGRES_OTHERS, |measured| measured.others),
         (&m::POSTGRES_FREE, |measured| {
             measured.limits.free(measured.open)
         }),
@@ -292,15 +311,38 @@ fn watched(app: &App, text: &mut Exposition) {
             }
         }
     }
+    let pressure = &app.world().config.pressure;
+    text.single(&m::POSTGRES_FREE_FLOOR, pressure.min_headroom);
+    let mut series = text.family(&m::POSTGRES_OTHERS);
+    for ground in &grounds {
+        if let Some(reading) = app.watch.reading(ground.id) {
+            let Shares {
+                siblings, foreign, ..
+            } = reading.shares;
+            for (whose, count) in [("pgweir", siblings), ("foreign", foreign)] {
+                series.add(&[&ground.name, whose], count);
+            }
+        }
+    }
     let mut series = text.family(&m::POSTGRES_REFUSALS);
     for ground in &grounds {
         series.add(&[&ground.name], ground.refusals);
+    }
+    let total = app.world().config.alerts.total_servers;
+    let mut series = text.family(&m::SERVERS_ALERT);
+    if total > 0 {
+        series.add(&[], total);
     }
     let mut series = text.family(&m::ALERTS);
     for raised in &*app.watch.alerts() {
         let measured = &raised.alert.measured;
         series.add(&[measured.kind.as_str(), &measured.subject], 1u8);
     }
+    by_reason(text, &m::INCIDENTS, &app.watch.opened.read());
+    let incidents = app.watch.incidents();
+    let is_open = incidents.iter().any(|incident| incident.closed.is_none());
+    text.single(&m::INCIDENT_OPEN, u8::from(is_open));
+    by_reason(text, &m::WEBHOOK, &app.watch.webhook_counts());
 }
 
 /// Reads one of the monitor's figures.

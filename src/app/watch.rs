@@ -26,7 +26,8 @@ use super::webhook::{Message, Place, Webhook};
 use super::world::World;
 use crate::config::checked::Incidents;
 use crate::incident::store::{Store, StoreError};
-use crate::incident::{Incident, Summary, What, time};
+use crate::incident::{Cause, Incident, Summary, What, time};
+use crate::metrics::Reasons;
 use crate::policy::alert::{Alert, Alerts, Holder, Turn};
 use crate::pool::book::HostId;
 
@@ -56,6 +57,8 @@ pub struct Watch {
     /// Clients that got no server connection, by service.
     refused: DashMap<String, u64>,
     deeds: Mutex<Vec<String>>,
+    /// Incidents that were opened, by their cause.
+    pub opened: Reasons,
     wanted: AtomicU32,
     webhook: Option<Webhook>,
 }
@@ -78,6 +81,7 @@ impl Watch {
         }
         Self {
             webhook: webhook.ok(),
+            opened: Reasons::new(&Cause::ALL.map(Cause::as_str)),
             ..Self::default()
         }
     }
@@ -127,12 +131,14 @@ impl Watch {
         }
     }
 
-    /// What became of the webhook's messages: taken, given up, dropped.
-    pub fn webhook_counts(&self) -> [u64; 3] {
-        self.webhook.as_ref().map_or([0; 3], |webhook| {
+    /// What became of the webhook's messages.
+    pub fn webhook_counts(&self) -> [(&'static str, u64); 3] {
+        let counts = self.webhook.as_ref().map_or([0; 3], |webhook| {
             let told = webhook.told();
             [&told.sent, &told.failed, &told.dropped].map(|count| count.load(Relaxed))
-        })
+        });
+        let [sent, failed, dropped] = counts;
+        [("sent", sent), ("failed", failed), ("dropped", dropped)]
     }
 }
 
@@ -395,6 +401,9 @@ impl Guard {
                 let begun = Self::with_store(app, |store| {
                     store.begin(now(), cause, &text, &facts::name(world))
                 });
+                if begun.is_ok() {
+                    app.watch.opened.add(cause.as_str());
+                }
                 self.check(begun);
                 let number = Self::open(app).unwrap_or_default();
                 tracing::warn!(incident = number, "an incident is recorded");

@@ -1,5 +1,6 @@
 //! A data thread: it owns its clients, and the sockets of the server connections that they use.
 
+use std::cell::Cell;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
@@ -24,6 +25,14 @@ use crate::session::run::{Registrar, register};
 
 /// How long to wait after `accept` failed for want of file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long a data thread keeps a timer of its own after a client has come. See [`keep_pace`].
+const PACE: Duration = Duration::from_secs(1);
+
+thread_local! {
+    /// Whether this thread has that timer.
+    static KEEPS_PACE: Cell<bool> = const { Cell::new(false) };
+}
 
 /// A client that was accepted for this thread.
 #[derive(Debug)]
@@ -103,11 +112,27 @@ async fn work(thread: ThreadId, app: Arc<App>, mut inbox: Inbox, door: Option<Fr
     loop {
         tokio::select! {
             arrival = inbox.arrivals.recv() => match arrival {
-                Some(arrival) => drop(spawn_local(attend(Arc::clone(&app), thread, arrival))),
+                Some(arrival) => look_after(Arc::clone(&app), thread, arrival),
                 None => break,
             },
             Some(errand) = inbox.errands.recv() => drop(spawn_local(errand.run())),
         }
+    }
+}
+
+fn look_after(app: Arc<App>, thread: ThreadId, arrival: Arrival) {
+    keep_pace();
+    spawn_local(attend(app, thread, arrival));
+}
+
+/// Sees to it, as long as clients come, that a timer is due before those of their logins. tokio wakes a thread for a timer that is
+/// due before all others, even the thread that sets it: an `eventfd` written and a turn of the loop in vain, for each login.
+fn keep_pace() {
+    if !KEEPS_PACE.replace(true) {
+        spawn_local(async {
+            sleep(PACE).await;
+            KEEPS_PACE.set(false);
+        });
     }
 }
 
@@ -145,7 +170,7 @@ async fn accept(thread: ThreadId, app: Arc<App>, listener: Listener, dealer: Arc
 fn deal(thread: ThreadId, app: &Arc<App>, dealer: &Dealer, arrival: Arrival) {
     let next = dealer.next();
     if next == usize::from(thread.0) {
-        spawn_local(attend(Arc::clone(app), thread, arrival));
+        look_after(Arc::clone(app), thread, arrival);
     } else {
         // A thread that is gone takes the process with it; the socket is closed here.
         let _ = dealer.arrivals[next].send(arrival);

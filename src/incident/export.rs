@@ -90,20 +90,8 @@ fn detection(out: &mut String, incident: &Incident) {
 fn impact(out: &mut String, incident: &Incident) {
     line!(out, "## Impact");
     line!(out);
-    let mut by_service: BTreeMap<&str, (u64, u64, u64)> = BTreeMap::new();
-    for (_, snapshot) in incident.snapshots() {
-        for harm in &snapshot.harm {
-            let (refused, waiting, _) = by_service.entry(&harm.service).or_default();
-            *refused = harm.refused.max(*refused);
-            *waiting = harm.waiting.max(*waiting);
-        }
-        for queue in &snapshot.queue {
-            let (_, waiting, longest) = by_service.entry(&queue.service).or_default();
-            *waiting = u64::from(queue.waiting).max(*waiting);
-            *longest = queue.longest.max(*longest);
-        }
-    }
-    if by_service.is_empty() {
+    let rows = suffered(incident);
+    if rows.is_empty() {
         line!(out, "No service was seen waiting, and none was refused.");
     } else {
         line!(
@@ -111,7 +99,13 @@ fn impact(out: &mut String, incident: &Incident) {
             "| service | refused | most waiting at once | longest wait seen |"
         );
         line!(out, "|---|---|---|---|");
-        for (service, (refused, waiting, longest)) in by_service {
+        for row in rows {
+            let Suffered {
+                service,
+                refused,
+                waiting,
+                longest,
+            } = row;
             line!(
                 out,
                 "| {} | {refused} | {waiting} | {longest} ms |",
@@ -281,8 +275,47 @@ pub fn story(incident: &Incident) -> Vec<(i64, String)> {
     story
 }
 
+/// What an incident did to a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Suffered<'a> {
+    /// The service.
+    pub service: &'a str,
+    /// Clients that were told that there is no server connection for them.
+    pub refused: u64,
+    /// The most that waited at once.
+    pub waiting: u64,
+    /// The longest wait that was seen, in milliseconds.
+    pub longest: u64,
+}
+
+/// What an incident did to each service, by their names.
+pub fn suffered(incident: &Incident) -> Vec<Suffered<'_>> {
+    let mut rows: BTreeMap<&str, Suffered<'_>> = BTreeMap::new();
+    for (_, snapshot) in incident.snapshots() {
+        let harm = snapshot.harm.iter().map(|harm| Suffered {
+            service: &harm.service,
+            refused: harm.refused,
+            waiting: harm.waiting,
+            longest: 0,
+        });
+        let queue = snapshot.queue.iter().map(|queue| Suffered {
+            service: &queue.service,
+            refused: 0,
+            waiting: queue.waiting.into(),
+            longest: queue.longest,
+        });
+        for seen in harm.chain(queue) {
+            let row = rows.entry(seen.service).or_insert(seen);
+            row.refused = seen.refused.max(row.refused);
+            row.waiting = seen.waiting.max(row.waiting);
+            row.longest = seen.longest.max(row.longest);
+        }
+    }
+    rows.into_values().collect()
+}
+
 /// What a cause is in words.
-fn words(cause: Cause) -> &'static str {
+pub fn words(cause: Cause) -> &'static str {
     match cause {
         Cause::ServiceServers => "a service had more server connections than its alert",
         Cause::ServiceClients => "a service had more clients than its alert",
@@ -296,7 +329,7 @@ fn words(cause: Cause) -> &'static str {
 }
 
 /// The snapshot in which the most waited, and among those the one in which the most was held.
-fn worst(incident: &Incident) -> Option<(i64, &Snapshot)> {
+pub fn worst(incident: &Incident) -> Option<(i64, &Snapshot)> {
     let weight = |snapshot: &Snapshot| {
         let waiting: u32 = snapshot.queue.iter().map(|queue| queue.waiting).sum();
         let held: u32 = snapshot.postgres.iter().map(|ground| ground.held).sum();
@@ -328,7 +361,8 @@ fn most(snapshot: &Snapshot) -> Option<String> {
     })
 }
 
-fn in_a_line(snapshot: &Snapshot) -> String {
+/// How things stood, in a sentence.
+pub fn in_a_line(snapshot: &Snapshot) -> String {
     let mut out = String::new();
     for ground in &snapshot.postgres {
         let _ = write!(out, "{}: pgweir has {}", ground.name, ground.held);

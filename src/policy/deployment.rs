@@ -100,6 +100,11 @@ impl Deployment {
             service: Arc::clone(service),
             deployment: Arc::clone(&self.name),
             state: self.word(),
+            since: time(match &self.standing {
+                Standing::New => self.first,
+                Standing::Current(since) => *since,
+                Standing::Superseded(superseded) => superseded.since,
+            }),
             sessions: self.sessions,
             first_seen: time(self.first),
             last_seen: time(self.last),
@@ -130,6 +135,8 @@ pub struct DeploymentRow {
     pub deployment: Arc<str>,
     /// `new`, `current`, `superseded` or `gone`.
     pub state: &'static str,
+    /// Since when it has been new, current or superseded.
+    pub since: SystemTime,
     /// How many sessions it has.
     pub sessions: u32,
     /// When it was first seen.

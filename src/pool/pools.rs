@@ -349,7 +349,7 @@ impl Pools {
                     if let Some(pool) = pool {
                         pool.doubtful.store(true, Ordering::Relaxed);
                         if let Some(counts) = &counts[pool.place().host.index()] {
-                            counts.closings.add(Discard::Died.as_str());
+                            counts.closed(Discard::Died, pool);
                         }
                     }
                 }

@@ -94,6 +94,11 @@ struct Held {
     brought: Option<u64>,
 }
 
+/// Whether what was sent in this batch is there for whoever is sent next: with it, or after it and nothing took it back.
+fn is_certain(batch: u64, current: u64, answered: u64) -> bool {
+    batch == current || batch < answered
+}
+
 impl Prepared {
     /// Has `statement` prepared in front of what is sent next, unless it is there. At most `most` are kept; what was not used for
     /// longest goes.
@@ -117,12 +122,13 @@ impl Prepared {
     /// Whether `statement` is there, and as it should be. If so it counts as used now.
     pub fn use_again(&mut self, statement: &Statement) -> bool {
         self.clock += 1;
-        let Some(held) = self.named.get(&statement.id) else {
+        let (current, answered) = (self.batch, self.answered);
+        let Some(held) = self.named.get_mut(&statement.id) else {
             return false;
         };
-        let fit = held.edition == Some(statement.edition())
-            && held.brought.is_none_or(|batch| self.is_certain(batch));
-        if fit && let Some(held) = self.named.get_mut(&statement.id) {
+        let is_certain = |batch| is_certain(batch, current, answered);
+        let fit = held.edition == Some(statement.edition()) && held.brought.is_none_or(is_certain);
+        if fit {
             held.used = self.clock;
         }
         fit
@@ -159,11 +165,6 @@ impl Prepared {
             statement.close_into(out);
             exchange.pgweir_notes(Note::Evicted(statement));
         }
-    }
-
-    /// Whether what was sent in this batch is there for whoever is sent next: with it, or after it and nothing took it back.
-    fn is_certain(&self, batch: u64) -> bool {
-        batch == self.batch || batch < self.answered
     }
 
     /// A Sync was sent.
@@ -258,7 +259,7 @@ impl Prepared {
     /// Whose unnamed statement the server has, for what is sent next.
     pub fn unnamed(&self) -> Option<UnnamedId> {
         let (id, batch) = self.unnamed?;
-        self.is_certain(batch).then_some(id)
+        is_certain(batch, self.batch, self.answered).then_some(id)
     }
 
     /// Says whose unnamed statement the server has; `None` = nobody's, or nobody knows.

@@ -121,6 +121,11 @@ impl State {
         &self.parameters
     }
 
+    /// Whether it is known, without a closer look, to be like this. The usual answer is yes.
+    pub fn is_plainly(&self, parameters: &Arc<Parameters>) -> bool {
+        Arc::ptr_eq(&self.parameters, parameters)
+    }
+
     /// Says what it is like, as was found out.
     pub fn set_parameters(&mut self, parameters: &Arc<Parameters>) {
         self.parameters = Arc::clone(parameters);
@@ -133,7 +138,7 @@ impl State {
 
     /// The SQL that gives it these parameters, which it is taken to have from now on.
     pub(super) fn change_to(&mut self, parameters: &Arc<Parameters>) -> Option<String> {
-        if Arc::ptr_eq(&self.parameters, parameters) {
+        if self.is_plainly(parameters) {
             return None;
         }
         let sql = parameters.change_from(&self.parameters);

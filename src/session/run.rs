@@ -477,7 +477,9 @@ impl Session {
         self.terms.listed.does(Activity::Active);
         self.terms.listed.is_deaf(false);
         let end = &mut lease.connection().end;
-        let waits = end.state().changes_role(&self.parameters) || end.state().is_hasty();
+        let state = end.state();
+        let waits = !state.is_plainly(&self.parameters)
+            && (state.changes_role(&self.parameters) || state.is_hasty());
         let front = end.change_to(&self.parameters).unwrap_or_default();
         lease.connection().note_state();
         let end = &mut lease.connection().end;

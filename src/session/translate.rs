@@ -19,8 +19,8 @@ use crate::wire::reply::{Message, parameter_status};
 use crate::wire::scan::{HEADER, Seen};
 use crate::wire::sql::{Effects, effects, may_have_effects};
 use crate::wire::statement::{
-    Dropped, GONE, Head, Note, PREFIX, ServerName, bind_into, describe_into, mentioned, of_bind,
-    of_describe_or_close, of_execute, of_parse,
+    Dropped, GONE, Head, Note, PREFIX, ServerName, Statement, bind_into, describe_into, mentioned,
+    of_bind, of_describe_or_close, of_execute, of_parse,
 };
 
 /// The longest text under a name, in bytes: it must be there as a whole.
@@ -400,12 +400,11 @@ impl Translator<'_, '_> {
                 }
             }
             Head::Named(name, end) => {
-                let known = self.statements.as_ref().and_then(|known| known.named(name));
-                let known = known.filter(|known| known.has_effects).map(Arc::clone);
-                if let Some(statement) = known
+                let known = self.known(name);
+                if let Some(statement) = known.as_ref().filter(|known| known.has_effects)
                     && self.bind_with_effects(&statement.body, portal, end, seen, edit)
                 {
-                } else if let Some(name) = self.bring(name, seen, edit) {
+                } else if let Some(name) = self.bring(name, known, seen, edit) {
                     let rest = seen.body_len as usize - end;
                     let out = edit.replace(seen.at, seen.at + HEADER + end);
                     bind_into(&name, &seen.body[..portal], rest, out);
@@ -499,7 +498,8 @@ impl Translator<'_, '_> {
             }
             Head::Named(name, _) if self.is_undecided(name) => return Take::Hold,
             Head::Named(name, _) if seen.tag == b'D' => {
-                if let Some(name) = self.bring(name, seen, edit) {
+                let known = self.known(name);
+                if let Some(name) = self.bring(name, known, seen, edit) {
                     describe_into(&name, edit.replace(seen.at, next));
                 }
             }
@@ -575,14 +575,22 @@ impl Translator<'_, '_> {
         body
     }
 
-    /// Has the statement of this name on the server, and gives its name there. `None`: the client has none of this name, and the
-    /// name may go as it is.
-    fn bring(&mut self, name: &[u8], seen: Seen<'_>, edit: &mut Edit<'_>) -> Option<ServerName> {
-        let known = self
-            .statements
-            .as_ref()
-            .and_then(|statements| statements.named(name));
-        let Some(statement) = known.map(Arc::clone) else {
+    /// The client's statement of this name.
+    fn known(&self, name: &[u8]) -> Option<Arc<Statement>> {
+        let statements = self.statements.as_ref()?;
+        statements.named(name).map(Arc::clone)
+    }
+
+    /// Has the statement of this name on the server, and gives its name there. `None`: the client has none of this name (`known`), and
+    /// the name may go as it is.
+    fn bring(
+        &mut self,
+        name: &[u8],
+        known: Option<Arc<Statement>>,
+        seen: Seen<'_>,
+        edit: &mut Edit<'_>,
+    ) -> Option<ServerName> {
+        let Some(statement) = known else {
             // Nobody gets at what others have prepared.
             return name.starts_with(PREFIX).then(ServerName::gone);
         };

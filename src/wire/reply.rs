@@ -4,10 +4,15 @@
 #[derive(Debug)]
 pub struct Message(Vec<u8>);
 
+/// Room for most messages: a dozen of them go into every login, and one that grows byte by byte costs more than all the rest.
+const USUAL_MESSAGE: usize = 64;
+
 impl Message {
     /// Begins a message of type `tag`.
     pub fn new(tag: u8) -> Self {
-        Self(vec![tag, 0, 0, 0, 0])
+        let mut bytes = Vec::with_capacity(USUAL_MESSAGE);
+        bytes.extend([tag, 0, 0, 0, 0]);
+        Self(bytes)
     }
 
     /// Appends a byte.
@@ -41,7 +46,10 @@ impl Message {
     /// Appends a zero-terminated string; zero bytes within it are left out.
     #[must_use]
     pub fn text(mut self, value: &str) -> Self {
-        self.0.extend(value.bytes().filter(|byte| *byte != 0));
+        self.0.reserve(value.len() + 1);
+        for part in value.as_bytes().split(|byte| *byte == 0) {
+            self.0.extend_from_slice(part);
+        }
         self.0.push(0);
         self
     }

@@ -103,14 +103,49 @@ fn mentions(text: &[u8], letters: &[u8]) -> bool {
 /// Whether [`effects`] could find anything: one cheap look for the hot path.
 pub fn may_have_effects(text: &[u8]) -> bool {
     let text = &text[after_blanks(text, 0)..];
-    !begins_harmless(text)
-        || text.iter().enumerate().any(|(at, byte)| match byte {
-            // A comment there is not worth reading; nor could it be read for each of many within linear time.
-            b';' => !begins_harmless(text[at + 1..].trim_ascii_start()),
-            b'_' => is_in_telling_function(text, at),
-            b'm' | b'M' => is_in_temp(text, at),
-            _ => false,
-        })
+    if !begins_harmless(text) {
+        return true;
+    }
+    let is_telling = |byte: &u8| TELLING[usize::from(*byte)];
+    let mut at = 0;
+    while let Some(step) = text[at..].iter().position(is_telling) {
+        at += step;
+        if has_effect_at(text, at) {
+            return true;
+        }
+        at += 1;
+    }
+    false
+}
+
+/// Bytes at which a closer look is worth it. A table, because every byte of every query is looked up in it.
+const TELLING: [bool; 256] = {
+    let mut telling = [false; 256];
+    telling[b';' as usize] = true;
+    telling[b'_' as usize] = true;
+    telling[b'm' as usize] = true;
+    telling[b'M' as usize] = true;
+    telling
+};
+
+/// Whether a statement with effects begins behind `at`, or a word that tells of some lies around it. Not inlined: the loop over
+/// all bytes is half as long without it.
+#[inline(never)]
+fn has_effect_at(text: &[u8], at: usize) -> bool {
+    let is = |at: usize, letter: u8| {
+        text.get(at)
+            .is_some_and(|byte| byte.eq_ignore_ascii_case(&letter))
+    };
+    match text[at] {
+        // A comment there is not worth reading; nor could it be read for each of many within linear time.
+        b';' => !begins_harmless(text[at + 1..].trim_ascii_start()),
+        // The letters beside it decide nearly always.
+        b'_' if is(at.wrapping_sub(1), b't') => {
+            ends_with(&text[..at], b"set") && begins_with(&text[at + 1..], b"config")
+        }
+        b'_' => is(at.wrapping_sub(1), b'g') && is_in_telling_name(text, at),
+        _ => is(at + 1, b'p') && is_in_temp(text, at),
+    }
 }
 
 /// The longest fingerprint, in bytes: enough to know a statement again.
@@ -189,13 +224,10 @@ fn begins_harmless(text: &[u8]) -> bool {
     }
 }
 
-/// Whether the underscore at `at` is that of `set_config`, `pg_temp`, `pg_settings` or an advisory lock.
-fn is_in_telling_function(text: &[u8], at: usize) -> bool {
+/// Whether the underscore at `at` is that of `pg_temp`, `pg_settings` or an advisory lock.
+fn is_in_telling_name(text: &[u8], at: usize) -> bool {
     let (before, after) = (&text[..at], &text[at + 1..]);
     let goes_on = |with: &[u8]| begins_with(after, with);
-    if ends_with(before, b"set") {
-        return goes_on(b"config");
-    }
     ends_with(before, b"pg")
         && (goes_on(b"advisory_lock")
             || goes_on(b"settings")

@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
     X_FRAME_OPTIONS,
@@ -31,6 +31,7 @@ mod history;
 mod printable;
 mod read;
 mod recent;
+mod story;
 mod watch;
 
 pub use guard::guard;
@@ -73,6 +74,8 @@ pub struct Page {
     watch: Mutex<watch::Watch>,
     /// The numbers as they were last read.
     last: tokio::sync::Mutex<Option<(Instant, Bytes)>>,
+    /// The incident that was last read, by its number.
+    story: tokio::sync::Mutex<Option<(Instant, u64, Bytes)>>,
 }
 
 impl Default for Page {
@@ -82,6 +85,7 @@ impl Default for Page {
             recent: Recent::default(),
             watch: Mutex::default(),
             last: tokio::sync::Mutex::default(),
+            story: tokio::sync::Mutex::default(),
         }
     }
 }
@@ -101,6 +105,7 @@ pub fn routes() -> Router<Arc<App>> {
     Router::new()
         .route("/", get(page))
         .route("/status.json", get(numbers))
+        .route("/incidents/{number}", get(incident))
 }
 
 const HTML: &str = "text/html; charset=utf-8";
@@ -145,6 +150,31 @@ async fn numbers(State(app): State<Arc<App>>) -> Result<impl IntoResponse, Statu
     Ok((headers(JSON), numbers))
 }
 
+/// The story of one incident, read from its file like the numbers: off the thread, and by one at a time.
+async fn incident(
+    State(app): State<Arc<App>>,
+    Path(number): Path<u64>,
+) -> Result<impl IntoResponse, StatusCode> {
+    let mut last = app.page.story.lock().await;
+    let fresh = last
+        .as_ref()
+        .filter(|(read, of, _)| *of == number && read.elapsed() < FRESH);
+    if let Some((_, _, story)) = fresh {
+        return Ok((headers(JSON), story.clone()));
+    }
+    let reader = Arc::clone(&app);
+    let story = spawn_blocking(move || {
+        let incident = reader.watch.incident(number).ok()?;
+        serde_json::to_vec(&story::tell(&incident)?).ok()
+    });
+    let Ok(Some(story)) = story.await else {
+        return Err(StatusCode::NOT_FOUND);
+    };
+    let story = Bytes::from(story);
+    *last = Some((Instant::now(), number, story.clone()));
+    Ok((headers(JSON), story))
+}
+
 /// Milliseconds of the Unix epoch, which scripts count in.
 fn milliseconds(time: SystemTime) -> u64 {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -179,6 +209,15 @@ mod tests {
             "new Function",
         ] {
             assert!(!PARTS[2].contains(way), "{way}");
+        }
+    }
+
+    #[test]
+    fn every_alert_and_every_closing_has_its_words() {
+        let causes = crate::incident::Cause::ALL.map(crate::incident::Cause::as_str);
+        let closings = crate::pool::errand::Discard::WORDS;
+        for word in causes.into_iter().chain(closings) {
+            assert!(PARTS[2].contains(&format!("\n  {word}: ")), "{word}");
         }
     }
 

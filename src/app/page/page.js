@@ -1,7 +1,7 @@
 // The status page: asks for status.json every two seconds and shows it. Read-only.
 //
 // What stands in the numbers may come from clients (names, above all). It is set as text, never as HTML: `node` is the only
-// place that makes elements. A key that status.json does not have (yet) hides the section that would show it.
+// place that makes elements.
 "use strict";
 
 const PERIOD = 2000;      // between two questions
@@ -62,6 +62,9 @@ function rate(n) {
   return n < 10 && n > 0 ? n.toFixed(1) : count(Math.round(n));
 }
 
+/// A sentence begins with a capital letter; a host's name stays as it is.
+const sentence = text => /^[a-z]+ /.test(text) ? text.charAt(0).toUpperCase() + text.slice(1) : text;
+
 const two = n => String(n).padStart(2, "0");
 
 /// The time of day where the reader is; with the day if it is not today.
@@ -84,13 +87,33 @@ function moment(ms, text) {
 const taken = host => host.leased + host.idle + host.dialing + host.closing;
 const isSpent = host => host.budget !== null && taken(host) >= host.budget;
 
+/// What each alert is called, and how bad it is.
+const ALERTS = {
+  service_servers: ["warn", subject => `Service ${subject} has more server connections than its alert`],
+  service_clients: ["warn", subject => `Service ${subject} has more clients than its alert`],
+  total_servers: ["warn", () => "There are more server connections than the alert"],
+  headroom: ["bad", subject => `Postgres at ${subject} has few connections left`],
+  waiters: ["bad", subject => `The budget of ${subject} is spent, clients wait`],
+  login_failures: ["warn", () => "Many logins fail"],
+  unreachable: ["bad", subject => `Postgres at ${subject} cannot be reached`],
+  too_many_connections: ["bad", subject => `Postgres at ${subject} refuses connections (53300)`],
+};
+const alertLevel = kind => ALERTS[kind]?.[0] ?? "warn";
+const alertTitle = (kind, subject) => ALERTS[kind]?.[1](subject) ?? kind;
+
 /// Everything that an operator should hear of, the worst first: { key, level, title, text }.
 function problems(data) {
   const found = [];
   const add = (key, level, title, text) => found.push({ key, level, title, text });
   const longest = row => `the longest ${duration(row.longest_wait_ms)}`;
 
-  for (const raised of data.alerts ?? []) add(`alert ${raised.title}`, raised.level ?? "warn", raised.title, `Alert: ${raised.title}.`);
+  // What is said below in other words, with newer numbers, is not said twice.
+  const isSaid = raised => raised.kind === "unreachable" && data.hosts.some(host => host.name === raised.subject && host.fault)
+    || raised.kind === "waiters" && data.services.rows.some(row => row.longest_wait_ms >= WAIT_WARN);
+  for (const raised of data.alerts.rows.filter(raised => !isSaid(raised))) {
+    const title = alertTitle(raised.kind, raised.subject);
+    add(`alert ${raised.kind} ${raised.subject}`, alertLevel(raised.kind), title, `${title}.`);
+  }
   for (const host of data.hosts) {
     if (host.fault) {
       add(`fault ${host.name}`, "bad", "Postgres does not let pgweir in", `${host.name}: ${host.fault}`);
@@ -202,13 +225,16 @@ function showTotals(data) {
     p99 >= WAIT_BAD ? "bad" : p99 >= WAIT_WARN ? "warn" : "");
 }
 
-/// The parts of a budget bar: key, word, and the class of its colour. Foreign connections are shown where they are known.
+/// The parts of a Postgres' bar: how many, word, class of the colour, and whether it is left out while there is none.
 const PARTS = [
-  ["leased", "in use", "used"],
-  ["idle", "idle", "idle"],
-  ["dialing", "dialling", "passing"],
-  ["closing", "closing", "passing"],
-  ["foreign", "not through pgweir", "foreign"],
+  [host => host.leased, "in use", "used", false],
+  [host => host.idle, "idle", "idle", false],
+  [host => host.dialing, "dialling", "passing", true],
+  [host => host.closing, "closing", "passing", true],
+  [host => host.measured?.monitor, "for the monitor", "monitor", true],
+  [host => host.measured?.siblings, "of other pgweirs", "siblings", true],
+  [host => host.measured?.foreign, "not through pgweir", "foreign", false],
+  [host => host.measured?.reserved, "kept by Postgres", "reserved", true],
 ];
 
 const hostBoxes = new Map();
@@ -217,23 +243,7 @@ function showHosts(hosts) {
   if (hosts.length === 0) return;
   for (const host of hosts) {
     if (!hostBoxes.has(host.name)) hostBoxes.set(host.name, hostBox(host));
-    const box = hostBoxes.get(host.name);
-    const whole = host.limit ?? host.budget;
-    const all = taken(host);
-    say(box.sums, host.budget === null ? `${count(all)}, budget not known yet`
-      : `${count(all)} of ${count(host.budget)}${host.limit === undefined ? "" : ` · Postgres takes ${count(host.limit)}`}`);
-    for (const [key] of PARTS) {
-      const n = host[key];
-      const part = box.parts.get(key);
-      part.segment.style.width = `${100 * share(n ?? 0, whole ?? all)}%`;
-      say(part.number, count(n ?? 0));
-      // Rare states take no room in the line below while they are empty.
-      part.key.hidden = n === undefined || (n === 0 && ["dialing", "closing"].includes(key));
-    }
-    const free = whole === null ? null : Math.max(0, whole - all - (host.foreign ?? 0));
-    say(box.free, free === null ? "?" : count(free));
-    box.fault.hidden = !host.fault;
-    say(box.fault, host.fault ?? "");
+    fillHost(hostBoxes.get(host.name), host);
   }
   for (const [key, box] of hostBoxes) if (!hosts.some(host => host.name === key)) hostBoxes.delete(key), box.root.remove();
   const roots = hosts.map(host => hostBoxes.get(host.name).root);
@@ -242,20 +252,56 @@ function showHosts(hosts) {
   }
 }
 
+function fillHost(box, host) {
+  const { measured } = host;
+  const counts = PARTS.map(([of]) => of(host));
+  const all = sum(counts.map(n => n ?? 0));
+  const whole = Math.max(all, measured?.max_connections ?? host.budget ?? 0);
+  const budget = host.budget === null ? ", budget not known yet" : ` of ${count(host.budget)}`;
+  say(box.sums, `${count(taken(host))}${budget}${measured === null ? "" : ` · Postgres takes ${count(measured.max_connections)}`}`);
+  PARTS.forEach(([, , , isRare], at) => {
+    const n = counts[at];
+    const part = box.parts[at];
+    part.segment.style.width = `${100 * share(n ?? 0, whole)}%`;
+    say(part.number, count(n ?? 0));
+    part.key.hidden = n === undefined || (n === 0 && isRare);
+  });
+  // Where the budget ends: what is ours is on the left of it.
+  const isShort = host.budget !== null && host.budget < whole;
+  box.mark.hidden = box.markKey.hidden = !isShort;
+  box.mark.style.left = `${100 * share(host.budget ?? 0, whole)}%`;
+  const free = measured?.free ?? (host.budget === null ? null : Math.max(0, host.budget - taken(host)));
+  say(box.free, free === null ? "?" : count(free));
+  box.who.hidden = !(measured?.foreign > 0);
+  const who = (measured?.who.rows ?? []).map(row =>
+    `${count(row.connections)} × ${row.application_name || "(no name)"}${row.user ? ` as ${row.user}` : ""}${row.address ? ` from ${row.address}` : ""}`);
+  const more = measured?.who.left_off > 0 ? `, and ${count(measured.who.left_off)} others` : "";
+  say(box.names, `${who.join(", ")}${more}`);
+  box.full.hidden = !host.is_full;
+  box.fault.hidden = !host.fault;
+  say(box.fault, host.fault ?? "");
+}
+
 function hostBox(host) {
-  const box = { sums: node("span"), free: node("b"), fault: node("p", "fault"), parts: new Map() };
+  const box = {
+    sums: node("span"), free: node("b"), mark: node("i", "mark"), names: name(""),
+    fault: node("p", "fault"), full: node("p", "fault", "Postgres refuses more connections at the moment (53300)."),
+  };
   const bar = node("div", "bar");
   bar.ariaHidden = "true";   // the line below says the same
   const keys = node("p", "keys");
-  for (const [key, word, className] of PARTS) {
+  box.parts = PARTS.map(([, word, className]) => {
     const part = { segment: node("i", className), number: node("b") };
     part.key = node("span", "", node("i", className), part.number, ` ${word}`);
     bar.append(part.segment);
     keys.append(part.key);
-    box.parts.set(key, part);
-  }
-  keys.append(node("span", "", node("i", "free"), box.free, " free"));
-  box.root = node("div", "host", node("p", "name", node("span", "", name(host.name)), box.sums), bar, keys, box.fault);
+    return part;
+  });
+  box.markKey = node("span", "", node("i", "mark"), "end of the budget");
+  keys.append(node("span", "", node("i", "free"), box.free, " free"), box.markKey);
+  box.who = node("p", "who", "Not through pgweir: ", box.names);
+  box.root = node("div", "host", node("p", "name", node("span", "", name(host.name)), box.sums),
+    node("div", "scale", bar, box.mark), keys, box.who, box.full, box.fault);
   return box;
 }
 
@@ -268,6 +314,8 @@ const wait = key => ({
   text: row => row[key] > 0 ? duration(row[key]) : "–", by: row => row[key], className: "number",
   level: row => row[key] >= WAIT_BAD ? "bad" : row[key] >= WAIT_WARN ? "warn" : row[key] === 0 ? "zero nothing" : "",
 });
+/// How long ago it was.
+const passed = key => ({ text: row => duration(Math.max(0, told.now - row[key])), by: row => -row[key], className: "number" });
 /// So many of at most so many, with a bar; `full` is what to make of a full one.
 const gauge = (key, cap, full) => ({
   text: row => row[cap] > 0 ? `${count(row[key])} of ${count(row[cap])}` : count(row[key]),
@@ -292,13 +340,20 @@ const TABLES = [
   },
   {
     id: "deployments", key: row => `${row.service} ${row.deployment}`, empty: "No session names one.", sort: ["service", true],
+    then: (a, b) => b.first_seen - a.first_seen,
     columns: [
       { id: "service", label: "Service", ...text("service") },
       { id: "deployment", label: "Deployment", ...text("deployment"), className: "text short" },
-      { id: "state", label: "State", ...text("state"), className: "text short", level: row => row.state === "superseded" && row.sessions > 0 ? "warn" : "" },
+      {
+        id: "state", label: "State", className: "text short", by: row => ["current", "new", "superseded"].indexOf(row.state),
+        text: row => row.superseded_by === null ? row.state : `superseded by ${row.superseded_by}`,
+        level: row => row.state === "superseded" ? "warn" : "",
+      },
+      { id: "since", label: "For", ...passed("since") },
       { id: "sessions", label: "Sessions", ...number("sessions") },
+      { id: "transactions", label: "Idle in transaction", ...number("idle_in_transaction") },
       { id: "servers", label: "Server connections", ...number("servers") },
-      { id: "age", label: "Age", ...wait("age_ms"), level: () => "" },
+      { id: "age", label: "Age", ...passed("first_seen") },
     ],
   },
   {
@@ -359,8 +414,6 @@ class Table {
   }
 
   show(data) {
-    $(this.spec.id).hidden = data === undefined;
-    if (data === undefined) return;
     this.data = data;
     const [id, up] = this.order;
     for (const column of this.spec.columns) {
@@ -370,7 +423,7 @@ class Table {
     const { by } = this.spec.columns.find(column => column.id === id);
     const compare = (a, b) => typeof a === "number" ? a - b : a < b ? -1 : a > b ? 1 : 0;
     const sorted = [...data.rows].sort((a, b) => (up ? 1 : -1) * compare(by(a), by(b))
-      || (b.servers ?? 0) - (a.servers ?? 0) || compare(this.spec.key(a), this.spec.key(b)));
+      || (this.spec.then?.(a, b) ?? (b.servers ?? 0) - (a.servers ?? 0)) || compare(this.spec.key(a), this.spec.key(b)));
 
     const seen = new Set();
     sorted.forEach((row, at) => {
@@ -428,42 +481,191 @@ class Table {
 
 const shownEvents = new Map();
 
-/// Fills a list of events, if it has changed, and shows its section if there is such a thing at all.
+/// Fills a list of events, if it has changed.
 function showEvents(id, events, one, none) {
-  const list = $(`${id}-list`);
-  list.closest("section").hidden = events === undefined;
   const same = JSON.stringify(events);
-  if (events === undefined || shownEvents.get(id) === same) return;
+  if (shownEvents.get(id) === same) return;
   shownEvents.set(id, same);
-  list.replaceChildren(...events.map(one));
-  if (events.length === 0) list.append(node("li", "none", none));
+  $(`${id}-list`).replaceChildren(...events.map(one));
+  if (events.length === 0) $(`${id}-list`).append(node("li", "none", none));
 }
 
+/// Why a server connection was closed, in words.
+const CLOSED = {
+  server_idle: "Nobody needed it for timeouts.server_idle.",
+  server_lifetime: "It was older than timeouts.server_lifetime.",
+  made_room: "Somebody else needed the room.",
+  over_budget: "The budget was lowered.",
+  over_limit: "A cap was lowered.",
+  reconnect: "The configuration leads elsewhere, or RECONNECT.",
+  paused: "PAUSE, KILL or a shutdown.",
+  died: "Postgres closed it.",
+  abandoned: "Its client left it in a state from which there is no way back.",
+  probe: "It was made to try a password.",
+  replication: "Its client, for whose replication it was made, has left.",
+  reset_failed: "server_reset_query failed.",
+  move_failed: "It could not be moved to another thread.",
+};
+
 function happened(event) {
-  const place = [event.user && event.database ? `${event.user}@${event.database}` : "", event.service ?? ""];
+  const service = event.service ? `${event.service}${event.deployment ? `@${event.deployment}` : ""}` : "";
+  const place = [event.user && event.database ? `${event.user}@${event.database}` : "", service];
   const who = [...new Set(place.filter(part => part !== ""))].join(", ");
-  const from = event.peer ? `from ${event.peer}` : "";
+  const from = event.peer ? `from ${event.peer}` : event.postgres ? `at ${event.postgres}` : "";
+  const why = event.text ?? CLOSED[event.reason] ?? "";
   return node("li", "",
     node("p", "first",
       node("span", "what", event.reason, event.count > 1 ? node("span", "count", ` × ${count(event.count)}`) : null),
       moment(event.at)),
-    node("p", "", name(who), who && from ? " " : "", from),
-    event.text ? node("p", "", name(event.text)) : null);
+    node("p", "", name(who), who && from ? " " : "", name(from)),
+    why ? node("p", "", name(why)) : null);
 }
 
 function alert(event) {
-  return node("li", event.level ?? "warn",
-    node("p", "first", node("span", "what", name(event.title)), moment(event.since)),
-    event.text ? node("p", "", name(event.text)) : null,
-    event.command ? node("p", "", "Type: ", node("code", "", event.command)) : null);
+  const [shell, statements] = event.command.split(", then ");
+  const { holder } = event;
+  // Most texts name it already.
+  const held = holder === null || event.text.includes(String(holder.count)) ? "" : `Most is held by ${holder.service}${holder.deployment ? `, deployment ${holder.deployment}` : ""}: ${count(holder.count)}.`;
+  return node("li", alertLevel(event.kind),
+    node("p", "first", node("span", "what", name(alertTitle(event.kind, event.subject))), node("span", "", "since ", moment(event.since))),
+    node("p", "", name(sentence(event.text))),
+    held ? node("p", "", name(held)) : null,
+    event.command ? node("p", "", "Type ", node("code", "", shell), statements ? " and there " : null, statements ? node("code", "", statements) : null) : null);
 }
 
-function incident(event) {
-  const span = event.ended === null ? "still open" : `for ${duration(event.ended - event.began)}`;
-  return node("li", event.ended === null ? "bad" : "",
-    node("p", "first", node("span", "what", `${event.number}: `, name(event.title)), moment(event.began)),
-    node("p", "", span),
-    event.story ? node("details", "", node("summary", "", "What happened"), node("pre", "", event.story)) : null);
+// --- Incidents --------------------------------------------------------------------------------------------------------
+
+// The list keeps its buttons, so that the focus stays where it is. A story is asked for when it is opened, and again when there
+// is more to tell. #incident-7 in the address opens it: what is in the address can be sent to somebody.
+const incidents = { shown: new Map(), open: null, loaded: "" };
+
+function lasted(row) {
+  return row.closed === null ? `goes on, for ${duration(Math.max(0, told.now - row.opened))} now` : `lasted ${duration(Math.max(0, row.closed - row.opened))}`;
+}
+
+function showIncidents(data) {
+  const list = $("incidents-list");
+  for (const row of data.rows) {
+    if (!incidents.shown.has(row.number)) incidents.shown.set(row.number, incidentItem(row));
+    const item = incidents.shown.get(row.number);
+    dress(item.root, row.closed === null ? "bad" : "");
+    say(item.text, sentence(row.text));
+    say(item.lasted, lasted(row));
+  }
+  for (const [key, item] of incidents.shown) if (!data.rows.some(row => row.number === key)) incidents.shown.delete(key), item.root.remove();
+  data.rows.forEach((row, at) => {
+    const { root } = incidents.shown.get(row.number);
+    if (list.children[at] !== root) list.insertBefore(root, list.children[at] ?? null);
+  });
+  $("incidents-none").hidden = data.rows.length > 0;
+  say($("incidents-more"), data.left_off > 0 ? `the last ${count(data.rows.length)} of ${count(data.rows.length + data.left_off)}` : "");
+
+  const open = data.rows.find(row => row.number === incidents.open);
+  if (open && JSON.stringify(open) !== incidents.loaded) loadIncident(open.number, JSON.stringify(open));
+}
+
+function incidentItem(row) {
+  const item = { text: name(""), lasted: node("span"), button: node("button", "", `Incident ${row.number}`) };
+  item.button.type = "button";
+  item.button.addEventListener("click", () => { location.hash = `incident-${row.number}`; });
+  item.root = node("li", "",
+    node("p", "first", node("span", "what", item.button), moment(row.opened)),
+    node("p", "", item.text),
+    node("p", "", item.lasted));
+  return item;
+}
+
+/// Opens or closes the story as the address says.
+function follow() {
+  const dialog = $("incident");
+  const number = /^#incident-(\d{1,15})$/.exec(location.hash)?.[1];
+  if (number === undefined) return dialog.close();
+  incidents.open = Number(number);
+  incidents.loaded = "";
+  say($("incident-title"), `Incident ${incidents.open}`);
+  $("story").replaceChildren(node("p", "none", "Looking …"));
+  if (!dialog.open) dialog.showModal();
+  loadIncident(incidents.open, "");
+}
+
+async function loadIncident(number, as) {
+  incidents.loaded = as || incidents.loaded;
+  try {
+    const abort = AbortSignal.timeout(PATIENCE);
+    const answer = await fetch(new URL(`incidents/${number}`, NUMBERS), { signal: abort, cache: "no-store", credentials: "same-origin" });
+    if (!answer.ok) throw new Error(answer.status === 404 ? "It is not kept any more, or never was." : `It answers ${answer.status}.`);
+    const story = await answer.json();
+    if (incidents.open === number) tellStory(story);
+  } catch (error) {
+    if (incidents.open === number) $("story").replaceChildren(node("p", "fault", error.name === "Error" ? error.message : "pgweir does not answer."));
+  }
+}
+
+function tellStory(story) {
+  const box = $("story"), at = box.scrollTop;
+  const { worst, timeline } = story;
+  say($("incident-title"), `Incident ${story.number}: ${sentence(story.text)}`);
+  const lines = part => part.map(line => node("li", "", moment(line.at), node("span", "", name(sentence(line.text)))));
+  const gap = timeline.left_off > 0 ? node("li", "more", node("span"), node("span", "", `${count(timeline.left_off)} lines are left out here.`)) : null;
+  const timelineList = node("ol", "timeline");
+  timelineList.append(...lines(timeline.first), ...(gap ? [gap] : []), ...lines(timeline.last));
+  const service = { label: "Service", ...text("service") }, deployment = { label: "Deployment", ...text("deployment"), className: "text short" };
+  const state = { label: "State", ...text("state"), className: "text short" }, statement = { label: "Last statement", ...text("statement"), className: "text code" };
+  const seconds = key => ({ text: row => row[key] === null ? "–" : duration(1000 * row[key]), className: "number" });
+  box.replaceChildren(
+    node("p", "", "Began ", moment(story.opened), `, ${lasted(story)}. `, sentence(story.about.join("; ")), "."),
+    ...worst ? [node("p", "", "At its worst, ", moment(worst.at), ": ", name(worst.text), ".")] : [],
+    heading("What happened"), timelineList,
+    ...grid("Whom it hurt", story.hurt, "No service was seen waiting, and none was refused.", [
+      service, { label: "Refused", ...number("refused") }, { label: "Waiting, most at once", ...number("waiting") },
+      { label: "Longest wait seen", ...wait("longest_wait_ms") },
+    ]),
+    ...worst ? [
+      ...grid("Who held server connections at its worst", worst.holders, "Nobody.", [
+        service, deployment, { label: "From", ...text("address") }, state, { label: "Server connections", ...number("count") },
+        { label: "Oldest", ...seconds("oldest") }, statement,
+      ]),
+      ...grid("Clients", worst.clients, "Nobody.", [service, deployment, { label: "Clients", ...number("count") }]),
+      ...grid("Oldest transactions", worst.transactions, "None.", [
+        service, deployment, { label: "User", ...text("user"), className: "text short" }, { label: "Process", text: row => String(row.pid), className: "number" }, state,
+        { label: "Age", ...seconds("seconds") }, statement,
+      ]),
+      ...grid("Not through pgweir", worst.foreign, "Nobody.", [
+        { label: "Name", ...text("application_name") }, { label: "User", ...text("user"), className: "text short" }, { label: "From", ...text("address"), className: "text short" }, state,
+        { label: "Connections", ...number("count") }, { label: "Oldest", ...seconds("oldest") },
+      ]),
+    ] : [],
+    node("p", "hint", "For a post-mortem: ", node("code", "", `pgweir incident export ${story.number}`), ", or ", node("code", "", `SHOW INCIDENT ${story.number}`), " on the console."));
+  box.scrollTop = at;
+}
+
+const heading = words => node("h3", "", words);
+
+/// A table that stays as it is: its title, then it, or words where it is empty.
+function grid(title, data, none, columns) {
+  if (data.rows.length === 0) return [heading(title), node("p", "none", none)];
+  const cell = (tag, column, ...inside) => node(tag, column.className, ...inside);
+  const head = node("tr", "", ...columns.map(column => cell("th", column, column.label)));
+  const rows = data.rows.map(row => node("tr", "", ...columns.map(column =>
+    cell("td", column, node("span", "label", column.label), name(column.text(row))))));
+  const more = data.left_off > 0 ? [node("p", "none", `And ${count(data.left_off)} more.`)] : [];
+  const table = node("table", "grid", node("thead", "", head), node("tbody", "", ...rows));
+  table.ariaLabel = title;
+  return [heading(title), table, ...more];
+}
+
+function startIncidents() {
+  const dialog = $("incident");
+  $("incident-close").addEventListener("click", () => dialog.close());
+  dialog.addEventListener("click", event => { if (event.target === dialog) dialog.close(); });
+  dialog.addEventListener("close", () => {
+    const item = incidents.shown.get(incidents.open);
+    incidents.open = null;
+    if (location.hash) history.replaceState(null, "", location.pathname + location.search);
+    item?.button.focus();
+  });
+  addEventListener("hashchange", follow);
+  if (location.hash) follow();
 }
 
 // --- The chart --------------------------------------------------------------------------------------------------------
@@ -629,16 +831,18 @@ function show(data) {
   told.now = data.now;
   say($("about"), `${data.version} · up ${duration(data.now - data.started)}`);
   showVerdict(data);
-  showEvents("alerts", data.alerts, alert, "No alert is raised.");
+  showEvents("alerts", data.alerts.rows, alert, "No alert is raised.");
+  $("alerts").hidden = data.alerts.rows.length === 0;
   showTotals(data);
   showHosts(data.hosts);
   chart.history = data.history;
   document.body.classList.remove("starting");
   drawChart();
   for (const table of tables) table.show(data[table.spec.id]);
-  showEvents("incidents", data.incidents, incident, "None was recorded.");
+  showIncidents(data.incidents);
   showEvents("refusals", data.refusals, happened, "None since the start.");
   showEvents("closings", data.closings, happened, "None since the start.");
+  showEvents("servers-closed", data.servers_closed.rows, happened, "None since the start.");
 }
 
 // Without the name and password that the page's own address may have: with them nothing may be asked for.
@@ -697,4 +901,5 @@ document.addEventListener("visibilitychange", () => {
 });
 
 startChart();
+startIncidents();
 ask();

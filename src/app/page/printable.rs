@@ -6,6 +6,9 @@ const LONGEST_NAME: usize = 63;
 /// Enough for any error that is worth a line.
 const LONGEST_TEXT: usize = 240;
 
+/// Enough for what is told of an incident at once.
+const LONGEST_LINE: usize = 1000;
+
 /// A name as it may be shown: bounded, and without what a screen would act upon.
 pub(super) fn name(from: &str) -> String {
     printable(from, LONGEST_NAME)
@@ -14,6 +17,11 @@ pub(super) fn name(from: &str) -> String {
 /// The same for a sentence.
 pub(super) fn text(from: &str) -> String {
     printable(from, LONGEST_TEXT)
+}
+
+/// The same for a sentence that tells of several things.
+pub(super) fn line(from: &str) -> String {
+    printable(from, LONGEST_LINE)
 }
 
 fn printable(from: &str, longest: usize) -> String {

@@ -1,8 +1,7 @@
 //! The last refusals and closings, for the status page.
 
-use std::collections::VecDeque;
 use std::fmt::Display;
-use std::time::SystemTime;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -11,6 +10,8 @@ use super::printable::{name, text};
 use crate::app::admit::denied::Denied;
 use crate::client::directory::Who;
 use crate::net::listen::Peer;
+use crate::policy::reaper::Reason;
+use crate::recent::{Alike, Happened, Recent as Ring};
 
 /// Kept of each kind. What repeats takes one place.
 const KEPT: usize = 50;
@@ -18,11 +19,9 @@ const KEPT: usize = 50;
 /// Ends of sessions that are as they should be.
 const NO_NEWS: [&str; 3] = ["goodbye", "client_gone", "drained"];
 
-/// Something that happened to one client, or to several alike.
+/// Something that happened to a client.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(super) struct Happening {
-    /// When it happened last, in milliseconds of the Unix epoch.
-    at: u64,
+pub(super) struct Event {
     /// The word for it in log and metrics.
     reason: &'static str,
     /// Why, in the log's words.
@@ -30,10 +29,26 @@ pub(super) struct Happening {
     user: String,
     database: String,
     service: String,
-    /// Where the last one came from.
+    deployment: String,
+    /// Where it came from.
     peer: String,
-    /// How often it happened on end.
-    count: u64,
+}
+
+impl Alike for Event {
+    fn is_like(&self, other: &Self) -> bool {
+        let key = |event: &Self| {
+            let Self {
+                reason,
+                user,
+                database,
+                service,
+                deployment,
+                ..
+            } = event.clone();
+            (reason, user, database, service, deployment)
+        };
+        key(self) == key(other)
+    }
 }
 
 /// Whom something happened to.
@@ -45,6 +60,8 @@ pub struct Whom<'a> {
     pub database: &'a str,
     /// The application, if that was known.
     pub service: &'a str,
+    /// Its deployment, if it has one.
+    pub deployment: &'a str,
 }
 
 impl<'a> From<&'a Who> for Whom<'a> {
@@ -53,97 +70,89 @@ impl<'a> From<&'a Who> for Whom<'a> {
             user,
             database,
             service,
+            deployment,
             ..
         } = who;
         Self {
             user,
             database,
             service,
+            deployment: deployment.as_deref().unwrap_or_default(),
         }
     }
 }
 
 /// The last refusals and closings, and how many there were in all. Told of by the threads that let clients in and out, which
 /// is rare enough for a lock.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Recent {
-    refusals: Mutex<Ring>,
-    closings: Mutex<Ring>,
+    refusals: Mutex<Ring<Event>>,
+    closings: Mutex<Ring<Event>>,
+    /// Sessions that were closed and could not expect it.
+    cut_off: AtomicU64,
 }
 
-#[derive(Debug, Default)]
-struct Ring {
-    /// The latest first.
-    kept: VecDeque<Happening>,
-    total: u64,
+impl Default for Recent {
+    fn default() -> Self {
+        let [refusals, closings] = [(); 2].map(|()| Mutex::new(Ring::new(KEPT)));
+        Self {
+            refusals,
+            closings,
+            cut_off: AtomicU64::default(),
+        }
+    }
 }
 
 impl Recent {
     /// A client was not let in.
     pub fn refused(&self, denied: &Denied, whom: Whom<'_>, peer: &Peer) {
-        let refusal = new(denied.as_str(), denied, whom, peer);
+        let refusal = event(denied.as_str(), denied, whom, peer);
         self.refusals.lock().note(refusal);
     }
 
     /// A session has ended. Those that went of their own accord, or because pgweir shuts down, are not worth a line.
     pub fn ended(&self, reason: &'static str, why: &dyn Display, whom: Whom<'_>, peer: &Peer) {
-        if !NO_NEWS.contains(&reason) {
-            self.closings.lock().note(new(reason, why, whom, peer));
+        if NO_NEWS.contains(&reason) {
+            return;
+        }
+        self.closings.lock().note(event(reason, why, whom, peer));
+        if !is_leftover(reason) {
+            self.cut_off.fetch_add(1, Relaxed);
         }
     }
 
-    /// The last refusals, the latest first, and how many there were.
-    pub(super) fn refusals(&self) -> (Vec<Happening>, u64) {
+    /// The last refusals, the latest first.
+    pub(super) fn refusals(&self) -> Vec<Happened<Event>> {
         self.refusals.lock().read()
     }
 
     /// The same for closings.
-    pub(super) fn closings(&self) -> (Vec<Happening>, u64) {
+    pub(super) fn closings(&self) -> Vec<Happened<Event>> {
         self.closings.lock().read()
     }
 
-    /// How many refusals and closings there were.
+    /// How many refusals there were, and closings that nobody could expect.
     pub(super) fn totals(&self) -> (u64, u64) {
-        (self.refusals.lock().total, self.closings.lock().total)
+        (self.refusals.lock().total(), self.cut_off.load(Relaxed))
     }
 }
 
-fn new(reason: &'static str, why: &dyn Display, whom: Whom<'_>, peer: &Peer) -> Happening {
-    Happening {
-        at: super::milliseconds(SystemTime::now()),
+/// Whether a session ended as what is left of a superseded deployment should: each rollout brings some.
+fn is_leftover(reason: &str) -> bool {
+    Reason::ALL
+        .into_iter()
+        .any(|known| known != Reason::PressureIdleTransaction && known.as_str() == reason)
+}
+
+fn event(reason: &'static str, why: &dyn Display, whom: Whom<'_>, peer: &Peer) -> Event {
+    Event {
         reason,
         text: text(&why.to_string()),
         user: name(whom.user),
         database: name(whom.database),
         service: name(whom.service),
+        deployment: name(whom.deployment),
         peer: name(&peer.to_string()),
-        count: 1,
-    }
-}
-
-impl Ring {
-    fn note(&mut self, mut happening: Happening) {
-        self.total += 1;
-        let alike = |known: &Happening| {
-            (known.reason, &known.user, &known.database, &known.service)
-                == (
-                    happening.reason,
-                    &happening.user,
-                    &happening.database,
-                    &happening.service,
-                )
-        };
-        // A flood of one kind pushes nothing else out.
-        let known = self.kept.iter().position(alike);
-        if let Some(known) = known.and_then(|at| self.kept.remove(at)) {
-            happening.count += known.count;
-        }
-        self.kept.truncate(KEPT - 1);
-        self.kept.push_front(happening);
-    }
-
-    fn read(&self) -> (Vec<Happening>, u64) {
-        (self.kept.iter().cloned().collect(), self.total)
     }
 }
 
@@ -155,38 +164,32 @@ mod tests {
 
     const PEER: Peer = Peer::Tcp(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1));
 
-    fn refuse(recent: &Recent, user: &str) {
-        let whom = Whom {
-            user,
-            ..Whom::default()
-        };
-        recent.refused(&Denied::TooSlow, whom, &PEER);
+    #[test]
+    fn what_happens_to_one_again_and_again_is_one_line() {
+        let recent = Recent::default();
+        for user in ["ann", "bob", "ann"] {
+            let whom = Whom {
+                user,
+                ..Whom::default()
+            };
+            recent.refused(&Denied::TooSlow, whom, &PEER);
+        }
+        let last = recent.refusals();
+        let seen: Vec<_> = last
+            .iter()
+            .map(|one| (&*one.what.user, one.count))
+            .collect();
+        assert_eq!(seen, [("ann", 2), ("bob", 1)]);
+        assert_eq!(recent.totals(), (3, 0));
     }
 
     #[test]
-    fn what_repeats_is_counted_in_one_place_and_comes_first() {
+    fn what_a_rollout_closes_is_told_and_is_no_alarm() {
         let recent = Recent::default();
-        refuse(&recent, "ann");
-        for _ in 0..1000 {
-            refuse(&recent, "bob");
+        for reason in ["stale", "kill_stale", "pressure_idle_transaction"] {
+            recent.ended(reason, &"why", Whom::default(), &PEER);
         }
-        refuse(&recent, "ann");
-        let (last, total) = recent.refusals();
-        let seen: Vec<_> = last.iter().map(|one| (&*one.user, one.count)).collect();
-        assert_eq!(seen, [("ann", 2), ("bob", 1000)]);
-        assert_eq!((total, recent.totals()), (1002, (1002, 0)));
-    }
-
-    #[test]
-    fn only_so_many_are_kept() {
-        let recent = Recent::default();
-        for n in 0..10_000 {
-            refuse(&recent, &format!("user {n}"));
-        }
-        let (last, total) = recent.refusals();
-        assert_eq!((last.len(), total), (KEPT, 10_000));
-        assert_eq!(last[0].user, "user 9999");
-        assert_eq!(last[KEPT - 1].user, format!("user {}", 10_000 - KEPT));
+        assert_eq!((recent.closings().len(), recent.totals().1), (3, 1));
     }
 
     #[test]
@@ -195,7 +198,7 @@ mod tests {
         for reason in ["goodbye", "drained", "killed"] {
             recent.ended(reason, &"why", Whom::default(), &PEER);
         }
-        let (last, total) = recent.closings();
-        assert_eq!((total, last[0].reason), (1, "killed"));
+        let last = recent.closings();
+        assert_eq!((recent.totals().1, last[0].what.reason), (1, "killed"));
     }
 }

@@ -84,7 +84,7 @@ impl Facts {
                 let late = late.filter(|waiting| waiting.longest >= pressure.waiters_for);
                 wanted += late.map(|waiting| waiting.count).sum::<u32>();
             }
-            if let Some(free) = free(ground) {
+            if let Some(free) = ground.free() {
                 wanted = wanted.max(pressure.min_headroom.saturating_sub(free));
             }
         }
@@ -298,16 +298,9 @@ fn noted(ground: &GroundView, reading: Option<&Reading>) -> Ground {
         budget: ground.budget,
         held: ground.tally.total() + u32::from(reading.is_some()),
         others: ground.measured.map(|measured| measured.others),
-        free: free(ground),
+        free: ground.free(),
         trouble: ground.trouble.as_deref().map(str::to_owned),
     }
-}
-
-/// What Postgres has free, reckoned from what is open of ours now and was of others.
-fn free(ground: &GroundView) -> Option<u32> {
-    let measured = ground.measured?;
-    let open = measured.others + ground.tally.total() + 1;
-    Some(measured.limits.free(open))
 }
 
 fn is_spent(ground: &GroundView) -> bool {
@@ -493,7 +486,7 @@ fn headroom(
     all: &mut Vec<Measured>,
 ) {
     let threshold = world.config.pressure.min_headroom;
-    let (Some(free), Some(measured)) = (free(ground), ground.measured) else {
+    let (Some(free), Some(measured)) = (ground.free(), ground.measured) else {
         return;
     };
     let holder = facts.biggest();

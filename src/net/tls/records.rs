@@ -115,6 +115,8 @@ enum Wish<'a> {
 enum Step {
     /// There may be more to do.
     Again,
+    /// Records were opened. There is more to do only if there is more to open.
+    Opened,
     /// More bytes are needed.
     Blocked,
     /// Nothing is left to be opened; this many bytes were written for a [`Wish`].
@@ -160,6 +162,16 @@ impl Records {
     /// Whether the handshake is still going on.
     pub(super) fn is_handshaking(&self) -> bool {
         self.state().is_some_and(CommonState::is_handshaking)
+    }
+
+    /// Whether it failed.
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self.session, Session::Over)
+    }
+
+    /// Whether rustls has something to send.
+    fn wants_write(&self) -> bool {
+        self.state().is_some_and(CommonState::wants_write)
     }
 
     /// Whether something can be read without anything more from the peer.
@@ -220,7 +232,13 @@ impl Records {
         while !reader.is_full() && !self.peer_closed {
             let (discard, step) = self.step(&mut sealed[used..], reader, &mut Wish::Nothing)?;
             used += discard;
-            if matches!(step, Step::Blocked | Step::Done(_)) {
+            // To ask rustls once more costs as much as to open a small record.
+            let done = match step {
+                Step::Again | Step::PeerClosed => false,
+                Step::Opened => used == sealed.len() && !self.wants_write(),
+                Step::Blocked | Step::Done(_) => true,
+            };
+            if done {
                 break;
             }
         }
@@ -261,7 +279,7 @@ impl Records {
             let (discard, step) = self.step(&mut sealed, &mut NoReader, wish)?;
             sealed.drain(..discard);
             match step {
-                Step::Again | Step::PeerClosed => {}
+                Step::Again | Step::Opened | Step::PeerClosed => {}
                 Step::Blocked => return Err(io::ErrorKind::NotConnected.into()),
                 Step::Done(length) => {
                     self.sealed = sealed;
@@ -353,7 +371,7 @@ impl<R: Reader> Out<'_, R> {
                         self.pass(record.payload);
                     }
                     Some(Err(error)) => break Err(error),
-                    None => break Ok(Step::Again),
+                    None => break Ok(Step::Opened),
                 }
             },
             Ok(ConnectionState::EncodeTlsData(mut data)) => {

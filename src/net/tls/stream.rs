@@ -233,9 +233,13 @@ impl TlsStream {
         let room = buffer.remaining();
         let mut filled = records.lay_out(scratch);
         let outcome = loop {
-            let used = records.open(&mut scratch[..filled], buffer)?;
-            scratch.copy_within(used..filled, 0);
-            filled -= used;
+            // Where nothing is kept there is nothing to be opened, which is so whenever the socket is asked in vain. What failed
+            // fails again.
+            if filled > 0 || records.is_over() {
+                let used = records.open(&mut scratch[..filled], buffer)?;
+                scratch.copy_within(used..filled, 0);
+                filled -= used;
+            }
             if buffer.remaining() < room || records.is_peer_closed() {
                 break Poll::Ready(Ok(()));
             }

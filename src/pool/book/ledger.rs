@@ -28,6 +28,21 @@ impl Tally {
         self.live() + self.closing
     }
 
+    /// Those that a session has, or that are on their way to one.
+    pub fn lent(&self) -> u32 {
+        self.granted + self.leased
+    }
+
+    /// Each count as it is told, with the word for it in metrics and on the status page.
+    pub fn each(&self) -> [(&'static str, u32); 4] {
+        [
+            ("dialing", self.dialing),
+            ("idle", self.idle),
+            ("leased", self.lent()),
+            ("closing", self.closing),
+        ]
+    }
+
     /// Those that are to stay.
     pub fn live(&self) -> u32 {
         self.dialing + self.idle + self.granted + self.leased

@@ -64,6 +64,15 @@ pub struct GroundView {
     pub trouble: Option<Arc<str>>,
 }
 
+impl GroundView {
+    /// What ordinary users may still open there, reckoned from what is open of ours now and was of others.
+    pub fn free(&self) -> Option<u32> {
+        let measured = self.measured?;
+        let open = measured.others + self.tally.total() + 1;
+        Some(measured.limits.free(open))
+    }
+}
+
 impl Ground {
     /// What pgweir may have for its clients, whatever Postgres' refusals say.
     fn allowed(&self) -> Option<u32> {

@@ -609,8 +609,7 @@ impl Pool {
     /// Postgres has freed the slot.
     pub(in crate::pool) fn closed(&self, server: ServerId, reason: Discard) {
         self.pools.update(|state, now| {
-            let counts = state.counts_of(self.place().host);
-            counts.closings.add(reason.as_str());
+            state.counts_of(self.place().host).closed(reason, self);
             state.forget_facts(server);
             state.book.closed(now, server, &mut state.actions);
         });
