@@ -10,7 +10,7 @@ help:
 	@echo "make check   format and lints only"
 	@echo "make fmt     format the code"
 	@echo "make fuzz    hostile bytes for every parser, FUZZ_SECONDS each (60)"
-	@echo "make demo    a Postgres, pgweir in front of it, and what it does"
+	@echo "make demo    a Postgres, pgweir in front of it, what it does, and the incident that it is for"
 	@echo "make screenshot  takes docs/status-page.png anew"
 	@echo "make bench   CPU, memory and throughput next to PgBouncer (BENCH=quick for a short one)"
 
@@ -39,7 +39,7 @@ fuzz: deps-fuzz
 
 demo: deps
 	$(CARGO) build --locked --release
-	target/release/pgweir demo
+	target/release/pgweir demo --report target/incident.md
 
 bench: deps-bench
 	$(CARGO) build --locked --release

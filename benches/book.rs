@@ -31,6 +31,7 @@ impl Bench {
             max_servers: 18,
             min_servers: 1,
             weight: 1,
+            kept_servers: 0,
         };
         let services = (0..SERVICES).map(|_| book.add_service(limits)).collect();
         let pools = (0..pools).map(|_| {

@@ -30,6 +30,9 @@ missing=()
 has make || missing+=(make)
 has cc || missing+=(gcc libc6-dev)
 has ps || missing+=(procps)
+# The runbook's commands, and a network that can be taken away.
+has curl || missing+=(curl)
+has ip || missing+=(iproute2)
 { has_postgres && has_pgbench; } || missing+=(postgresql)
 { has node && has npm; } || missing+=(nodejs npm)
 has psql || missing+=(postgresql-client)
@@ -43,6 +46,7 @@ has go || missing+=(golang-go)
 [ -d /usr/share/gocode/src/github.com/jackc/pgx/v4 ] || missing+=(golang-github-jackc-pgx-v4-dev)
 [ -d /usr/share/gocode/src/github.com/lib/pq ] || missing+=(golang-github-lib-pq-dev)
 { has ruby && ruby -rpg -e 1 2>/dev/null; } || missing+=(ruby-pg)
+{ has ruby && ruby -ractive_record -e 1 2>/dev/null; } || missing+=(ruby-activerecord)
 { has php && php -r 'exit(extension_loaded("pdo_pgsql") && extension_loaded("pcntl") ? 0 : 1);'; } || missing+=(php-cli php-pgsql)
 # The status page is looked at by a browser.
 has chromium || missing+=(chromium)
@@ -50,6 +54,12 @@ has chromium || missing+=(chromium)
 { has prometheus && has promtool; } || missing+=(prometheus)
 # Its behaviour is compared with pgweir's. Only installed, never started as a service.
 has pgbouncer || [ -x /usr/sbin/pgbouncer ] || missing+=(pgbouncer)
+# Exporters that read the console.
+has prometheus-sql-exporter || missing+=(prometheus-sql-exporter)
+has prometheus-pgbouncer-exporter || missing+=(prometheus-pgbouncer-exporter)
+# A test asks from another address than the loopback's, in a network of its own.
+has unshare || missing+=(util-linux)
+has ip || missing+=(iproute2)
 if [ "$bench" = yes ]; then
   has strace || missing+=(strace)
   # Counts instructions.
@@ -81,9 +91,11 @@ if [ ${#missing[@]} -gt 0 ]; then
   case " ${missing[*]} " in
     *" pgbouncer "*) if [ -d /run/systemd/system ]; then as_root systemctl disable --quiet pgbouncer || true; fi ;;
   esac
-  case " ${missing[*]} " in
-    *" prometheus "*) if [ -d /run/systemd/system ]; then as_root systemctl disable --quiet prometheus || true; fi ;;
-  esac
+  for service in prometheus prometheus-sql-exporter prometheus-pgbouncer-exporter; do
+    case " ${missing[*]} " in
+      *" $service "*) if [ -d /run/systemd/system ]; then as_root systemctl disable --quiet "$service" || true; fi ;;
+    esac
+  done
 fi
 
 # --- Rust ------------------------------------------------------------------------------------------------------------

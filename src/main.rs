@@ -85,6 +85,9 @@ struct Demo {
     /// How long they stay, once directly and once through pgweir.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=600))]
     seconds: u16,
+    /// Where to keep the export of the incident that is replayed at the end.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -161,7 +164,12 @@ fn run(command: Command) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Import { file, output } => import(&file, output.as_deref()),
-        Command::Demo(Demo { clients, seconds }) => Ok(demo::run(&demo::Options {
+        Command::Demo(Demo {
+            clients,
+            seconds,
+            report,
+        }) => Ok(demo::run(&demo::Options {
+            report,
             clients,
             stay: Duration::from_secs(seconds.into()),
         })?),

@@ -101,6 +101,8 @@ families! {
         "Sessions that ended, by reason.";
     SESSIONS_REAPED = Counter "pgweir_sessions_reaped_total" ["service", "reason"] "sessions":
         "Those of them that were closed because of their deployment or under pressure.";
+    SERVICE_REFUSALS = Counter "pgweir_service_refusals_total" ["service", "reason"] "clients":
+        "Clients of a service that were sent away although they may come: one too many, or no server connection for it.";
     CANCEL_REQUESTS = Counter "pgweir_cancel_requests_total" ["result"] "requests":
         "Cancel requests of clients: passed to their session, or unknown because nobody has that key.";
 

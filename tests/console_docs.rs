@@ -25,8 +25,29 @@ SELECT database, sum(sv_active) AS busy FROM pools GROUP BY database HAVING sum(
 ```
 
 One table at a time: `WHERE`, `GROUP BY`, `HAVING`, `DISTINCT`, `ORDER BY`, `LIMIT`, `OFFSET`, parameters (`$1`), comparisons, `LIKE`, `IN`,
-`BETWEEN`, arithmetic, casts, `count`, `sum`, `avg`, `min`, `max`, `coalesce`, `lower`, `upper`, `length`. Joins and queries in queries
-are refused. `SELECT pools` is `SHOW POOLS`, as in PgBouncer.
+`BETWEEN`, `CASE`, arithmetic, casts, `count`, `sum`, `avg`, `min`, `max`, `coalesce`, `lower`, `upper`, `length`, `floor`, `now()`,
+`extract(epoch from ...)`. Joins and queries in queries are refused. `SELECT pools` is `SHOW POOLS`, as in PgBouncer. Times are texts, as
+in PgBouncer; `connect_time::timestamptz` makes one that can be compared.
+
+The answers are Postgres'; `tests/console_queries.rs` compares them. Bounds keep a query from harming the pool: 16 KiB, 1000 words and
+signs of which 100 may be operators, 25 levels of parentheses, patterns of 256 bytes; beyond them it is refused with `54001` or `54000`.
+`SAVEPOINT`, `RELEASE` and `ROLLBACK TO` are answered, for drivers that nest transactions.
+
+## Tools
+
+* **psycopg, asyncpg, SQLAlchemy (on psycopg, psycopg2 and asyncpg), node-postgres, pgjdbc** read the console with their default settings.
+* **Postgres' catalog** is empty here: what drivers look up in `pg_catalog` and `information_schema` (the type `hstore`, extensions,
+  relations) is answered with no rows. `information_schema.tables` and `.columns` hold the console's own tables.
+* **Grafana's Postgres data source**: the test of the connection, its editor's lists of tables and columns, and queries in both formats,
+  `$__time`, `$__timeFilter` and `$__timeGroup` among them. Ask with `SELECT`: it passes over what `SHOW` answers. For a time series of
+  what is so now: `SELECT now() AS time, database AS metric, cl_waiting FROM pools`.
+* **`sql_exporter`** (Debian's `prometheus-sql-exporter`) reads both `SELECT` and `SHOW`. Give columns called `database` and `user` other
+  names (`AS pool_database`): it has labels of its own by these.
+* **`prometheus-pgbouncer-exporter`** from PyPI works as it is. Debian's package of that name (1.7, of 2015) does not, nor before any
+  PgBouncer since 1.8, Debian's own 1.18 among them: it wants `total_requests` of `SHOW STATS`. With the columns' present names in
+  (`tests/drivers/console/debians_exporter.py`) it does. The exporter of prometheus-community and Datadog's integration find every
+  column that they read.
+* For all of these `auth.stats` is enough. Where `auth.method` is `trust`, only this machine gets at the console.
 
 Where it differs: a session's `id` and a server connection's are counted apart; `ptr` and `link` are those numbers, marked; the columns
 about buffers are 0, since a connection has none at rest; SHOW FDS has no descriptors and no secrets; SHOW MEM tells what the process holds.

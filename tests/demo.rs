@@ -68,7 +68,11 @@ fn row(table: &str, name: &str) -> (u32, u32) {
 #[test]
 fn more_clients_than_postgres_takes_are_all_served_and_nothing_is_left() {
     let place = place();
-    let ended = demo(place.path()).output().expect("it starts");
+    let elsewhere = tempfile::tempdir().expect("a temporary directory");
+    let report = elsewhere.path().join("incident.md");
+    let mut demo = demo(place.path());
+    let ended = demo.arg("--report").arg(&report).output();
+    let ended = ended.expect("it starts");
     let table = String::from_utf8(ended.stdout).expect("text");
     let errors = String::from_utf8(ended.stderr).expect("text");
     assert!(ended.status.success(), "{table}\n{errors}");
@@ -83,6 +87,23 @@ fn more_clients_than_postgres_takes_are_all_served_and_nothing_is_left() {
     assert_eq!(row(&table, "failed"), (0, 0));
     let (direct, through) = row(&table, "server connections (of 100)");
     assert!(direct > through && (1..=40).contains(&through), "{table}");
+
+    let (_, incident) = table.split_once("The incident").expect("a second part");
+    assert_eq!(row(incident, "site v1, sessions of 20"), (20, 20));
+    assert_eq!(row(incident, "site v6, sessions of 20").1, 20);
+    assert_eq!(row(incident, "  old ones closed"), (0, 100));
+    let (direct, through) = row(incident, "  refused with 53300");
+    assert!(direct > 0 && through == 0, "{table}");
+    for part in [
+        "The alert: service site has",
+        "most clients are of deployment v1",
+        "deployment \"v1\" of service \"site\" was superseded by \"v2\"",
+        &report.display().to_string(),
+    ] {
+        assert!(incident.contains(part), "{part} is missing:\n{table}");
+    }
+    let export = fs::read_to_string(&report).expect("the export is kept");
+    assert!(export.contains("## Detection"), "{export}");
     assert_nothing_is_left(place.path());
 }
 

@@ -352,5 +352,124 @@ fn a_new_deployment_can_start_while_an_old_one_has_taken_all_it_may() {
     assert_eq!(more.len(), 6);
     let reaped = console(&pooler, "SHOW REAPED");
     assert_eq!(reaped.matches("|pressure_stale|").count(), 7, "{reaped}");
+    let refused = refusals(&pooler, "site", "too_many_clients");
+    assert_eq!(refused, 14 + 1 + 14, "each is told of by its service");
     drop((old, new, more));
+}
+
+/// Clients of a service that were sent away for this reason.
+fn refusals(pooler: &Pooler, service: &str, reason: &str) -> usize {
+    let (_, metrics) = pooler.http("/metrics");
+    let labels = format!("{{service=\"{service}\",reason=\"{reason}\"}} ");
+    let count = metrics
+        .lines()
+        .find_map(|line| line.split_once(&labels))
+        .filter(|(name, _)| *name == "pgweir_service_refusals_total");
+    count.map_or(0, |(_, count)| count.parse().expect("a number"))
+}
+
+#[test]
+fn a_new_deployment_can_start_in_session_mode_while_an_old_one_has_all_the_connections_it_may() {
+    let postgres = Postgres::start();
+    let config = "[pool]\nmode = \"session\"\n[services.site]\nmax_servers = 4\n[timeouts]\nquery_wait = \"3s\"\n\
+        [services.\"*\".deployments]\npromote_after = \"400ms\"\n";
+    let pooler = Pooler::serve(&postgres, config);
+    await_start(&pooler);
+    let old: Vec<_> = (0..3).map(|_| login(&pooler, "site@v1")).collect();
+    await_current(&pooler, "site", "v1");
+    let mut refused = Raw::connect(pooler.port());
+    let one_more = [
+        ("user", "postgres"),
+        ("database", "postgres"),
+        ("application_name", "site@v1"),
+    ];
+    let error = refused
+        .log_in(&one_more, None)
+        .expect_err("it has waited in vain");
+    assert_eq!(error.code(), "53300");
+    assert_eq!(refusals(&pooler, "site", "query_wait"), 1);
+
+    let new = login(&pooler, "site@v2");
+    await_current(&pooler, "site", "v2");
+    // For the second one, what lies idle of the old deployment makes room: its own place, and that of the next deployment.
+    let second = login(&pooler, "site@v2");
+    let reaped = console(&pooler, "SHOW REAPED");
+    assert_eq!(reaped.matches("|site|v1|").count(), 2, "{reaped}");
+    assert_eq!(reaped.matches("|pressure_stale|").count(), 2, "{reaped}");
+    let newest = login(&pooler, "site@v3");
+    let services = console(&pooler, "SHOW SERVICES");
+    assert!(services.contains("site|"), "{services}");
+    drop((old, new, second, newest));
+}
+
+#[test]
+fn under_pressure_the_mildest_step_comes_first_and_no_more_are_closed_than_are_wanted() {
+    let postgres = Postgres::start();
+    postgres.sql("create role alice login; create role bob login");
+    // Without pressure, nobody would be closed.
+    let config = "[users.alice]\nmode = \"session\"\n[budget]\nmax_servers = 5\ncheck_every = 0\n\
+        [pressure]\nwaiters_for = \"200ms\"\nidle_transaction = \"2s\"\n\
+        [services.\"*\".deployments]\npromote_after = \"400ms\"\nstale_grace = \"1h\"\nstale_idle_transaction = \"1h\"\n";
+    let pooler = Pooler::serve(&postgres, config);
+    await_start(&pooler);
+    let site = |name: &str| Raw::login_as(pooler.port(), "alice", "postgres", name);
+    let (mut first, mut second, mut sleeper) = (site("site@v1"), site("site@v1"), site("site@v1"));
+    await_current(&pooler, "site", "v1");
+    first.value("select 1");
+    second.value("select 1");
+    sleeper.query("begin").unwrap();
+    let (mut current, mut thinker) = (site("site@v2"), site("site@v2"));
+    await_current(&pooler, "site", "v2");
+    thinker.query("begin").unwrap();
+    // By the end of this, all have rested for long enough to be closed at any step.
+    current.value("select pg_sleep(6)");
+
+    let mut others = Vec::new();
+    for (reason, gone) in [
+        ("pressure_stale", &mut first),
+        ("pressure_stale", &mut second),
+        ("pressure_stale_transaction", &mut sleeper),
+        ("pressure_idle_transaction", &mut thinker),
+    ] {
+        let mut other = Raw::login_as(pooler.port(), "bob", "postgres", "bot@v1");
+        other.query("begin").unwrap();
+        others.push(other);
+        assert_eq!(last_words(gone).code(), "57P01", "{reason}");
+        let reaped = console(&pooler, "SHOW REAPED");
+        assert_eq!(reaped.lines().count(), others.len(), "{reaped}");
+        let last = reaped.lines().last().unwrap_or_default();
+        assert!(last.contains(&format!("|{reason}|")), "{reason}: {reaped}");
+    }
+    assert_eq!(
+        current.value("select 1"),
+        "1",
+        "the current one is left alone"
+    );
+}
+
+#[test]
+fn little_headroom_is_pressure_too() {
+    let postgres = Postgres::setup().max_connections(20).start();
+    postgres.sql("create role alice login");
+    let config = "[pool]\nmode = \"session\"\n[budget]\nmax_servers = \"auto\"\ncheck_every = \"100ms\"\n\
+        [pressure]\nmin_headroom = 5\n\
+        [services.\"*\".deployments]\npromote_after = \"400ms\"\nstale_grace = \"1h\"\n";
+    let pooler = Pooler::serve(&postgres, config);
+    await_start(&pooler);
+    let mut old: Vec<_> = (0..3).map(|_| login(&pooler, "site@v1")).collect();
+    await_current(&pooler, "site", "v1");
+    let mut new = login(&pooler, "site@v2");
+    await_current(&pooler, "site", "v2");
+    // Of 17, pgweir has four and its monitor; eight of others leave four free.
+    let foreign: Vec<_> = (0..8)
+        .map(|_| Raw::try_login(postgres.port(), "alice", "postgres", None).expect("there is room"))
+        .collect();
+    assert_eq!(last_words(&mut old[0]).code(), "57P01");
+    let reaped = console(&pooler, "SHOW REAPED");
+    assert!(
+        reaped.contains("|site|v1|") && reaped.contains("|pressure_stale|"),
+        "{reaped}"
+    );
+    assert_eq!(new.value("select 1"), "1");
+    drop(foreign);
 }

@@ -137,6 +137,16 @@ fn ruby_pg_works_in_session_mode() {
 }
 
 #[test]
+fn activerecord_works_in_transaction_mode() {
+    in_transaction_mode(2, 1, &[program("ruby", ".", &["with_activerecord.rb"])]);
+}
+
+#[test]
+fn activerecord_works_in_session_mode() {
+    in_session_mode(&[program("ruby", ".", &["with_activerecord.rb"])]);
+}
+
+#[test]
 fn php_pdo_works_in_transaction_mode() {
     in_transaction_mode(2, 1, &[program("php", ".", &["with_pdo.php"])]);
 }
@@ -196,8 +206,8 @@ fn django() -> Vec<Program> {
         manage("no", &["migrate", "--no-input"]),
         manage("no", &["check", "--database", "default"]),
         manage("yes", &["migrate", "--no-input", "library", "zero"]),
-        // Dropping the test database would need all pooled connections to it closed first.
-        manage("no", &["test", "--no-input", "--keepdb"]),
+        // It makes a database for itself, and drops it.
+        manage("no", &["test", "--no-input"]),
         manage("yes", &["test", "--no-input", "--keepdb", "--reverse"]),
     ]
 }

@@ -117,6 +117,48 @@ fn the_end_of_a_session_tells_what_it_did() {
     }
 }
 
+/// Whatever a session does meanwhile: one line when it is let in, one when it has left, and each says who it was.
+#[test]
+fn a_login_and_a_logout_are_a_line_each() {
+    let postgres = Postgres::start();
+    postgres.create_role("alice", PASSWORD);
+    let pooler = Pooler::serve(&postgres, "");
+    let mut client = Raw::login_as(pooler.port(), "alice", "postgres", "site@v41");
+    client.query("begin").expect("an answer");
+    client.error("select nothing");
+    client.query("rollback").expect("an answer");
+    client
+        .query("set application_name = 'site@v41'")
+        .expect("an answer");
+    client.goodbye();
+    pooler.await_log("its end", |line| line.contains("session ended"));
+    let log = pooler.log();
+    let of_alice: Vec<_> = log
+        .lines()
+        .filter(|line| line.contains("\"alice\""))
+        .collect();
+    let [login, logout] = of_alice.as_slice() else {
+        panic!("{log}");
+    };
+    for (line, words) in [
+        (login, " login "),
+        (logout, "session ended: client said goodbye"),
+    ] {
+        assert!(line.contains(words.trim()), "{words}: {line}");
+        for word in [
+            "INFO",
+            "id=",
+            "user=\"alice\"",
+            "database=\"postgres\"",
+            "service=\"site\"",
+            "deployment=\"v41\"",
+            "peer=127.0.0.1:",
+        ] {
+            assert!(line.contains(word), "{word}: {line}");
+        }
+    }
+}
+
 #[test]
 fn a_reload_changes_the_level() {
     let postgres = Postgres::start();

@@ -577,6 +577,38 @@ fn open_the_incident(browser: &mut Browser) {
     browser.show_on(Screen::WIDE);
 }
 
+/// What the alert says helps, and the page tells that, with the story open.
+fn kill_the_stale(pooler: &Pooler, browser: &mut Browser) {
+    type_in(pooler, "KILL STALE site");
+    browser.until(
+        "the closings have their reason",
+        "(text => text.includes('kill_stale') && text.includes('site@v1') && text.includes('superseded by'))\
+         (document.getElementById('closings-list').textContent)",
+    );
+    browser.until(
+        "the leftovers are gone",
+        "document.querySelectorAll('#deployments tbody tr').length === 1",
+    );
+    browser.until(
+        "the story goes on and ends",
+        &format!("['Asked session', 'It is over that', 'It ended', 'lasted '].every(part => {STORY}.includes(part))"),
+    );
+    browser.press("Escape");
+    browser.until(
+        "it is closed",
+        "!document.getElementById('incident').open && location.hash === ''",
+    );
+    assert_eq!(
+        browser.value(&format!("document.activeElement === {BUTTON}")),
+        json!(true)
+    );
+    browser.until(
+        "all is quiet: a rollout is no alarm",
+        "document.getElementById('verdict-title').textContent === 'All quiet' && \
+         !document.getElementById('alerts').checkVisibility()",
+    );
+}
+
 #[test]
 fn a_rollout_its_leftovers_the_alert_and_the_incident_are_told() {
     let postgres = Postgres::start();
@@ -633,35 +665,7 @@ fn a_rollout_its_leftovers_the_alert_and_the_incident_are_told() {
 
     open_the_incident(&mut browser);
 
-    // What the alert says helps, and the page tells that, with the story open.
-    type_in(&pooler, "KILL STALE site");
-    browser.until(
-        "the closings have their reason",
-        "(text => text.includes('kill_stale') && text.includes('site@v1') && text.includes('superseded by'))\
-         (document.getElementById('closings-list').textContent)",
-    );
-    browser.until(
-        "the leftovers are gone",
-        "document.querySelectorAll('#deployments tbody tr').length === 1",
-    );
-    browser.until(
-        "the story goes on and ends",
-        &format!("['Asked session', 'It is over that', 'It ended', 'lasted '].every(part => {STORY}.includes(part))"),
-    );
-    browser.press("Escape");
-    browser.until(
-        "it is closed",
-        "!document.getElementById('incident').open && location.hash === ''",
-    );
-    assert_eq!(
-        browser.value(&format!("document.activeElement === {BUTTON}")),
-        json!(true)
-    );
-    browser.until(
-        "all is quiet: a rollout is no alarm",
-        "document.getElementById('verdict-title').textContent === 'All quiet' && \
-         !document.getElementById('alerts').checkVisibility()",
-    );
+    kill_the_stale(&pooler, &mut browser);
     assert_eq!(third[0].value("select 1"), "1");
     assert_no_complaints(&mut browser);
 

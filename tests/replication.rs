@@ -209,7 +209,10 @@ fn any_option_of_the_startup_is_accepted(threads: usize) {
         let more = [
             ("replication", kind),
             ("application_name", "standby"),
-            ("options", "-c wal_sender_timeout=42s -c work_mem=1MB -B 16"),
+            (
+                "options",
+                "-c wal_sender_timeout=42s -c pgweir.deployment=v7 -c work_mem=1MB -B 16",
+            ),
             ("TimeZone", "Asia/Tokyo"),
         ];
         // -B is no matter of a session: Postgres says so itself.
@@ -222,6 +225,8 @@ fn any_option_of_the_startup_is_accepted(threads: usize) {
         assert_eq!(raw.parameters["TimeZone"], "Asia/Tokyo");
         assert_eq!(raw.parameters["application_name"], "standby");
         assert_eq!(raw.value("SHOW wal_sender_timeout"), "42s");
+        let unknown = raw.error("SHOW pgweir.deployment");
+        assert_eq!(unknown.code(), "42704", "it is pgweir's own: {unknown}");
         raw.send(&Batch::new().query("IDENTIFY_SYSTEM"));
         assert_eq!(raw.tags_until_ready(), "T D C Z(I)");
         let (pid, _) = raw.key.clone().expect("a key");

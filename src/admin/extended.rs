@@ -7,7 +7,9 @@ use bytes::{Buf, Bytes};
 
 use super::command::{Outcome, Plan, unfinished};
 use super::console::{EMPTY_QUERY, not_utf8};
-use super::table::{Format, Formats, Row, Table, data_row, row_description};
+use super::table::{
+    Cell, Format, Formats, Kind, Row, SINCE_2000, Table, data_row, row_description, to_text,
+};
 use super::words;
 use crate::wire::reply::{Message, Report, SqlState};
 
@@ -36,6 +38,8 @@ mod oid {
     pub(super) const UNKNOWN: u32 = 705;
     pub(super) const BPCHAR: u32 = 1042;
     pub(super) const VARCHAR: u32 = 1043;
+    pub(super) const TIMESTAMP: u32 = 1114;
+    pub(super) const TIMESTAMPTZ: u32 = 1184;
     pub(super) const NUMERIC: u32 = 1700;
 }
 
@@ -348,6 +352,10 @@ fn decode(oid: u32, value: &[u8], format: Format) -> Result<String, Report> {
             oid::FLOAT4 => f32::from_be_bytes(value.try_into().ok()?).to_string(),
             oid::FLOAT8 => f64::from_be_bytes(value.try_into().ok()?).to_string(),
             oid::NUMERIC => numeric(value)?,
+            oid::TIMESTAMP | oid::TIMESTAMPTZ => {
+                let since_2000 = i128::from(i64::from_be_bytes(value.try_into().ok()?));
+                to_text(Kind::Instant, &Cell::Int(since_2000 + SINCE_2000))
+            }
             _ => return None,
         })
     };

@@ -2,7 +2,12 @@
 
 use std::borrow::Cow;
 
+use jiff::Timestamp;
+
 use crate::wire::reply::{Message, Report, SqlState};
+
+/// Microseconds from 1970 to 2000, when Postgres' own time begins.
+pub const SINCE_2000: i128 = 946_684_800_000_000;
 
 /// The type of a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +24,8 @@ pub enum Kind {
     Numeric,
     /// A time, as `text` like PgBouncer's.
     Time,
+    /// `timestamptz`: what queries compute with.
+    Instant,
 }
 
 impl Kind {
@@ -29,6 +36,7 @@ impl Kind {
             Self::Int8 => 20,
             Self::Int4 => 23,
             Self::Text | Self::Time => 25,
+            Self::Instant => 1184,
             Self::Numeric => 1700,
         }
     }
@@ -40,6 +48,7 @@ impl Kind {
             Self::Int8 => "bigint",
             Self::Int4 => "integer",
             Self::Text | Self::Time => "text",
+            Self::Instant => "timestamp with time zone",
             Self::Numeric => "numeric",
         }
     }
@@ -54,7 +63,7 @@ impl Kind {
         match self {
             Self::Bool => 1,
             Self::Int4 => 4,
-            Self::Int8 => 8,
+            Self::Int8 | Self::Instant => 8,
             Self::Text | Self::Time | Self::Numeric => -1,
         }
     }
@@ -116,7 +125,8 @@ pub enum Cell {
     Null,
     /// For [`Kind::Bool`].
     Bool(bool),
-    /// For the three kinds of numbers. What an `int4` cannot hold becomes the nearest that it can.
+    /// For the three kinds of numbers. What an `int4` cannot hold becomes the nearest that it can. For [`Kind::Instant`]: microseconds
+    /// since 1970.
     Int(i128),
     /// For [`Kind::Numeric`]: so many millionths.
     Millionths(i128),
@@ -278,6 +288,11 @@ fn encode(kind: Kind, cell: &Cell, format: Format) -> Option<Vec<u8>> {
         (Format::Binary, Kind::Bool, Cell::Bool(value)) => vec![u8::from(*value)],
         (Format::Binary, Kind::Int4, Cell::Int(value)) => to_int4(*value).to_be_bytes().into(),
         (Format::Binary, Kind::Int8, Cell::Int(value)) => to_int8(*value).to_be_bytes().into(),
+        (Format::Binary, Kind::Instant, Cell::Int(value)) => {
+            to_int8(value.saturating_sub(SINCE_2000))
+                .to_be_bytes()
+                .into()
+        }
         (Format::Binary, Kind::Numeric, cell) => binary_numeric(&to_text(kind, cell)),
         // Text in binary is text.
         _ => to_text(kind, cell).into_bytes(),
@@ -291,6 +306,10 @@ pub fn to_text(kind: Kind, cell: &Cell) -> String {
         (_, Cell::Bool(value)) => if *value { "t" } else { "f" }.to_owned(),
         (Kind::Int4, Cell::Int(value)) => to_int4(*value).to_string(),
         (Kind::Int8, Cell::Int(value)) => to_int8(*value).to_string(),
+        (Kind::Instant, Cell::Int(value)) => match Timestamp::from_microsecond(to_int8(*value)) {
+            Ok(time) => format!("{}+00", time.strftime("%Y-%m-%d %H:%M:%S%.f")),
+            Err(_) => if *value < 0 { "-infinity" } else { "infinity" }.to_owned(),
+        },
         (_, Cell::Int(value)) => value.to_string(),
         (_, Cell::Millionths(value)) => {
             let sign = if *value < 0 { "-" } else { "" };

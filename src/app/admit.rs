@@ -31,9 +31,9 @@ use crate::net::line::Line;
 use crate::net::listen::Peer;
 use crate::net::packet::Packets;
 use crate::net::stream::Stream;
-use crate::pool::book::ThreadId;
+use crate::pool::book::{Party, ThreadId};
 use crate::pool::lease::Lease;
-use crate::pool::pools::{Member, Refused};
+use crate::pool::pools::Member;
 use crate::repeats::{self, POOLER_ERROR};
 use crate::session::run::{End, Session, Terms};
 use crate::wire::parameters::Parameters;
@@ -53,8 +53,9 @@ pub async fn attend(app: Arc<App>, thread: ThreadId, arrival: Arrival) {
         return;
     };
     let end = session.await;
-    if let End::Refused(Refused::QueryWait { .. }) = &end {
-        app.watch.was_refused(&entry.who().service);
+    if let End::Refused(refused) = &end {
+        app.watch
+            .was_refused(&entry.who().service, refused.as_str());
     }
     if let End::Reaped(sentence) = &end {
         app.reaping.log.note(&entry, sentence, false);
@@ -285,16 +286,20 @@ impl Reception<'_> {
         if self.world.passes_through() && !replicates {
             self.vouch(packets, &pool, service).await?;
         }
-        let seats = self.seats(seat, &who, database).await?;
+        let counted = |denied: &Denied| self.count_refusal(&who.service, denied);
+        let seats = self.seats(seat, &who, database).await;
+        let seats = seats.inspect_err(counted)?;
         if self.world.passes_through() && replicates {
             self.vouch_alone(packets, &pool, service).await?;
         }
         let asked = self.for_postgres(asked, replicates, *peer, database)?;
         let settings = pool.settings();
+        let reach = self.app.reach_of(&who);
+        let party = Party { service, reach };
         let welcomed = async {
             match settings.mode {
-                Mode::Session if replicates => self.replicate(&pool, service).await,
-                Mode::Session => self.hold(&pool, service, asked).await,
+                Mode::Session if replicates => self.replicate(&pool, party).await,
+                Mode::Session => self.hold(&pool, party, asked).await,
                 Mode::Transaction | Mode::Statement => self.learn(&pool, service, asked).await,
             }
         };
@@ -303,7 +308,7 @@ impl Reception<'_> {
             accepted,
             mut lease,
         } = tokio::select! {
-            welcomed = welcomed => welcomed?,
+            welcomed = welcomed => welcomed.inspect_err(counted)?,
             () = poll_fn(|cx| packets.stream().poll_hung_up(cx)) => return Err(gone().into()),
         };
         // Whoever keeps a server connection may be known to others by its process id: in pg_stat_activity, in notifications.

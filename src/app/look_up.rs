@@ -40,6 +40,7 @@ const SERVICE_LIMITS: ServiceLimits = ServiceLimits {
     max_servers: 0,
     min_servers: 0,
     weight: 1,
+    kept_servers: 0,
 };
 
 /// How long an answer serves. Whoever connects for each request, or many at once, cost a query a second; and a password that is

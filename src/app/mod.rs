@@ -10,6 +10,7 @@ pub mod incident;
 pub mod log;
 
 pub mod look_up;
+pub mod memory;
 pub mod monitor;
 mod notify;
 pub mod page;

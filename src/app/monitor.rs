@@ -3,6 +3,8 @@
 //! What it reads makes the budget follow what others take, and tells who they are. Where it cannot log in, or may not see, what is
 //! known stays, it says so once, and goes on. It lives on the watch's thread and delays no client.
 
+mod signal;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,7 +44,9 @@ const QUERY: &str = "SELECT current_setting('max_connections'), \
     extract(epoch FROM clock_timestamp() - a.backend_start)::bigint, \
     extract(epoch FROM clock_timestamp() - a.xact_start)::bigint, \
     extract(epoch FROM clock_timestamp() - a.state_change)::bigint, \
-    left(a.query, 1024), a.backend_start IS NOT NULL \
+    left(a.query, 1024), a.backend_start IS NOT NULL, \
+    (extract(epoch FROM a.backend_start) * 1000000)::bigint, (extract(epoch FROM a.state_change) * 1000000)::bigint, \
+    a.client_port, pg_backend_pid() \
     FROM pg_stat_activity AS a WHERE a.backend_type = 'client backend' \
     OR (a.backend_type IS NULL AND a.datid IS NOT NULL AND a.usesysid IS NOT NULL)";
 
@@ -63,6 +67,9 @@ pub struct Reading {
     pub shares: Shares,
     /// Whether Postgres tells what other roles do.
     pub sees_all: bool,
+    /// The monitor's own connection; `None`: the process ids that pgweir knows are not Postgres' own, because something stands in
+    /// between.
+    own: Option<Backend>,
 }
 
 impl Reading {
@@ -106,6 +113,7 @@ pub struct Monitor {
     /// What was said last of why it cannot read.
     complaint: Option<String>,
     blind: bool,
+    signals: signal::Signals,
 }
 
 impl Monitor {
@@ -117,6 +125,7 @@ impl Monitor {
             connection: None,
             complaint: None,
             blind: false,
+            signals: signal::Signals::default(),
         }
     }
 
@@ -139,6 +148,9 @@ impl Monitor {
                         others: reading.shares.others(),
                     },
                 );
+                self.remember(app, &reading);
+                self.end_what_was_left(app, &reading).await;
+                self.close_foreign(app, &reading).await;
                 Some(reading)
             }
             Err(error) => {
@@ -314,7 +326,8 @@ fn reading(
     };
     let sees_all = rows.iter().all(|row| text(row, 12) == "t");
     let backends = rows.iter().filter_map(backend);
-    let backends: Vec<_> = backends.filter(|backend| backend.pid != own).collect();
+    let (mine, backends): (Vec<_>, Vec<_>) = backends.partition(|backend| backend.pid == own);
+    let is_direct = number(first, 16) == Some(own);
     let whose = |backend: &Backend| {
         if ours.contains(&backend.pid) {
             Whose::Ours
@@ -336,6 +349,7 @@ fn reading(
         limits,
         shares,
         sees_all,
+        own: mine.into_iter().find(|_| is_direct),
         backends: backends
             .into_iter()
             .map(|backend| (whose(&backend), backend))
@@ -354,6 +368,9 @@ fn backend(row: &Row) -> Option<Backend> {
         age: number(row, 8),
         transaction: number(row, 9),
         unchanged: number(row, 10),
+        begun: number(row, 13),
+        changed: number(row, 14),
+        port: number(row, 15),
         statement: match text(row, 11) {
             // What Postgres says instead.
             "<insufficient privilege>" => String::new(),

@@ -3,18 +3,27 @@
 //! The choices are `policy`'s. Here the directory is looked over a few times a second, sessions are asked to leave, and what came
 //! of it is kept. A session leaves by itself, and only if it still does what it was seen to do.
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 
 use super::serve::App;
+use super::world::{World, kept_for_the_next};
 use crate::client::directory::{Entry, Who};
 use crate::client::patience::{Activity, Doing};
 use crate::client::reaped::ReapedLog;
-use crate::policy::deployment::{Count, DeploymentRow, Deployments, Measure, Promotion, Unknown};
-use crate::policy::reaper::{Choice, Pressure, Reaper, Rest, Seen, Sentence, room_for_one, stale};
+use crate::policy::budget::{Backend, Whose};
+use crate::policy::deployment::{
+    Count, DeploymentRow, Deployments, Measure, Memory, Promotion, Unknown,
+};
+use crate::policy::reaper::{
+    Choice, Pressure, Reaper, Reason, Rest, Seen, Sentence, is_leftover, room_for_one, stale,
+};
+use crate::policy::service::Facts;
+use crate::pool::book::Reach;
 
 /// What is known of deployments, and of the sessions that were closed because of them.
 #[derive(Debug)]
@@ -25,14 +34,32 @@ pub struct Reaping {
     pub log: ReapedLog,
 }
 
-impl Default for Reaping {
-    fn default() -> Self {
+impl Reaping {
+    /// With what an earlier process has left.
+    pub fn after(memory: &Memory) -> Self {
         Self {
-            life: Mutex::new(Deployments::new(0)),
+            life: Mutex::new(Deployments::after(0, memory)),
             reaper: Mutex::default(),
             log: ReapedLog::default(),
         }
     }
+
+    /// What the next process is to know.
+    pub(super) fn memory(&self) -> Memory {
+        self.life.lock().memory()
+    }
+}
+
+/// A connection past pgweir that is to be closed: of a deployment that is superseded, and idle.
+pub(super) struct Leftover {
+    /// It at Postgres.
+    pub backend: Backend,
+    /// Whose it is.
+    pub who: Arc<Who>,
+    /// Why it is closed.
+    pub sentence: Arc<Sentence>,
+    /// It is only to be said.
+    pub dry_run: bool,
 }
 
 /// The sessions that matter, at one moment.
@@ -118,6 +145,9 @@ impl App {
             .reaper
             .lock()
             .choose(now, &pressures, &seen, rules);
+        // What is wanted is looked at less often than this is done.
+        let frees = |choice: &&Choice| !choice.dry_run && seen[choice.at].rest != Rest::Idle;
+        self.watch.helped(choices.iter().filter(frees).count());
         self.carry_out(now, &survey, &choices);
     }
 
@@ -176,17 +206,25 @@ impl App {
         choices.len()
     }
 
-    /// How many clients a service with that cap may have when this one comes. An eighth is kept for a deployment that is newer than
+    /// How many clients a service with that cap may have when this one comes. A part is kept for a deployment that is newer than
     /// the current one: without that it could not start while the old one has taken everything.
     pub(super) fn clients_for(&self, who: &Who, most: u32) -> u32 {
+        match self.reach_of(who) {
+            Reach::All => most,
+            Reach::AllButKept => most - kept_for_the_next(most),
+        }
+    }
+
+    /// The same for server connections, of which a session keeps one for its life.
+    pub(super) fn reach_of(&self, who: &Who) -> Reach {
         let Some(deployment) = &who.deployment else {
-            return most;
+            return Reach::All;
         };
         let life = self.reaping.life.lock();
         if life.is_new(&who.service, deployment) {
-            most
+            Reach::All
         } else {
-            most - kept_for_the_next(most)
+            Reach::AllButKept
         }
     }
 
@@ -213,9 +251,43 @@ impl App {
         choice.is_some()
     }
 
+    /// Connections past pgweir that may be closed for those who wait: at most as many as they want. What comes from where another
+    /// pgweir runs is left to that one.
+    pub(super) fn foreign_leftovers(&self, backends: &[(Whose, Backend)]) -> Vec<Leftover> {
+        let world = self.world();
+        let wanted = self.watch.wanted();
+        if !world.config.pressure.close_foreign || wanted == 0 {
+            return Vec::new();
+        }
+        let siblings = backends
+            .iter()
+            .filter(|(whose, _)| *whose == Whose::Siblings);
+        let siblings: HashSet<_> = siblings.map(|(_, sibling)| &sibling.address).collect();
+        let idle = backends.iter().filter(|(whose, backend)| {
+            *whose == Whose::Foreign
+                && backend.state == "idle"
+                && !siblings.contains(&backend.address)
+        });
+        let clock = Clock::new(self.directory.now());
+        let life = self.reaping.life.lock();
+        let leftover = |backend: &Backend| leftover(&world, &life, &clock, backend);
+        let mut found: Vec<_> = idle.filter_map(|(_, backend)| leftover(backend)).collect();
+        drop(life);
+        found.sort_by_key(|leftover| Reverse(leftover.backend.unchanged));
+        found.truncate(wanted as usize);
+        let mut reaper = self.reaping.reaper.lock();
+        found.retain(|leftover| {
+            let service = &leftover.who.service;
+            let most = world.deployments_of(service).close_per_second;
+            leftover.dry_run || reaper.may_close(clock.now, service, most)
+        });
+        found
+    }
+
+    /// Looks over all sessions. A login may want what is known of deployments meanwhile: that is asked once for each group of sessions
+    /// and not held, so that nobody waits while ten thousand are counted.
     fn survey(&self, now: u64) -> Survey {
         let world = self.world();
-        let life = self.reaping.life.lock();
         let (mut groups, mut sessions) = (Vec::<Group>::new(), Vec::new());
         let mut known = HashMap::new();
         self.directory.for_each(|entry, joined| {
@@ -224,12 +296,12 @@ impl App {
                 let superseded = who
                     .deployment
                     .as_deref()
-                    .and_then(|deployment| life.superseded(&who.service, deployment));
+                    .and_then(|deployment| self.superseded_since(&who.service, deployment));
                 groups.push(Group {
                     who: Arc::clone(&who),
                     measure: Measure {
                         promote_after: world.deployments_of(&who.service).promote_after,
-                        superseded: superseded.map(|superseded| superseded.since),
+                        superseded,
                     },
                     count: Count::default(),
                 });
@@ -248,6 +320,11 @@ impl App {
             }
         });
         Survey { groups, sessions }
+    }
+
+    fn superseded_since(&self, service: &str, deployment: &str) -> Option<u64> {
+        let life = self.reaping.life.lock();
+        Some(life.superseded(service, deployment)?.since)
     }
 
     fn carry_out(&self, now: u64, survey: &Survey, choices: &[Choice]) {
@@ -287,11 +364,50 @@ impl App {
     }
 }
 
-/// What is kept of a cap for the next deployment.
-fn kept_for_the_next(most: u32) -> u32 {
-    /// A rollout begins with a few.
-    const PART: u32 = 8;
-    if most < 2 { 0 } else { most.div_ceil(PART) }
+/// It as a leftover, if that is what it is.
+fn leftover(
+    world: &World,
+    life: &Deployments,
+    clock: &Clock,
+    backend: &Backend,
+) -> Option<Leftover> {
+    let classified = world.classifier.classify(&Facts {
+        user: &backend.user,
+        database: &backend.database,
+        application_name: &backend.application_name,
+        address: backend.address.parse().ok(),
+        certificate: None,
+        deployment: None,
+    });
+    let (service, deployment) = (classified.service, classified.deployment?);
+    let superseded = life.superseded(&service, &deployment)?;
+    let rules = world.deployments_of(&service);
+    let rested = Duration::from_secs(backend.unchanged?);
+    if !is_leftover(rested, rules) {
+        return None;
+    }
+    let sentence = Sentence {
+        reason: Reason::PressureForeign,
+        service: service.to_string(),
+        deployment: Some(deployment.clone()),
+        by: superseded.by.clone(),
+        since: Some(clock.time(superseded.since)),
+        rested,
+    };
+    let who = Who {
+        user: backend.user.clone(),
+        database: backend.database.clone(),
+        service: service.to_string(),
+        deployment: Some(deployment.into()),
+        application_name: backend.application_name.clone(),
+        ..Who::default()
+    };
+    Some(Leftover {
+        backend: backend.clone(),
+        who: Arc::new(who),
+        sentence: Arc::new(sentence),
+        dry_run: rules.dry_run,
+    })
 }
 
 /// The directory's clock and the one on the wall.

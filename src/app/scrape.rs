@@ -84,6 +84,10 @@ fn clients(app: &App, text: &mut Exposition) {
     for ((service, reason), count) in app.reaping.log.counts() {
         reaped.add(&[&service, reason.as_str()], count);
     }
+    let mut refused = text.family(&m::SERVICE_REFUSALS);
+    for ((service, reason), count) in app.watch.refusals() {
+        refused.add(&[&service, reason], count);
+    }
     by_reason(text, &m::CANCEL_REQUESTS, &metrics.cancel_requests.read());
 }
 

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::admit::denied::Denied;
 use super::look_up::LookUps;
+use super::memory::Keeper;
 use super::page::{self, Page};
 use super::phase::{Phase, Phases, live};
 use super::ready::Reachable;
@@ -117,6 +118,8 @@ pub struct App {
     pub quotas: Quotas,
     /// Users who are listed nowhere.
     pub look_ups: LookUps,
+    /// What is left to the next process.
+    pub memory: Keeper,
     /// Deployments, and what they have left behind.
     pub reaping: Reaping,
     /// Every series.
@@ -267,6 +270,7 @@ pub fn serve(source: Source, drain_limit: Duration) -> Result<(), StartError> {
         threads.clone().map(|_| unbounded_channel()).unzip();
     let (arrivals, arrival_inboxes): (Vec<_>, Vec<_>) =
         threads.map(|_| unbounded_channel()).unzip();
+    let (memory, known) = Keeper::open(config.incidents.directory.as_deref());
     let app = Arc::new(App {
         source,
         world: RwLock::new(Arc::new(world)),
@@ -281,7 +285,8 @@ pub fn serve(source: Source, drain_limit: Duration) -> Result<(), StartError> {
         look_ups: LookUps::default(),
         metrics: Metrics::new(&Denied::WORDS, &End::WORDS),
         reachable: Reachable::default(),
-        reaping: Reaping::default(),
+        memory,
+        reaping: Reaping::after(&known),
         watch: Watch::new(),
         page: Page::default(),
     });

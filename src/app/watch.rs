@@ -5,7 +5,7 @@
 
 mod facts;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -54,8 +54,8 @@ pub struct Watch {
     alerts: RwLock<Arc<[Raised]>>,
     incidents: RwLock<Arc<[Summary]>>,
     store: Mutex<Option<Store>>,
-    /// Clients that got no server connection, by service.
-    refused: DashMap<String, u64>,
+    /// Clients that were sent away although they may come, by service and reason.
+    refused: DashMap<(String, &'static str), u64>,
     deeds: Mutex<Vec<String>>,
     /// Incidents that were opened, by their cause.
     pub opened: Reasons,
@@ -114,13 +114,39 @@ impl Watch {
         self.wanted.load(Relaxed)
     }
 
-    /// Notes that a client of this service got no server connection.
-    pub fn was_refused(&self, service: &str) {
-        if let Some(mut count) = self.refused.get_mut(service) {
+    /// Notes that so many server connections will come free: no more are to be closed for the same want.
+    pub fn helped(&self, freed: usize) {
+        let freed = u32::try_from(freed).unwrap_or(u32::MAX);
+        let less = |wanted: u32| Some(wanted.saturating_sub(freed));
+        // It always says something else, so there is always a value before.
+        let _ = self.wanted.fetch_update(Relaxed, Relaxed, less);
+    }
+
+    /// Notes that a client of this service was sent away: it was one too many, or there was no server connection for it.
+    pub fn was_refused(&self, service: &str, reason: &'static str) {
+        let key = (service.to_owned(), reason);
+        if let Some(mut count) = self.refused.get_mut(&key) {
             *count += 1;
         } else if self.refused.len() < MOST_SERVICES {
-            *self.refused.entry(service.to_owned()).or_default() += 1;
+            *self.refused.entry(key).or_default() += 1;
         }
+    }
+
+    /// How many were, by service and reason.
+    pub fn refusals(&self) -> BTreeMap<(String, &'static str), u64> {
+        let counts = self.refused.iter();
+        counts
+            .map(|count| (count.key().clone(), *count.value()))
+            .collect()
+    }
+
+    /// The same by service alone.
+    fn refusals_by_service(&self) -> BTreeMap<String, u64> {
+        let mut sums = BTreeMap::new();
+        for ((service, _), count) in self.refusals() {
+            *sums.entry(service).or_default() += count;
+        }
+        sums
     }
 
     /// Notes what was done, for the incident that is going on.
@@ -181,6 +207,7 @@ async fn watch(app: Arc<App>, end: CancellationToken) {
             }
         }
         guard.look(&app);
+        app.memory.keep(app.reaping.memory());
     }
     guard.leave(&app);
     for task in tasks {

@@ -699,8 +699,15 @@ impl World {
             max_servers: limits.max_servers,
             min_servers: limits.min_servers,
             weight: limits.weight,
+            kept_servers: kept_for_the_next(limits.max_servers),
         }
     }
+}
+
+/// What is kept of a service's cap for its next deployment: an eighth, with which a rollout may begin. Nothing of a single one.
+pub(super) fn kept_for_the_next(most: u32) -> u32 {
+    const PART: u32 = 8;
+    if most < 2 { 0 } else { most.div_ceil(PART) }
 }
 
 fn from_timeouts(timeouts: &Timeouts) -> Patience {

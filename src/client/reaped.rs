@@ -24,7 +24,7 @@ const OTHERS: &str = "(others)";
 pub struct Reaped {
     /// When.
     pub at: SystemTime,
-    /// Its number.
+    /// Its number; Postgres' process id if it did not come through pgweir.
     pub id: u32,
     /// Whose it was.
     pub who: Arc<Who>,
@@ -56,26 +56,51 @@ impl ReapedLog {
 
     /// Notes that a session was closed, or that it would have been.
     pub fn note(&self, entry: &Entry, sentence: &Arc<Sentence>, dry_run: bool) {
-        let who = entry.who();
-        let mut last = self.last.lock();
-        if last.len() >= MOST_REAPED {
-            last.pop_front();
-        }
-        last.push_back(Reaped {
+        let reaped = Reaped {
             at: SystemTime::now(),
             id: entry.id(),
-            who: Arc::clone(&who),
+            who: entry.who(),
             peer: entry.peer,
             sentence: Arc::clone(sentence),
             dry_run,
-        });
-        drop(last);
+        };
         if dry_run {
+            let who = &reaped.who;
             tracing::info!(
                 id = entry.id(), user = who.user, database = who.database, service = who.service,
                 deployment = who.deployment.as_deref(), peer = %entry.peer, reason = sentence.reason.as_str(),
                 "would be closed, but for dry_run: {sentence}"
             );
+        }
+        self.add(reaped);
+    }
+
+    /// The same of a connection that does not come through pgweir: its number is Postgres' process id.
+    pub fn note_foreign(&self, reaped: Reaped) {
+        let (who, sentence) = (&reaped.who, &reaped.sentence);
+        let what = if reaped.dry_run {
+            "would be closed, but for dry_run"
+        } else {
+            "a connection past pgweir was closed"
+        };
+        tracing::info!(
+            pid = reaped.id, user = who.user, database = who.database, service = who.service,
+            deployment = who.deployment.as_deref(), peer = %reaped.peer, reason = sentence.reason.as_str(),
+            "{what}: {sentence}"
+        );
+        self.add(reaped);
+    }
+
+    fn add(&self, reaped: Reaped) {
+        let (who, sentence) = (Arc::clone(&reaped.who), Arc::clone(&reaped.sentence));
+        let dry_run = reaped.dry_run;
+        let mut last = self.last.lock();
+        if last.len() >= MOST_REAPED {
+            last.pop_front();
+        }
+        last.push_back(reaped);
+        drop(last);
+        if dry_run {
             return;
         }
         let mut counts = self.counts.lock();

@@ -312,7 +312,7 @@ compare! { deployments: Deployments {
     pattern, promote_after, stale_grace, stale_idle, stale_idle_transaction, close_per_second, dry_run,
 } }
 
-compare! { pressure: Pressure { waiters_for, min_headroom, idle_transaction } }
+compare! { pressure: Pressure { waiters_for, min_headroom, idle_transaction, close_foreign } }
 
 compare! { alerts: Alerts { total_servers, login_failures, webhook, webhook_ca, repeat_every } }
 

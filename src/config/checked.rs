@@ -539,6 +539,9 @@ pub struct Deployments {
     pub dry_run: bool,
 }
 
+/// The pattern of the file of defaults. It fits more than deployments: see `policy::service`.
+pub const DEFAULT_PATTERN: &str = "^(?<service>[^@/]+)[@/](?<deployment>.+)$";
+
 /// A regular expression with the group `deployment` and, mostly, `service`.
 #[derive(Debug, Clone)]
 pub struct Pattern(Regex);
@@ -611,6 +614,8 @@ pub struct Pressure {
     pub min_headroom: u32,
     /// Then sessions idle in a transaction this long are closed too; zero = never.
     pub idle_transaction: Duration,
+    /// Then idle connections past pgweir, of superseded deployments, are closed at Postgres.
+    pub close_foreign: bool,
 }
 
 /// Alerts.

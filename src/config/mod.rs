@@ -29,7 +29,7 @@ use raw::{Document, Notes};
 use value::Given;
 
 pub use mistake::{Mistake, Mistakes};
-pub use overrides::{Overrides, SetError};
+pub use overrides::{Overrides, SetError, in_pgbouncers_words};
 
 /// The longest name of a service, in bytes: as long as Postgres lets any name be, and one more.
 pub const LONGEST_SERVICE_NAME: usize = 64;

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::Mistakes;
-use super::change::{Effect, between};
+use super::change::{Effect, Setting, between};
 use super::checked::Config;
 use super::raw::dotted;
+use super::value::duration_of;
 
 /// Settings given at run time. They last until the file is read again.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -111,6 +112,27 @@ enum Unit {
     Same,
     /// Seconds, without saying so.
     Seconds,
+}
+
+impl Unit {
+    /// A setting's value as PgBouncer writes it.
+    fn written(self, text: &str) -> String {
+        let seconds = (self == Self::Seconds).then(|| duration_of(text)).flatten();
+        seconds.map_or_else(|| text.to_owned(), |time| time.as_secs_f64().to_string())
+    }
+}
+
+/// Those of these settings that PgBouncer has too, by its names and in its units: exporters and agents look for some of them.
+pub fn in_pgbouncers_words(settings: &[Setting]) -> impl Iterator<Item = Setting> {
+    ALIASES.iter().filter_map(|(alias, path, unit)| {
+        let setting = settings.iter().find(|setting| setting.name == *path)?;
+        Some(Setting {
+            name: (*alias).to_owned(),
+            value: unit.written(&setting.value),
+            default: unit.written(&setting.default),
+            effect: setting.effect,
+        })
+    })
 }
 
 impl Overrides {
@@ -296,6 +318,23 @@ mod tests {
         set(&Overrides::default(), name, value)
             .expect_err(name)
             .to_string()
+    }
+
+    #[test]
+    fn settings_that_pgbouncer_has_are_told_in_its_words() {
+        let config = config_with("timeouts.query_wait", "90s");
+        let settings = crate::config::change::settings(&config);
+        let told: Vec<_> = in_pgbouncers_words(&settings).collect();
+        let of = |name: &str| {
+            let setting = told.iter().find(|setting| setting.name == name);
+            setting.map(|setting| (setting.value.as_str(), setting.default.as_str()))
+        };
+        assert_eq!(of("query_wait_timeout"), Some(("90", "120")));
+        assert_eq!(of("client_idle_timeout"), Some(("0", "0")));
+        assert_eq!(of("pool_mode"), Some(("transaction", "transaction")));
+        assert_eq!(of("max_user_connections"), Some(("0", "0")));
+        // Each name in the list is one of ours as well.
+        assert_eq!(told.len(), ALIASES.len());
     }
 
     #[test]

@@ -418,6 +418,7 @@ fn pressure(mut table: Table<'_, '_>) -> Pressure {
         waiters_for: table.get("waiters_for", value::duration),
         min_headroom: table.get("min_headroom", value::count),
         idle_transaction: table.get("idle_transaction", value::duration),
+        close_foreign: table.get("close_foreign", value::boolean),
     };
     table.finish();
     pressure

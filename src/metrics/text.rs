@@ -1,6 +1,7 @@
 //! Prometheus' text format, version 0.0.4.
 
 use std::fmt::{Display, Write};
+use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
 use super::{Family, Kind, Times, bound};
@@ -46,7 +47,7 @@ impl Exposition {
 impl Series<'_> {
     /// Adds a series, with a value for each label.
     pub fn add(&mut self, labels: &[&str], value: impl Display) {
-        self.line("", labels, None, value);
+        self.line("", labels, value);
     }
 
     /// Adds a series whose value is a time.
@@ -60,28 +61,35 @@ impl Series<'_> {
         self.add_time(labels, since.unwrap_or_default());
     }
 
-    /// Adds the series of a histogram.
+    /// Adds the series of a histogram. All of its buckets begin alike: that is put together once, since most lines of a scrape are
+    /// buckets.
     pub fn add_times(&mut self, labels: &[&str], times: &Times) {
         debug_assert_eq!(self.family.kind, Kind::Histogram);
+        let start = self.text.len();
+        let before = self.begin("_bucket", labels);
+        self.text.push(before);
+        self.text.push_str("le=\"");
+        let front = self.text.split_off(start);
         let mut below = 0;
-        for (index, count) in times.buckets.iter().enumerate() {
+        for (count, bound) in times.buckets.iter().zip(&*BOUNDS) {
             below += count;
-            match bound(index) {
-                Some(bound) => self.line("_bucket", labels, Some(&seconds(bound)), below),
-                None => self.line("_bucket", labels, Some(&"+Inf"), below),
-            }
+            self.text.push_str(&front);
+            self.text.push_str(bound);
+            put(self.text, format_args!("\"}} {below}\n"));
         }
-        self.line("_sum", labels, None, seconds(times.sum));
-        self.line("_count", labels, None, below);
+        self.line("_sum", labels, seconds(times.sum));
+        self.line("_count", labels, below);
     }
 
-    fn line(
-        &mut self,
-        suffix: &str,
-        labels: &[&str],
-        le: Option<&dyn Display>,
-        value: impl Display,
-    ) {
+    fn line(&mut self, suffix: &str, labels: &[&str], value: impl Display) {
+        if self.begin(suffix, labels) == ',' {
+            self.text.push('}');
+        }
+        put(self.text, format_args!(" {value}\n"));
+    }
+
+    /// Writes name and labels, and says what is to stand before another one.
+    fn begin(&mut self, suffix: &str, labels: &[&str]) -> char {
         let Family {
             name,
             labels: names,
@@ -100,16 +108,16 @@ impl Series<'_> {
             text.push('"');
             before = ',';
         }
-        if let Some(le) = le {
-            put(text, format_args!("{before}le=\"{le}\""));
-            before = ',';
-        }
-        if before == ',' {
-            text.push('}');
-        }
-        put(text, format_args!(" {value}\n"));
+        before
     }
 }
+
+/// The buckets' bounds as they are written.
+static BOUNDS: LazyLock<Vec<String>> = LazyLock::new(|| {
+    let written =
+        |index| bound(index).map_or("+Inf".to_owned(), |bound| seconds(bound).to_string());
+    (0..Times::default().buckets.len()).map(written).collect()
+});
 
 #[expect(clippy::cast_precision_loss, reason = "Prometheus has only floats")]
 fn seconds(micros: u64) -> f64 {
@@ -117,15 +125,17 @@ fn seconds(micros: u64) -> f64 {
 }
 
 /// Names come from clients.
-fn escape(text: &mut String, value: &str) {
-    for character in value.chars() {
-        match character {
-            '\\' => text.push_str("\\\\"),
-            '"' => text.push_str("\\\""),
-            '\n' => text.push_str("\\n"),
-            other => text.push(other),
-        }
+fn escape(text: &mut String, mut value: &str) {
+    while let Some(place) = value.find(['\\', '"', '\n']) {
+        text.push_str(&value[..place]);
+        text.push_str(match value.as_bytes()[place] {
+            b'\n' => "\\n",
+            b'"' => "\\\"",
+            _ => "\\\\",
+        });
+        value = &value[place + 1..];
     }
+    text.push_str(value);
 }
 
 fn put(text: &mut String, what: std::fmt::Arguments<'_>) {

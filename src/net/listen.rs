@@ -181,3 +181,50 @@ fn local(socket: OwnedFd) -> (Unregistered, Peer) {
     let pid = peer.ok().map(|peer| peer.pid.as_raw_nonzero().get());
     (Unregistered::Unix(socket.into()), Peer::Unix(pid))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use socket2::SockRef;
+
+    use super::*;
+    use crate::config;
+
+    fn defaults() -> Tcp {
+        let text = "[databases.\"*\"]\nurl = \"postgres://db\"\n";
+        config::parse(text, "pooler.toml", &|_| None).unwrap().tcp
+    }
+
+    #[track_caller]
+    fn notices_a_dead_peer_within_a_minute(socket: &SockRef<'_>) {
+        assert!(socket.keepalive().unwrap());
+        let idle = socket.tcp_keepalive_time().unwrap();
+        let probes =
+            socket.tcp_keepalive_interval().unwrap() * socket.tcp_keepalive_retries().unwrap();
+        assert!(
+            idle + probes < Duration::from_mins(1),
+            "{idle:?} + {probes:?}"
+        );
+        let unanswered = socket.tcp_user_timeout().unwrap().expect("a limit");
+        assert!(idle + unanswered < Duration::from_mins(1), "{unanswered:?}");
+    }
+
+    #[tokio::test]
+    async fn a_dead_peer_is_noticed_within_a_minute_on_both_sides() {
+        let tcp = defaults();
+        let listener = Listener::tcp("127.0.0.1:0".parse().unwrap(), &tcp, 8).unwrap();
+        let place = listener.name().parse().unwrap();
+        let accepting = listener.register().unwrap();
+        let dialing = crate::net::stream::Stream::connect_to(place, &tcp);
+        let (accepted, dialed) = tokio::join!(accepting.accept(), dialing);
+        let (Unregistered::Tcp(accepted), _) = accepted.unwrap() else {
+            panic!("it is a TCP socket");
+        };
+        notices_a_dead_peer_within_a_minute(&SockRef::from(&accepted));
+        let crate::net::stream::Stream::Tcp(dialed) = dialed.unwrap() else {
+            panic!("it is one, too");
+        };
+        notices_a_dead_peer_within_a_minute(&SockRef::from(&dialed));
+    }
+}

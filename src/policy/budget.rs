@@ -61,6 +61,12 @@ pub struct Backend {
     pub transaction: Option<u64>,
     /// For how long it has been in its state, in seconds.
     pub unchanged: Option<u64>,
+    /// When it began, in microseconds since 1970, if Postgres says: with its process id that names it for ever.
+    pub begun: Option<i64>,
+    /// Since when it has been in its state, likewise: as long as that is the same, it has done nothing.
+    pub changed: Option<i64>,
+    /// The port of its client; -1: a unix socket.
+    pub port: Option<i32>,
     /// Its last statement without literals; empty if Postgres does not say.
     pub statement: String,
 }

@@ -12,11 +12,15 @@
 //!   has lived for `promote_after`, is current again: a rollback. It takes its rank behind the one that it follows.
 //! * What logged in within `promote_after` of the process' start has no order that anybody knows: after a restart everybody comes
 //!   back at once. Those supersede each other not, and may all be current.
+//! * What a process remembers of the one before it is the order alone. Nobody is superseded by one that has not lived since: who
+//!   has gone meanwhile may have been rolled back, and who comes back late finds its place.
 //! * An operator's word (`promote`, `supersede`) holds until a newer deployment has lived.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
 
 /// How exactly it is known when a session joined.
 const GRAIN: u64 = 100;
@@ -32,6 +36,8 @@ const MOST_SERVICES: usize = 1000;
 pub struct Deployments {
     /// When the process began.
     start: u64,
+    /// The company of those that come right after it.
+    company: u32,
     services: HashMap<Arc<str>, Service>,
 }
 
@@ -56,9 +62,26 @@ pub struct Deployment {
     pub last: u64,
     /// How many it has.
     pub sessions: u32,
-    /// It came with everybody else when the process started.
-    from_start: bool,
+    /// With whom it came when a process started, as a number that no other start has; [`ALONE`]: its place is known.
+    company: u32,
+    /// An earlier process knew it.
+    is_remembered: bool,
 }
+
+/// A deployment that came by itself.
+const ALONE: u32 = 0;
+
+/// A deployment, as the next process hears of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Remembered {
+    /// Its name.
+    pub name: String,
+    /// Those of one number have no order among them; 0: it has its place.
+    pub company: u32,
+}
+
+/// What one process leaves to the next: the deployments of each service, the oldest first.
+pub type Memory = BTreeMap<String, Vec<Remembered>>;
 
 /// What a deployment is to its service.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -228,10 +251,40 @@ pub enum Unknown {
 impl Deployments {
     /// None yet.
     pub fn new(start: u64) -> Self {
+        Self::after(start, &Memory::new())
+    }
+
+    /// Those that an earlier process knew, in their order. None of them counts before it has lived here.
+    pub fn after(start: u64, memory: &Memory) -> Self {
+        let deployment = |remembered: &Remembered| Deployment {
+            name: remembered.name.as_str().into(),
+            standing: Standing::New,
+            first: start,
+            last: start,
+            sessions: 0,
+            company: remembered.company,
+            is_remembered: true,
+        };
+        let service = |remembered: &Vec<Remembered>| Service {
+            ranked: remembered.iter().map(deployment).collect(),
+            seen: start,
+        };
+        let all = memory.values().flatten();
         Self {
             start,
-            services: HashMap::new(),
+            company: all.map(|known| known.company).max().unwrap_or(ALONE) + 1,
+            services: memory
+                .iter()
+                .map(|(name, remembered)| (name.as_str().into(), service(remembered)))
+                .collect(),
         }
+    }
+
+    /// What the next process is to know: who comes after whom. Crash loops are forgotten.
+    pub fn memory(&self) -> Memory {
+        let services = self.services.iter();
+        let services = services.map(|(name, service)| (name.to_string(), service.memory()));
+        services.filter(|(_, known)| !known.is_empty()).collect()
     }
 
     /// How a deployment was superseded, if it was.
@@ -282,7 +335,7 @@ impl Deployments {
             let nobody = HashMap::new();
             let counts = counts.get(&**name).unwrap_or(&nobody);
             let early = now <= self.start.saturating_add(millis(promote_after(name)));
-            service.count(now, counts, early);
+            service.count(now, counts, if early { self.company } else { ALONE });
             promotions.extend(service.promote(now, name, counts));
             service.forget();
         }
@@ -302,7 +355,7 @@ impl Deployments {
         let promoted = service.ranked.remove(at);
         service.ranked.push(promoted);
         for deployment in &mut service.ranked {
-            deployment.from_start = false;
+            deployment.company = ALONE;
         }
         let at = service.ranked.len() - 1;
         Ok(service.crown(now, &name, at))
@@ -318,11 +371,16 @@ impl Deployments {
             .iter()
             .rfind(other)
             .map(|other| other.name.clone());
-        service.ranked[at].standing = Standing::Superseded(Superseded {
+        let mut deployment = service.ranked.remove(at);
+        deployment.standing = Standing::Superseded(Superseded {
             by,
             since: now,
             by_operator: true,
         });
+        // Whoever counts beside it is the newer one from now on.
+        let current = service.ranked.iter().position(Deployment::is_current);
+        let at = current.map_or(at, |current| current.min(at));
+        service.ranked.insert(at, deployment);
         Ok(())
     }
 
@@ -369,8 +427,20 @@ impl Service {
             .position(|known| *known.name == *deployment)
     }
 
-    /// Notes how many sessions there are of each. `early`: the process has just begun.
-    fn count(&mut self, now: u64, counts: &HashMap<&str, Count>, early: bool) {
+    fn memory(&self) -> Vec<Remembered> {
+        let counts = |known: &&Deployment| {
+            known.standing != Standing::New || known.sessions > 0 || known.is_remembered
+        };
+        let known = self.ranked.iter().filter(counts);
+        let remembered = known.map(|known| Remembered {
+            name: known.name.to_string(),
+            company: known.company,
+        });
+        remembered.collect()
+    }
+
+    /// Notes how many sessions there are of each. `company`: that of whoever is seen for the first time.
+    fn count(&mut self, now: u64, counts: &HashMap<&str, Count>, company: u32) {
         for deployment in &mut self.ranked {
             deployment.sessions = counts
                 .get(&*deployment.name)
@@ -393,7 +463,8 @@ impl Service {
                 first: count.first,
                 last: now,
                 sessions: count.sessions,
-                from_start: early,
+                company,
+                is_remembered: false,
             });
         }
     }
@@ -456,19 +527,17 @@ impl Service {
             .rposition(|known| known.is_current() || known.superseded().is_some());
         let place = place.unwrap_or(at).max(at);
         let mut deployment = self.ranked.remove(at);
-        deployment.from_start = false;
+        deployment.company = ALONE;
         self.ranked.insert(place, deployment);
         place
     }
 
     /// Makes one current, and supersedes those that it is newer than.
     fn crown(&mut self, now: u64, service: &Arc<str>, at: usize) -> Promotion {
-        let Deployment {
-            name, from_start, ..
-        } = self.ranked[at].clone();
+        let Deployment { name, company, .. } = self.ranked[at].clone();
         let mut instead_of = Vec::new();
         for older in &mut self.ranked[..at] {
-            if older.superseded().is_some() || (older.from_start && from_start) {
+            if older.superseded().is_some() || (company != ALONE && older.company == company) {
                 continue;
             }
             if older.sessions > 0 {

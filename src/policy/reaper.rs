@@ -37,18 +37,21 @@ pub enum Reason {
     PressureStaleTransaction,
     /// Idle inside a transaction while others wait.
     PressureIdleTransaction,
+    /// A connection past pgweir, superseded and idle, while others wait.
+    PressureForeign,
     /// An operator said KILL STALE.
     KillStale,
 }
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Stale,
         Self::StaleTransaction,
         Self::PressureStale,
         Self::PressureStaleTransaction,
         Self::PressureIdleTransaction,
+        Self::PressureForeign,
         Self::KillStale,
     ];
 
@@ -60,6 +63,7 @@ impl Reason {
             Self::PressureStale => "pressure_stale",
             Self::PressureStaleTransaction => "pressure_stale_transaction",
             Self::PressureIdleTransaction => "pressure_idle_transaction",
+            Self::PressureForeign => "pressure_foreign",
             Self::KillStale => "kill_stale",
         }
     }
@@ -72,7 +76,7 @@ impl Reason {
                 "The session was idle inside a transaction for longer than stale_idle_transaction allows. The \
                  transaction was rolled back."
             }
-            Self::PressureStale => {
+            Self::PressureStale | Self::PressureForeign => {
                 "The session was idle, and others needed its place or its server connection."
             }
             Self::PressureStaleTransaction | Self::PressureIdleTransaction => {
@@ -249,6 +253,11 @@ impl Reaper {
             })
     }
 
+    /// Whether one more connection of this service may be closed now that is no session of ours.
+    pub fn may_close(&mut self, now: u64, service: &str, per_second: u32) -> bool {
+        self.take(now, service, per_second)
+    }
+
     /// Takes one of the closings that a service may have; 0 = as many as there are.
     fn take(&mut self, now: u64, service: &str, per_second: u32) -> bool {
         if per_second == 0 {
@@ -287,6 +296,12 @@ impl Reaper {
             self.told.retain(|id| present.contains(id));
         }
     }
+}
+
+/// Whether a connection past pgweir, of a superseded deployment, has been idle for so long that it may be closed under pressure. Where
+/// a setting says never, pressure changes nothing.
+pub fn is_leftover(rested: Duration, rules: &Deployments) -> bool {
+    limit(rules.stale_grace).is_some() && rested >= rules.stale_idle.max(PRESSED_IDLE)
 }
 
 /// Those that an operator's KILL STALE closes: all of superseded deployments that do nothing.

@@ -2,6 +2,9 @@
 //!
 //! What clients say of themselves is hostile: names are made short and printable before anybody sees them. Nothing they say
 //! can make the choice slow either: it takes time in proportion to the length of their names.
+//!
+//! Many call themselves `name@host` (`celery@worker-3`). Taken for deployments, hosts would supersede each other. So what the default
+//! pattern finds counts as a deployment only if it looks like a release; who writes a pattern of their own knows their names.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -10,7 +13,7 @@ use ipnet::IpNet;
 use regex::Regex;
 
 use crate::config::LONGEST_SERVICE_NAME;
-use crate::config::checked::{Match, Services};
+use crate::config::checked::{DEFAULT_PATTERN, Match, Pattern, Services};
 
 /// What is known of a session when it has logged in.
 #[derive(Debug, Clone, Copy, Default)]
@@ -45,14 +48,40 @@ pub struct Classified {
 pub struct Classifier {
     listed: Vec<Rule>,
     /// For a session that no rule fits.
+    pattern: Naming,
+}
+
+/// How `application_name` tells the service and the deployment.
+#[derive(Debug)]
+struct Naming {
     pattern: Regex,
+    /// It is the default: it fits more than deployments.
+    releases_only: bool,
+}
+
+impl Naming {
+    fn new(pattern: &Pattern) -> Self {
+        Self {
+            pattern: pattern.as_regex().clone(),
+            releases_only: pattern.as_regex().as_str() == DEFAULT_PATTERN,
+        }
+    }
+
+    fn service(&self, application_name: &str) -> Option<String> {
+        group(&self.pattern, "service", application_name)
+    }
+
+    fn deployment(&self, application_name: &str) -> Option<String> {
+        let found = group(&self.pattern, "deployment", application_name)?;
+        (!self.releases_only || looks_like_a_release(&found)).then_some(found)
+    }
 }
 
 #[derive(Debug)]
 struct Rule {
     name: Arc<str>,
     fits: Fits,
-    pattern: Regex,
+    pattern: Naming,
 }
 
 impl Classifier {
@@ -61,9 +90,9 @@ impl Classifier {
         let rules = services.listed.iter().map(|service| Rule {
             name: service.name.as_str().into(),
             fits: Fits::new(&service.matches),
-            pattern: service.deployments.pattern.as_regex().clone(),
+            pattern: Naming::new(&service.deployments.pattern),
         });
-        let pattern = services.deployments.pattern.as_regex().clone();
+        let pattern = Naming::new(&services.deployments.pattern);
         Self {
             listed: rules.collect(),
             pattern,
@@ -76,7 +105,9 @@ impl Classifier {
         if let Some(index) = self.listed.iter().position(|rule| rule.fits.all(session)) {
             return self.member_of(index, session);
         }
-        let name = group(&self.pattern, "service", session.application_name)
+        let name = self
+            .pattern
+            .service(session.application_name)
             .unwrap_or_else(|| presentable(session.user));
         // One name is one service, with one set of limits, however the session came by it.
         if let Some(index) = self.listed.iter().position(|rule| *rule.name == *name) {
@@ -100,11 +131,77 @@ impl Classifier {
 }
 
 /// The deployment that a session names: in so many words, or in its `application_name`.
-fn deployment(pattern: &Regex, session: &Facts<'_>) -> Option<String> {
+fn deployment(pattern: &Naming, session: &Facts<'_>) -> Option<String> {
     let named = session.deployment.map(presentable);
     named
         .filter(|name| !name.is_empty())
-        .or_else(|| group(pattern, "deployment", session.application_name))
+        .or_else(|| pattern.deployment(session.application_name))
+}
+
+/// Whether a name is one that people and their tools give to a release: a version or a number (`v41`, `1.2.3-rc1`, `2026-11-27`), the hash of
+/// a commit or of a pod's template, or one of these behind a word for it (`release-41`, `sha-4f2c9d1`). Hosts (`web-1`,
+/// `10.0.0.7`, `db.internal`), containers and environments (`prod`, `blue`) do not look so.
+fn looks_like_a_release(name: &str) -> bool {
+    /// What stands before a number and says that it is one of a release.
+    const WORDS: [&str; 14] = [
+        "v",
+        "ver",
+        "version",
+        "r",
+        "rev",
+        "rel",
+        "release",
+        "b",
+        "build",
+        "deploy",
+        "deployment",
+        "git",
+        "sha",
+        "tag",
+    ];
+    let behind = |word: &str| {
+        let rest = name.strip_prefix(word)?;
+        let rest = rest.strip_prefix(['-', '_', '.']).unwrap_or(rest);
+        Some(rest).filter(|rest| !rest.is_empty())
+    };
+    is_version(name)
+        || is_hash(name)
+        || WORDS
+            .iter()
+            .filter_map(|word| behind(word))
+            .any(|rest| is_version(rest) || is_hash(rest))
+}
+
+/// Begins with a digit, and is neither an address nor a host's name nor a container's.
+fn is_version(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | '+');
+    // The last label of a host's full name has no digits.
+    let last = name.rsplit('.').next().filter(|last| *last != name);
+    let is_host =
+        last.is_some_and(|last| last.len() > 1 && last.chars().all(|c| c.is_ascii_alphabetic()));
+    name.starts_with(|c: char| c.is_ascii_digit())
+        && name.chars().all(plain)
+        && name.parse::<IpAddr>().is_err()
+        && !is_host
+        && !is_container(name)
+}
+
+/// The hash of a commit, short or whole, or of a pod's template.
+fn is_hash(name: &str) -> bool {
+    let hex = |c: char| matches!(c, '0'..='9' | 'a'..='f');
+    // Kubernetes spells hashes without vowels, and without what looks like them.
+    let safe =
+        |c: char| matches!(c, '2' | '4'..='9') || (c.is_ascii_lowercase() && !"aeiouy".contains(c));
+    let is_commit = (7..=64).contains(&name.len()) && name.chars().all(hex) && !is_container(name);
+    let is_template = (8..=10).contains(&name.len())
+        && name.chars().all(safe)
+        && name.contains(|c: char| c.is_ascii_digit());
+    is_commit || is_template
+}
+
+/// What a container's host is called by default: nobody can tell it from the hash of a commit, but those are rarely so long.
+fn is_container(name: &str) -> bool {
+    name.len() == 12 && name.chars().all(|c| matches!(c, '0'..='9' | 'a'..='f'))
 }
 
 /// What a group of the pattern found, made presentable. An empty name is none.
@@ -303,6 +400,75 @@ mod tests {
     }
 
     #[test]
+    fn hosts_and_environments_are_no_deployments_unless_a_pattern_says_so() {
+        let by_default = classifier("");
+        let own = classifier(
+            "[services.\"*\".deployments]\npattern = \"^(?<service>[^@]+)@(?<deployment>.+)$\"\n",
+        );
+        for host in [
+            "worker-3",
+            "host",
+            "web01",
+            "celery-0",
+            "ip-10-0-0-7",
+            "10.0.0.7",
+            "fe80::1",
+            "7.internal.example",
+            "db.internal",
+            "3f2a9c1b7d4e",
+            "worker-6d4cf56db6-x7k2p",
+            "prod",
+            "blue",
+            "canary",
+            "main",
+            "v",
+            "rc-host",
+            "release",
+            "",
+        ] {
+            let name: &'static str = format!("celery@{host}").leak();
+            let found = by_default.classify(&named("ada", name));
+            assert_eq!(found.deployment, None, "{host}");
+            let service = if host.is_empty() { "ada" } else { "celery" };
+            assert_eq!(&*found.service, service, "{host}");
+            let found = own.classify(&named("ada", name));
+            assert_eq!(found.deployment.is_some(), !host.is_empty(), "{host}");
+        }
+        for release in [
+            "v1",
+            "v41",
+            "41",
+            "1.2.3",
+            "1.2.3-rc1",
+            "v2026.11.27",
+            "2026-11-27",
+            "20261127.3",
+            "4f2c9d1",
+            "deadbee",
+            "a7b8c9d0",
+            "3f2a9c1b7d4e5f60718293a4b5c6d7e8f9012345",
+            "6d4cf56db6",
+            "release-41",
+            "build_123",
+            "r41",
+            "rev.7",
+            "sha-4f2c9d1",
+            "git-deadbee",
+            "v1.4.0+build.7",
+        ] {
+            for name in [format!("site@{release}"), format!("site/{release}")] {
+                let found = by_default.classify(&named("ada", name.leak()));
+                assert_eq!(found.deployment.as_deref(), Some(release));
+            }
+        }
+    }
+
+    #[test]
+    fn the_default_pattern_is_known_as_such() {
+        assert!(classifier("").pattern.releases_only);
+    }
+
+    #[test]
     fn every_key_of_a_rule_must_fit() {
         let rules = classifier(concat!(
             "[services.inside]\n",
@@ -418,7 +584,7 @@ mod tests {
     #[test]
     fn names_from_clients_are_short_and_printable() {
         let rules = classifier("");
-        let long = format!("{}@{}", "é".repeat(40), "x".repeat(100));
+        let long = format!("{}@{}", "é".repeat(40), "1".repeat(100));
         let facts = Facts {
             user: "ada",
             application_name: &long,

@@ -34,7 +34,6 @@ use super::book::{Book, Gate, ServiceId, ServiceLimits};
 use super::errand::{Discard, Errand};
 use super::stats::{Counted, DatabaseStats, Periods, Totals};
 use crate::metrics::Traffic;
-use crate::server::prepared::Store;
 
 /// All pools of the process.
 #[derive(Debug)]
@@ -200,6 +199,7 @@ impl Pools {
             Purpose::Replication(nth) => format!("{user} (replication {nth})"),
         };
         let place = state.place(&database, &settings);
+        let statements = state.statements(place.host, &settings);
         let id = state.book.add_pool(place, settings.limits);
         let gate = state.gates.of(&database);
         if gate != Gate::Open {
@@ -219,7 +219,7 @@ impl Pools {
             doubtful: AtomicBool::new(false),
             last_failure: Mutex::default(),
             vouched: tokio::sync::Mutex::default(),
-            statements: Store::default(),
+            statements,
             accepted: Mutex::default(),
             traffic: self.threads.iter().map(|_| Traffic::default()).collect(),
             clients: AtomicU32::new(0),
@@ -303,12 +303,8 @@ impl Pools {
     pub fn full_services(&self) -> Vec<(String, u32)> {
         let state = self.state.lock();
         let full = state.names.services.iter().filter_map(|(name, (id, _))| {
-            let waiters = state.book.service_waiters(*id);
-            let view = state.book.service(*id);
-            let full = view
-                .cap
-                .is_some_and(|cap| cap > 0 && view.tally.total() >= cap);
-            (waiters > 0 && full).then(|| (name.to_string(), waiters))
+            let waiters = state.book.waiters_at_cap(*id);
+            (waiters > 0).then(|| (name.to_string(), waiters))
         });
         full.collect()
     }

@@ -11,7 +11,7 @@ use crate::wire::exchange::{Exchange, Own};
 use crate::wire::reply::Message;
 use crate::wire::statement::{Note, Statement, UnnamedId};
 
-/// Statements by what they are, so that the same text is one statement, whoever prepares it.
+/// The statements of one database by what they are, so that the same text is one statement, whoever prepares it.
 #[derive(Debug, Default)]
 pub struct Store {
     hasher: RandomState,
@@ -46,6 +46,13 @@ impl Store {
         let statement = Arc::new(Statement::new(id, body, search_path));
         alike.push(Arc::downgrade(&statement));
         statement
+    }
+
+    /// Tables, types or functions were changed. Whoever prepares a text from now on is to hear what it takes and gives now, so that is
+    /// another statement than before; who has an older one keeps it, as with Postgres.
+    pub fn begin_anew(&self) {
+        let before = std::mem::take(&mut *self.known.lock());
+        drop(before);
     }
 }
 
@@ -316,6 +323,16 @@ mod tests {
         let id = one.id;
         drop(one);
         assert_ne!(store.statement(b"select 1\0\0\0", "").id, id);
+    }
+
+    #[test]
+    fn the_same_text_is_another_statement_once_tables_were_changed() {
+        let store = Store::default();
+        let before = store.statement(b"select 1\0\0\0", "");
+        store.begin_anew();
+        let after = store.statement(b"select 1\0\0\0", "");
+        assert_ne!(before.id, after.id);
+        assert_eq!(store.statement(b"select 1\0\0\0", "").id, after.id);
     }
 
     #[test]

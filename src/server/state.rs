@@ -38,6 +38,10 @@ pub struct State {
     touched: Option<Box<Touched>>,
     /// Something lives in it that cannot be moved.
     pinned: bool,
+    /// What its transaction has done to what statements are about.
+    remade: Remade,
+    /// A database that its client wants nobody else connected to.
+    vacates: Option<Box<str>>,
     /// Parameters may be set in it that Postgres does not list and whose names nobody knows: those with a dot.
     unlisted: bool,
     /// The last thing the server said was that it ends.
@@ -48,6 +52,18 @@ pub struct State {
     answer: Option<Box<Answer>>,
     /// The body of the ErrorResponse with which a query of pgweir's own failed.
     error: Option<Box<[u8]>>,
+}
+
+/// What a transaction has done to what statements are about: tables, types, functions. Until it has ended, nobody else sees that.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Remade {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// It has made something new.
+    Added,
+    /// It has changed or dropped something.
+    Altered,
 }
 
 /// What a client may have done to the session that it was lent.
@@ -175,6 +191,22 @@ impl State {
         self.answer.is_some() || touched.is_some_and(|touched| touched.concerns(name))
     }
 
+    /// Whether a statement may mean something else here than with others: under a `search_path` that is not known, beside tables that
+    /// live in this session, or after a change that others do not see yet.
+    pub fn reads_otherwise(&self) -> bool {
+        self.pinned || self.remade != Remade::Nothing || self.may_have_other("search_path")
+    }
+
+    /// The transaction has ended. `true`: it may have changed what statements are about.
+    pub fn has_altered(&mut self) -> bool {
+        std::mem::take(&mut self.remade) == Remade::Altered
+    }
+
+    /// A database that its client is about to drop or rename, since this was last asked.
+    pub fn vacates(&mut self) -> Option<Box<str>> {
+        self.vacates.take()
+    }
+
     /// Whether it may have parameters that no other client may see, and whose names nobody knows.
     pub fn is_unlisted(&self) -> bool {
         self.unlisted
@@ -201,6 +233,14 @@ impl State {
     /// Notes what a client's text does.
     pub fn note_effects(&mut self, effects: &Effects<'_>, status: Status) {
         self.pinned |= effects.pins || (effects.creates && self.makes_temporary());
+        if let Some(database) = &effects.vacates {
+            self.vacates = Some((**database).into());
+        }
+        if effects.alters {
+            self.remade = Remade::Altered;
+        } else if effects.creates {
+            self.remade = self.remade.max(Remade::Added);
+        }
         let named = effects.sets.len() + effects.resets.len() > 0;
         if !named && !effects.sets_unknown && !effects.resets_all {
             return;

@@ -322,6 +322,12 @@ where
 
     /// Takes back what the client's messages were to do that came to nothing.
     fn take_back(&mut self) {
+        if self.server.exchange().is_settled()
+            && self.server.state_mut().has_altered()
+            && let Some(how) = &self.tracking
+        {
+            how.store.begin_anew();
+        }
         let (forgets, unnamed_failed) = (
             self.server.state_mut().forgets(),
             self.server.exchange_mut().unnamed_failed(),

@@ -134,9 +134,7 @@ impl End {
             Self::ClientGone(_) => "client_gone",
             Self::Violation(_) => "protocol_violation",
             Self::ServerLost(_) => "server_lost",
-            Self::Refused(Refused::QueryWait { .. }) => "query_wait",
-            Self::Refused(Refused::Login { .. }) => "server_login",
-            Self::Refused(Refused::PoolRemoved) => "pool_removed",
+            Self::Refused(refused) => refused.as_str(),
             Self::TransactionBlock => "transaction_block",
             Self::TooManyStatements(_) => "too_many_statements",
             Self::Parameters(_) => "parameters",
@@ -560,6 +558,7 @@ impl Session {
             relaying(&mut self.client, &mut lease, &self.terms, own).client_said(cx, said, front);
         // On an error the lease is dropped here, and what was sent is brought back to order.
         sent?;
+        make_way(&self.terms, &mut lease);
         // A Flush alone is never answered: there is nothing to wait for.
         let Some(proof) = lease.connection().end.settled() else {
             return Ok(Phase::Leased(lease));
@@ -597,6 +596,7 @@ impl Session {
             // This thread's counter: nobody else has written to it since.
             let goes_on = traffic.queries.read() != answered;
             note(&self.terms.listed, relay.server.exchange(), goes_on);
+            make_way(&self.terms, lease);
             // A cancel may have waited until pgweir's own query was over.
             if self.entry().is_asked() && self.entry().asked(Ask::Cancel) {
                 self.cancel(cx);
@@ -955,6 +955,14 @@ const APPLICATION_NAME: &str = "application_name";
 fn take_on(terms: &Terms, lease: &mut Lease) {
     lease.connection().serves(terms.listed.entry().id());
     terms.pool.traffic(terms.thread).assignments.add(1);
+}
+
+/// Lets go of the idle server connections to a database that the session is about to drop. Postgres waits some seconds for them to
+/// end, and refuses if others are connected.
+fn make_way(terms: &Terms, lease: &mut Lease) {
+    if let Some(database) = lease.connection().end.state_mut().vacates() {
+        terms.pool.vacate(&database);
+    }
 }
 
 static NO_PARAMETERS: Parameters = Parameters::NONE;

@@ -43,7 +43,7 @@ const MOST_DEALLOCATED: usize = 16;
 /// How statements are kept account of.
 #[derive(Debug, Clone, Copy)]
 pub struct Tracking<'a> {
-    /// All statements of the pool.
+    /// All statements of the database.
     pub store: &'a Store,
     /// How many one server connection keeps; 0 = names are left to the clients.
     pub most: usize,
@@ -330,8 +330,7 @@ impl Translator<'_, '_> {
         }
         let body = &seen.body[end..];
         let search_path = self.how.parameters.value("search_path").unwrap_or_default();
-        // Under a path that is not known it is shared with nobody.
-        let statement = if state.may_have_other("search_path") {
+        let statement = if state.reads_otherwise() {
             private(body)
         } else {
             self.how.store.statement(body, search_path)

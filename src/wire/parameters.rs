@@ -5,6 +5,9 @@ use std::fmt::Write;
 
 use super::startup::Startup;
 
+/// The parameter by which a client names its deployment. Postgres never sees it.
+pub const DEPLOYMENT: &str = "pgweir.deployment";
+
 /// Parameters by name, in lower case and in order, each once.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Parameters(Vec<(Box<str>, Box<str>)>);
@@ -261,6 +264,40 @@ fn options_of(options: &str) -> Result<Vec<(String, String)>, OptionsError> {
     Ok(parameters)
 }
 
+/// `options` without what they say of one parameter, which is none of Postgres'. As they were if they do not name it.
+pub fn options_without(options: &str, name: &str) -> String {
+    let mut words = words(options).into_iter();
+    let (mut kept, mut found) = (String::new(), false);
+    while let Some(word) = words.next() {
+        let setting = match word.strip_prefix("--").or(word.strip_prefix("-c")) {
+            Some("") => words.next(),
+            Some(setting) => Some(setting.to_owned()),
+            None => None,
+        };
+        let named = setting
+            .as_deref()
+            .and_then(|setting| setting.split_once('='));
+        if named.is_some_and(|(named, _)| named.replace('-', "_").eq_ignore_ascii_case(name)) {
+            found = true;
+            continue;
+        }
+        // What follows a lone `-c` was taken from the words.
+        let follows = setting.filter(|_| matches!(&*word, "-c" | "--"));
+        for word in [word].into_iter().chain(follows) {
+            if !kept.is_empty() {
+                kept.push(' ');
+            }
+            for letter in word.chars() {
+                if letter == '\\' || letter.is_ascii_whitespace() {
+                    kept.push('\\');
+                }
+                kept.push(letter);
+            }
+        }
+    }
+    if found { kept } else { options.to_owned() }
+}
+
 fn words(options: &str) -> Vec<String> {
     let (mut words, mut word) = (vec![], None::<String>);
     let mut letters = options.chars();
@@ -345,6 +382,24 @@ mod tests {
     }
 
     #[test]
+    fn one_parameter_is_taken_out_of_options_and_the_others_stay() {
+        let name = "pgweir.deployment";
+        for (options, rest) in [
+            ("-c pgweir.deployment=v1", ""),
+            ("-cpgweir.deployment=v1 -c geqo=off", "-c geqo=off"),
+            (
+                "-c geqo=off --PGWEIR.deployment=v1 --search-path=a,\\ b\\\\",
+                "-c geqo=off --search-path=a,\\ b\\\\",
+            ),
+            ("-c  geqo=off", "-c  geqo=off"),
+            ("-d 5 -c", "-d 5 -c"),
+            ("-d 5 -c pgweir.deployment=v1 -c", "-d 5 -c"),
+        ] {
+            assert_eq!(options_without(options, name), rest, "{options}");
+        }
+    }
+
+    #[test]
     fn rows_of_two_columns_are_read() {
         assert_eq!(row(b"\0\x02\0\0\0\x01a\0\0\0\x01b"), Some(("a", Some("b"))));
         assert_eq!(row(b"\0\x02\0\0\0\x01a\xff\xff\xff\xff"), Some(("a", None)));
@@ -355,7 +410,12 @@ mod tests {
     proptest! {
         #[test]
         fn any_options_and_rows_are_survived(options in ".{0,60}", body in proptest::collection::vec(any::<u8>(), 0..60)) {
-            let _ = options_of(&options);
+            let left = options_without(&options, "a.b");
+            prop_assert_eq!(options_without(&left, "a.b"), left.clone());
+            if let (Ok(all), Ok(rest)) = (options_of(&options), options_of(&left)) {
+                let all: Vec<_> = all.into_iter().filter(|(name, _)| !name.eq_ignore_ascii_case("a.b")).collect();
+                prop_assert_eq!(all, rest);
+            }
             let _ = row(&body);
         }
 

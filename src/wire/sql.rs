@@ -30,6 +30,10 @@ pub struct Effects<'a> {
     pub in_code: bool,
     /// It makes something that lives where `search_path` says.
     pub creates: bool,
+    /// It changes or drops what statements are about, so that what they take and give may be another than before.
+    pub alters: bool,
+    /// A database that it drops, renames or copies, which Postgres does only where nobody is connected to it.
+    pub vacates: Option<Cow<'a, str>>,
     /// It makes something that lives in the server's session and cannot be moved to another: `PREPARE`, `LISTEN`, temporary
     /// tables, cursors `WITH HOLD`, `LOAD`, advisory locks of the session.
     pub pins: bool,
@@ -328,7 +332,15 @@ fn head<'a>(mut lexer: Lexer<'a>, effects: &mut Effects<'a>) {
     let Some(first) = lexer.next() else { return };
     match first.keyword(&mut [0; LONGEST_KEYWORD]) {
         b"set" => set(lexer, effects),
-        b"create" => effects.creates = true,
+        b"create" => {
+            effects.creates = true;
+            effects.alters |= lexer.next_is(b"or");
+            vacates(lexer, |token| token.is(b"template"), effects);
+        }
+        b"alter" | b"drop" => {
+            effects.alters = true;
+            vacates(lexer, |token| token.is(b"database"), effects);
+        }
         b"reset" => reset(lexer, effects),
         b"discard" if lexer.next_is(b"all") => {
             effects.resets_all = true;
@@ -339,6 +351,22 @@ fn head<'a>(mut lexer: Lexer<'a>, effects: &mut Effects<'a>) {
         b"listen" | b"load" => effects.pins = true,
         b"declare" => effects.pins |= declares_with_hold(lexer),
         _ => {}
+    }
+}
+
+/// Notes the database that a `CREATE`, `ALTER` or `DROP DATABASE` wants for itself: its name stands behind the token that `announces` it.
+fn vacates<'a>(lexer: Lexer<'a>, announces: fn(Token<'a>) -> bool, effects: &mut Effects<'a>) {
+    if !lexer.next_is(b"database") {
+        return;
+    }
+    let tokens = lexer.take(LOOK_AHEAD);
+    let tokens = tokens.take_while(|token| !token.is_symbol(b';'));
+    let name = tokens
+        .skip_while(|token| !announces(*token))
+        .skip(1)
+        .find(|token| !(token.is(b"if") || token.is(b"exists") || token.is_symbol(b'=')));
+    if let Some(name) = name.and_then(Token::identifier) {
+        effects.vacates = Some(name);
     }
 }
 
@@ -1057,6 +1085,51 @@ mod tests {
     }
 
     #[test]
+    fn what_changes_tables_alters() {
+        for text in [
+            "alter table t add n int",
+            "/* so */ DROP type t",
+            "create or replace view v as select 1",
+            "select 1; drop table t",
+            "do $$ begin alter table t add n int; end $$",
+        ] {
+            assert!(effects(text.as_bytes()).alters, "{text}");
+            assert!(may_have_effects(text.as_bytes()), "{text}");
+        }
+        for text in [
+            "create table t ()",
+            "select 'drop table t'",
+            "set x to 'alter'",
+        ] {
+            assert!(!effects(text.as_bytes()).alters, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_database_is_wanted_without_others() {
+        for (text, wanted) in [
+            ("drop database test_app", "test_app"),
+            ("DROP DATABASE IF EXISTS \"Test\" WITH (FORCE);", "Test"),
+            ("alter database A rename to b", "a"),
+            ("create database b with owner x template = a", "a"),
+            ("select 1; create database b template a", "a"),
+        ] {
+            assert_eq!(
+                effects(text.as_bytes()).vacates.as_deref(),
+                Some(wanted),
+                "{text}"
+            );
+        }
+        for text in [
+            "create database b",
+            "create table template (a int)",
+            "drop table database",
+        ] {
+            assert_eq!(effects(text.as_bytes()).vacates, None, "{text}");
+        }
+    }
+
+    #[test]
     fn what_lives_in_the_session_pins() {
         check(&[
             ("PREPARE a AS SELECT 1", "!"),
@@ -1208,6 +1281,7 @@ mod tests {
                 "create", "temp", "into", "temporary", "declare", "with", "hold", "for", "do", "begin", "pg_temp.", "select",
                 "pg_advisory_lock", "a", "U&", "e", "'", "''", "\"", "$$", "$a$", "$", "(", ")", ",", ";", ";", "--", "\n",
                 "/*", "*/", "=", "to", ".", "1", "\\", "\0", "\x0b", "true", "replace", "on commit drop",
+                "alter", "drop", "database", "template",
             ]).prop_map(|piece| piece.as_bytes().to_vec()),
             1 => proptest::collection::vec(any::<u8>(), 1..4),
         ];

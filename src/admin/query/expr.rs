@@ -3,6 +3,10 @@
 use std::borrow::Cow;
 use std::cmp::Ordering;
 
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
+
 use crate::admin::table::{Cell, Kind, to_text};
 use crate::wire::reply::{Report, SqlState};
 
@@ -54,9 +58,23 @@ pub(super) enum Expr {
     Join(Box<Expr>, Kind, Box<Expr>, Kind),
     Cast(Box<Expr>, Kind, Kind),
     Coalesce(Vec<Expr>),
-    Lower(Box<Expr>),
-    Upper(Box<Expr>),
-    Length(Box<Expr>),
+    /// CASE: the value of the first condition that is true, or of what follows ELSE.
+    Case(Vec<(Expr, Expr)>, Box<Expr>),
+    Of(Function, Box<Expr>),
+}
+
+/// A function of one value; of NULL it is NULL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Function {
+    Lower,
+    Upper,
+    Length,
+    /// In quotes unless it can be a name without.
+    QuoteIdent,
+    /// The next lower whole number.
+    Floor,
+    /// Seconds since 1970, of a time.
+    Epoch,
 }
 
 /// What drivers and people ask of every server.
@@ -171,9 +189,15 @@ impl Expr {
                 }
                 Cell::Null
             }
-            Self::Lower(expr) => map_text(of(expr)?, |text| text.to_lowercase().into()),
-            Self::Upper(expr) => map_text(of(expr)?, |text| text.to_uppercase().into()),
-            Self::Length(expr) => map_text(of(expr)?, |text| text.chars().count().into()),
+            Self::Case(cases, otherwise) => {
+                for (condition, value) in cases {
+                    if of(condition)? == Cell::Bool(true) {
+                        return of(value);
+                    }
+                }
+                of(otherwise)?
+            }
+            Self::Of(function, expr) => function.of(&of(expr)?),
         })
     }
 
@@ -182,12 +206,9 @@ impl Expr {
         match self {
             Self::Aggregate(_) => true,
             Self::Column(_) | Self::Constant(_) | Self::Parameter(_) | Self::Asked(_) => false,
-            Self::Not(expr)
-            | Self::Is(expr, _)
-            | Self::Cast(expr, ..)
-            | Self::Lower(expr)
-            | Self::Upper(expr)
-            | Self::Length(expr) => expr.has_aggregate(),
+            Self::Not(expr) | Self::Is(expr, _) | Self::Cast(expr, ..) | Self::Of(_, expr) => {
+                expr.has_aggregate()
+            }
             Self::And(one, other)
             | Self::Or(one, other)
             | Self::Compare(_, one, other)
@@ -201,6 +222,11 @@ impl Expr {
             } => one.has_aggregate() || other.has_aggregate(),
             Self::In(expr, list) => expr.has_aggregate() || list.iter().any(Self::has_aggregate),
             Self::Coalesce(exprs) => exprs.iter().any(Self::has_aggregate),
+            Self::Case(cases, otherwise) => {
+                let each =
+                    |(one, other): &(Self, Self)| one.has_aggregate() || other.has_aggregate();
+                cases.iter().any(each) || otherwise.has_aggregate()
+            }
         }
     }
 
@@ -242,9 +268,13 @@ impl Expr {
             }
             Self::Cast(expr, from, to) => Self::Cast(of(expr)?, from, to),
             Self::Coalesce(exprs) => Self::Coalesce(each(exprs)?),
-            Self::Lower(expr) => Self::Lower(of(expr)?),
-            Self::Upper(expr) => Self::Upper(of(expr)?),
-            Self::Length(expr) => Self::Length(of(expr)?),
+            Self::Case(cases, otherwise) => {
+                let cases = cases
+                    .into_iter()
+                    .map(|(one, other)| Ok::<_, usize>((one.grouped(keys)?, other.grouped(keys)?)));
+                Self::Case(cases.collect::<Result<_, _>>()?, of(otherwise)?)
+            }
+            Self::Of(function, expr) => Self::Of(function, of(expr)?),
         })
     }
 }
@@ -255,9 +285,35 @@ impl Asked {
             Self::User => environment.user.clone().into(),
             Self::Database => environment.database.clone().into(),
             Self::Pid => environment.pid.into(),
-            Self::Now => crate::admin::show::written(std::time::SystemTime::now()),
+            Self::Now => Timestamp::now().as_microsecond().into(),
         }
     }
+}
+
+impl Function {
+    fn of(self, cell: &Cell) -> Cell {
+        match (self, cell) {
+            (Self::Lower, Cell::Text(text)) => text.to_lowercase().into(),
+            (Self::Upper, Cell::Text(text)) => text.to_uppercase().into(),
+            (Self::Length, Cell::Text(text)) => text.chars().count().into(),
+            (Self::QuoteIdent, Cell::Text(text)) => quoted(text).into(),
+            (Self::Floor, Cell::Int(value)) => Cell::Int(*value),
+            (Self::Floor, Cell::Millionths(value)) => Cell::Int(value.div_euclid(MILLION)),
+            (Self::Epoch, Cell::Int(microseconds)) => Cell::Millionths(*microseconds),
+            _ => Cell::Null,
+        }
+    }
+}
+
+/// A name, in quotes unless it is one in small letters. (Postgres quotes words of its grammar as well.)
+fn quoted(name: &str) -> String {
+    let is_plain = |(place, letter): (usize, char)| {
+        letter.is_ascii_lowercase() || letter == '_' || place > 0 && letter.is_ascii_digit()
+    };
+    if !name.is_empty() && name.char_indices().all(is_plain) {
+        return name.to_owned();
+    }
+    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 impl Math {
@@ -423,13 +479,6 @@ fn is_like(text: &str, pattern: &str) -> bool {
     }
 }
 
-fn map_text(cell: Cell, map: impl Fn(&str) -> Cell) -> Cell {
-    match cell {
-        Cell::Text(text) => map(&text),
-        _ => Cell::Null,
-    }
-}
-
 fn cast(cell: &Cell, from: Kind, to: Kind) -> Result<Cell, Report> {
     Ok(match (cell, to) {
         (Cell::Null, _) => Cell::Null,
@@ -456,6 +505,7 @@ pub(super) fn read(text: &str, kind: Kind) -> Result<Cell, Report> {
         Kind::Text | Kind::Time => Some(Cell::Text(Cow::Owned(text.to_owned()))),
         Kind::Int4 | Kind::Int8 => word.parse::<i64>().ok().map(Cell::from),
         Kind::Numeric => number(word),
+        Kind::Instant => instant(word),
         Kind::Bool => match word.to_ascii_lowercase().as_str() {
             "t" | "true" | "yes" | "on" | "1" => Some(Cell::Bool(true)),
             "f" | "false" | "no" | "off" | "0" => Some(Cell::Bool(false)),
@@ -470,6 +520,25 @@ pub(super) fn read(text: &str, kind: Kind) -> Result<Cell, Report> {
             format!("invalid input syntax for type {name}: \"{text}\""),
         )
     })
+}
+
+/// A time: with an offset, or with the name of a zone as the console's own columns have it, or in UTC as the console's `TimeZone` says.
+fn instant(text: &str) -> Option<Cell> {
+    let time = text.parse::<Timestamp>().ok().or_else(|| {
+        let (time, zone) = match text.rsplit_once(' ') {
+            Some((time, zone)) if zone.bytes().all(|byte| byte.is_ascii_alphabetic()) => {
+                (time, zone)
+            }
+            _ => (text, "UTC"),
+        };
+        let zone = match zone {
+            "UTC" | "GMT" => TimeZone::UTC,
+            _ => TimeZone::system(),
+        };
+        let time = time.parse::<DateTime>().ok()?;
+        zone.to_timestamp(time).ok()
+    });
+    Some(time?.as_microsecond().into())
 }
 
 /// A number with up to six decimal places; more are left out.

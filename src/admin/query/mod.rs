@@ -11,6 +11,7 @@ use super::table::{Cell, Column, Kind, Row};
 use crate::wire::reply::{Report, SqlState};
 
 mod aggregate;
+mod catalog;
 mod expr;
 mod read;
 

@@ -197,6 +197,58 @@ fn parameters_have_the_types_of_what_they_are_compared_with() {
 }
 
 #[test]
+fn look_ups_in_postgres_catalog_find_nothing() {
+    for (statement, parameters) in [
+        (
+            "SELECT t.oid, typarray FROM pg_type t JOIN pg_namespace ns ON typnamespace = ns.oid WHERE typname = 'hstore'",
+            0,
+        ),
+        (
+            "SELECT typname AS name, oid::regtype::text AS regtype FROM pg_type t WHERE t.oid = to_regtype($1) ORDER BY t.oid",
+            1,
+        ),
+        (
+            "SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'timescaledb'",
+            0,
+        ),
+        (
+            "SELECT relname FROM pg_class, information_schema.schemata WHERE oid = $2 AND x LIKE $1",
+            2,
+        ),
+        ("SELECT collname FROM pg_catalog.pg_collation", 0),
+    ] {
+        let query = Query::read(statement).unwrap_or_else(|error| panic!("{statement}: {error:?}"));
+        assert_eq!(
+            query.parameters,
+            vec![Kind::Text; parameters],
+            "{statement}"
+        );
+        let given = vec![Some("x"); parameters];
+        assert_eq!(asked_with(statement, &given), Ok(vec![]), "{statement}");
+    }
+    let query = Query::read("SELECT a.oid::int4, attname AS name FROM pg_attribute a").unwrap();
+    let columns: Vec<_> = query
+        .columns
+        .iter()
+        .map(|column| (&*column.name, column.kind))
+        .collect();
+    assert_eq!(columns, [("oid", Kind::Int4), ("name", Kind::Text)]);
+    // What would be told if it were empty is no answer, and tables of the console are no part of it.
+    for statement in [
+        "SELECT count(*) FROM pg_class",
+        "SELECT * FROM pg_stat_activity",
+        "SELECT relname FROM pg_class JOIN pools ON true",
+        "SELECT x FROM other.pg_class",
+    ] {
+        let refused = asked(statement).expect_err(statement);
+        assert!(
+            refused.starts_with("42P01") || refused.starts_with("0A000"),
+            "{refused}"
+        );
+    }
+}
+
+#[test]
 fn what_is_not_known_is_refused_with_a_reason() {
     for (statement, expected) in [
         (

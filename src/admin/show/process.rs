@@ -6,6 +6,7 @@ use crate::admin::command::{Call, Run};
 use crate::admin::process::State;
 use crate::admin::table::{int4, text};
 use crate::config::change::settings;
+use crate::config::in_pgbouncers_words;
 use crate::row;
 
 /// SHOW VERSION: first the version whose console this is, for whoever reads it by program.
@@ -79,8 +80,9 @@ fn config(call: &Call) -> Rows {
         });
         return Ok(rows.collect());
     }
-    let mut rows: Vec<_> = settings(&call.process.config())
-        .into_iter()
+    let settings = settings(&call.process.config());
+    let mut rows: Vec<_> = in_pgbouncers_words(&settings)
+        .chain(settings.iter().cloned())
         .map(|setting| {
             let changeable = if setting.effect.is_live() {
                 "yes"

@@ -9,14 +9,11 @@ use crate::net::listen::Peer;
 use crate::policy::service::Facts;
 use crate::pool::book::ServiceId;
 use crate::session::run::{Moved, Registrar};
-use crate::wire::parameters::Parameters;
+use crate::wire::parameters::{DEPLOYMENT, Parameters};
 use crate::wire::startup::Startup;
 
 /// What says where a session belongs.
 pub(super) const APPLICATION_NAME: &str = "application_name";
-
-/// The startup parameter by which a client names its deployment.
-pub(super) const DEPLOYMENT: &str = "pgweir.deployment";
 
 impl App {
     /// Finds the service and the deployment of a session that calls itself so. `who`: what is known of it, with the deployment

@@ -73,4 +73,14 @@ impl Reception<'_> {
         }
         Err(Denied::Full("max_clients of the service"))
     }
+
+    /// Notes for which service a client is refused that would have come in, had there been a place for it.
+    pub(super) fn count_refusal(&self, service: &str, denied: &Denied) {
+        let reason = match denied {
+            Denied::Refused(refused) => refused.as_str(),
+            Denied::Full(_) => denied.as_str(),
+            _ => return,
+        };
+        self.app.watch.was_refused(service, reason);
+    }
 }

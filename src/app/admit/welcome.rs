@@ -9,18 +9,18 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::Reception;
-use super::belong::{APPLICATION_NAME, DEPLOYMENT};
+use super::belong::APPLICATION_NAME;
 use super::denied::Denied;
 use crate::client::credentials::Credential;
 use crate::client::login::LoginError;
 use crate::config::checked::Database;
 use crate::net::end::EndError;
 use crate::net::listen::Peer;
-use crate::pool::book::ServiceId;
+use crate::pool::book::{Party, ServiceId};
 use crate::pool::lease::{Called, Lease};
 use crate::pool::pools::{Accepted, Checkout, Pool, Refused};
 use crate::server::login::{ServerLogin, Welcome};
-use crate::wire::parameters::{OptionsError, Parameters};
+use crate::wire::parameters::{DEPLOYMENT, OptionsError, Parameters};
 use crate::wire::reply::{
     Message, Report, SqlState, authentication, backend_key_data, parameter_status, ready_for_query,
 };
@@ -123,10 +123,10 @@ impl Reception<'_> {
     pub(super) async fn hold(
         &self,
         pool: &Arc<Pool>,
-        service: ServiceId,
+        party: Party,
         asked: Parameters,
     ) -> Result<Welcomed, Denied> {
-        let mut lease = self.lease(pool, service).await.map_err(Denied::Refused)?;
+        let mut lease = self.lease(pool, party).await.map_err(Denied::Refused)?;
         let accepted = give(&mut lease, asked).await?;
         Ok(Welcomed {
             welcome: Arc::clone(&lease.connection().welcome),
@@ -139,9 +139,9 @@ impl Reception<'_> {
     pub(super) async fn replicate(
         &self,
         pool: &Arc<Pool>,
-        service: ServiceId,
+        party: Party,
     ) -> Result<Welcomed, Denied> {
-        let mut lease = self.lease(pool, service).await.map_err(Denied::Refused)?;
+        let mut lease = self.lease(pool, party).await.map_err(Denied::Refused)?;
         let accepted = Accepted {
             parameters: Arc::default(),
             reported: Vec::new(),
@@ -173,11 +173,12 @@ impl Reception<'_> {
     pub(in crate::app) async fn lease(
         &self,
         pool: &Arc<Pool>,
-        service: ServiceId,
+        party: impl Into<Party>,
     ) -> Result<Lease, Refused> {
+        let party = party.into();
         loop {
             let asked =
-                poll_fn(|cx| Poll::Ready(pool.ask(service, self.thread, 0, cx.waker()))).await;
+                poll_fn(|cx| Poll::Ready(pool.ask(party, self.thread, 0, cx.waker()))).await;
             let mut ticket = match asked {
                 Checkout::Lease(lease) => return Ok(lease),
                 Checkout::Ticket(ticket) => ticket,

@@ -18,7 +18,7 @@ use super::{DemoError, Options};
 const ARRIVAL: Duration = Duration::from_micros(2500);
 
 /// How often Postgres' connections are counted.
-const CENSUS: Duration = Duration::from_millis(50);
+pub(super) const CENSUS: Duration = Duration::from_millis(50);
 
 /// Where a crowd connects.
 pub(super) struct Entrance<'a> {

@@ -1,4 +1,5 @@
-//! `pgweir demo`: a throw-away Postgres, more clients than it takes, and the same clients again through pgweir.
+//! `pgweir demo`: a throw-away Postgres, more clients than it takes, and the same clients again through pgweir; then the incident behind
+//! pgweir, likewise.
 //!
 //! Everything that is started or laid down is owned by a value that ends or removes it when it is dropped. So success, an
 //! error, a panic and Ctrl-C all clean up the same way: by leaving [`play`].
@@ -11,11 +12,13 @@ mod place;
 mod pooler;
 mod postgres;
 mod progress;
+mod replay;
 mod services;
 mod table;
 mod tally;
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -26,18 +29,22 @@ use tokio::task::JoinError;
 use self::crowd::Entrance;
 use self::place::Place;
 use self::pooler::Pooler;
-use self::postgres::Postgres;
+use self::postgres::{Postgres, Watch};
 use self::progress::Progress;
-use self::services::{BUDGET, MAX_CONNECTIONS};
+use self::replay::Stage;
+use self::services::{BUDGET, Login, MAX_CONNECTIONS};
+use crate::incident::store::read;
 use crate::server::login::LoginError;
 
 /// How much of it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Options {
     /// Clients that want a session at the same time.
     pub clients: u16,
     /// How long they stay, once directly and once through pgweir.
     pub stay: Duration,
+    /// Where the export of the incident that is replayed at the end is kept.
+    pub report: Option<PathBuf>,
 }
 
 /// Why the demo did not end well.
@@ -187,7 +194,7 @@ async fn play(options: &Options) -> Result<String, DemoError> {
     progress.say(&format!(
         "The same clients through pgweir, which may open {BUDGET} server connections ..."
     ))?;
-    let mut pooler = Pooler::start(&place, postgres.port(), &logins).await?;
+    let mut pooler = Pooler::start(&place, postgres.port(), &logins, None).await?;
     let through = entrance("pgweir", pooler.port())
         .admit(options, &mut watch, &mut progress)
         .await?;
@@ -195,13 +202,73 @@ async fn play(options: &Options) -> Result<String, DemoError> {
     progress.say(&table::summary(&direct, &through))?;
     progress.say(&table::services(&direct, &through))?;
     pooler.must_run()?;
-    match table::complaints(&through, BUDGET) {
-        complaints if complaints.is_empty() => Ok(table::moral(&direct, &through)),
-        mut complaints => {
-            complaints.extend(pooler.log());
-            Err(DemoError::Complaints(complaints))
-        }
+    judge(table::complaints(&through, BUDGET), &pooler)?;
+    progress.say(&table::moral(&direct, &through))?;
+    drop(pooler);
+    watch.empty().await?;
+
+    replay(
+        &place,
+        &postgres,
+        &mut watch,
+        &mut progress,
+        options,
+        &logins,
+    )
+    .await
+}
+
+/// The second part: the incident.
+async fn replay(
+    place: &Place,
+    postgres: &Postgres,
+    watch: &mut Watch,
+    progress: &mut Progress,
+    options: &Options,
+    logins: &[Login],
+) -> Result<String, DemoError> {
+    let stage = |name, port, is_kept_clean| Stage {
+        name,
+        port,
+        logins,
+        is_kept_clean,
+    };
+    progress.say(&format!(
+        "\nThe incident: the site is deployed {} times, and old deployments keep their {} sessions. Directly ...",
+        replay::DEPLOYMENTS,
+        replay::SESSIONS
+    ))?;
+    let direct = stage("direct", postgres.port(), false)
+        .play(watch, progress)
+        .await?;
+    watch.empty().await?;
+
+    progress.say("The same through pgweir ...")?;
+    watch.let_them_look(logins).await?;
+    let directory = place.path().join("incidents");
+    let mut pooler = Pooler::start(place, postgres.port(), logins, Some(&directory)).await?;
+    let through = stage("pgweir", pooler.port(), true)
+        .play(watch, progress)
+        .await?;
+    progress.say(&replay::table(&direct, &through))?;
+    pooler.must_run()?;
+    let incident = read(&directory, 1);
+    let mut complaints = replay::complaints(&direct, &through);
+    if let Err(error) = &incident {
+        complaints.push(format!("no incident was recorded: {error}"));
     }
+    judge(complaints, &pooler)?;
+    let incident = incident.ok().unwrap_or_default();
+    replay::moral(&through, &incident, options.report.as_deref())
+}
+
+/// An error if something is not as it must be.
+fn judge(mut complaints: Vec<String>, pooler: &Pooler) -> Result<(), DemoError> {
+    if complaints.is_empty() {
+        return Ok(());
+    }
+    complaints.extend(pooler.log());
+    Err(DemoError::Complaints(complaints))
 }
 
 /// Each client takes a descriptor. Where the limit stays, connecting will say so.

@@ -1,6 +1,7 @@
 //! pgweir itself, as a process of its own.
 
 use std::fmt::Write;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use super::DemoError;
 use super::child::{Child, Ending};
 use super::place::Place;
 use super::postgres::{free_port, until_ready};
+use super::replay;
 use super::services::{BUDGET, Login, SERVICES};
 
 /// Drain, which is over at once where the clients have left. After Ctrl-C they have not, and nobody will end their transactions:
@@ -30,18 +32,23 @@ pub(super) struct Pooler {
 }
 
 impl Pooler {
-    /// Starts this very program with a configuration for the Postgres on that port.
+    /// Starts this very program with a configuration for the Postgres on that port. `incidents`: it records them there, raises an
+    /// alert for the site, and closes what old deployments leave behind after seconds instead of minutes.
     pub(super) async fn start(
         place: &Place,
         postgres: u16,
         logins: &[Login],
+        incidents: Option<&Path>,
     ) -> Result<Self, DemoError> {
         let program = std::env::current_exe().map_err(DemoError::system("find this program"))?;
         let mut tries = TRIES;
         loop {
             tries -= 1;
             let port = free_port()?;
-            let text = configuration(port, postgres, logins);
+            let mut text = configuration(port, postgres, logins, incidents.is_some());
+            if let Some(directory) = incidents {
+                text.push_str(&recording(directory));
+            }
             let file = place.file(&format!("pooler-{port}.toml"), &text)?;
             let mut command = Command::new(&program);
             command.arg("serve").arg(file).env_remove("RUST_LOG");
@@ -74,7 +81,7 @@ impl Pooler {
 }
 
 /// The pooler.toml of the demo.
-fn configuration(port: u16, postgres: u16, logins: &[Login]) -> String {
+fn configuration(port: u16, postgres: u16, logins: &[Login], alerts: bool) -> String {
     let mut text = format!(
         "[listen]\n\
          addresses = [\"127.0.0.1:{port}\"]\n\
@@ -101,8 +108,27 @@ fn configuration(port: u16, postgres: u16, logins: &[Login]) -> String {
             service.max_servers
         )
         .expect("a String takes everything");
+        if alerts && name == "site" {
+            writeln!(text, "alert_clients = {}", replay::ALERT).expect("a String takes everything");
+        }
     }
     text
+}
+
+/// What makes an incident short enough to be watched.
+fn recording(directory: &Path) -> String {
+    format!(
+        "[services.\"*\".deployments]\n\
+         promote_after = \"500ms\"\n\
+         stale_grace = \"2s\"\n\
+         stale_idle = \"500ms\"\n\
+         stale_idle_transaction = \"2s\"\n\
+         close_per_second = 50\n\
+         [incidents]\n\
+         directory = '{}'\n\
+         snapshot_every = \"1s\"\n",
+        directory.display()
+    )
 }
 
 #[cfg(test)]
@@ -114,11 +140,23 @@ mod tests {
 
     #[test]
     fn the_configuration_has_no_mistakes_and_names_every_service() {
-        let text = configuration(6432, 5432, &logins());
+        let text = configuration(6432, 5432, &logins(), false);
         let config = config::parse(&text, "pooler.toml", &|_| None).unwrap();
         assert_eq!(config.budget.max_servers, MaxServers::Exactly(BUDGET));
         assert_eq!(config.services.listed.len(), SERVICES.len());
         assert_eq!(config.users.len(), SERVICES.len());
         assert_eq!(config.listen.http, None);
+
+        let mut text = configuration(6432, 5432, &logins(), true);
+        text.push_str(&recording(Path::new("/a place/for \"incidents\"")));
+        let config = config::parse(&text, "pooler.toml", &|_| None).unwrap();
+        assert_eq!(
+            config.incidents.directory.as_deref(),
+            Some(Path::new("/a place/for \"incidents\""))
+        );
+        assert_eq!(
+            config.services.listed[0].limits.alert_clients as usize,
+            replay::ALERT
+        );
     }
 }

@@ -187,10 +187,21 @@ pub(super) struct Seen {
     pub(super) total: usize,
 }
 
-/// Everybody's sessions but our own.
-const CENSUS: &str = "SELECT coalesce(string_agg(usename || ' ' || n, ' '), '') FROM ( \
-    SELECT usename, count(*) AS n FROM pg_stat_activity \
-    WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() GROUP BY usename) AS everybody";
+impl Seen {
+    /// Keeps the highest count each; not all of one moment.
+    pub(super) fn raise(&mut self, now: &Self) {
+        self.total = self.total.max(now.total);
+        for (most, now) in self.services.iter_mut().zip(now.services) {
+            *most = now.max(*most);
+        }
+    }
+}
+
+/// Everybody's sessions but our own. pgweir's monitor uses the role of a service, and is not one of its sessions.
+const CENSUS: &str = "SELECT coalesce(string_agg(name || ' ' || n, ' '), '') FROM ( \
+    SELECT CASE application_name WHEN 'pgweir monitor' THEN 'monitor' ELSE usename END AS name, count(*) AS n \
+    FROM pg_stat_activity \
+    WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() GROUP BY 1) AS everybody";
 
 /// The connection that sets Postgres up and counts who is connected.
 pub(super) struct Watch(Packets<Stream>);
@@ -206,6 +217,14 @@ impl Watch {
             minor: 0,
         };
         connect(port, &identity).await.map(Self)
+    }
+
+    /// Lets pgweir's monitor see what the services' sessions do, whichever of their roles it uses.
+    pub(super) async fn let_them_look(&mut self, logins: &[Login]) -> Result<(), DemoError> {
+        for Login { name, .. } in logins {
+            ask(&mut self.0, &format!("GRANT pg_monitor TO {name}")).await?;
+        }
+        Ok(())
     }
 
     /// Makes role and database of each service.

@@ -68,10 +68,14 @@ pub(super) fn service_of(nth: usize) -> usize {
 /// What the `nth` client says at login.
 pub(super) fn identity_of(nth: usize, logins: &[Login]) -> Identity {
     let service = service_of(nth);
-    let Service {
-        name, deployments, ..
-    } = SERVICES[service];
+    let deployments = SERVICES[service].deployments;
     let deployment = deployments[usize::from(!(nth / ARRIVALS.len()).is_multiple_of(4))];
+    identity(service, deployment, logins)
+}
+
+/// What a client of this service and deployment says at login.
+pub(super) fn identity(service: usize, deployment: &str, logins: &[Login]) -> Identity {
+    let name = SERVICES[service].name;
     Identity {
         user: name.to_owned(),
         database: name.to_owned(),

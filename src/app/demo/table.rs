@@ -136,14 +136,14 @@ fn percentiles<const N: usize>(times: &Times, percents: [usize; N]) -> String {
         .map_or("-".into(), |all| all.map(millis).join(" / "))
 }
 
-fn millis(time: Duration) -> String {
+pub(super) fn millis(time: Duration) -> String {
     let millis = time.as_secs_f64() * 1000.0;
     let digits = usize::from(millis < 10.0);
     format!("{millis:.digits$}")
 }
 
 /// Columns as wide as their widest cell: the first to the left, numbers to the right.
-fn aligned(rows: &[Vec<String>]) -> String {
+pub(super) fn aligned(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
     let widths: Vec<usize> = (0..columns)
         .map(|column| {

@@ -110,10 +110,7 @@ impl Outcome {
 
     /// Notes how many server connections there are now.
     pub(super) fn note(&mut self, seen: Seen) {
-        self.most.total = self.most.total.max(seen.total);
-        for (most, now) in self.most.services.iter_mut().zip(seen.services) {
-            *most = now.max(*most);
-        }
+        self.most.raise(&seen);
     }
 }
 

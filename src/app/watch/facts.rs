@@ -595,18 +595,15 @@ impl Console {
 #[derive(Default)]
 pub(super) struct HarmSince {
     /// Refusals when it began.
-    refused: HashMap<String, u64>,
+    refused: BTreeMap<String, u64>,
     /// The most that waited at once.
     waiting: BTreeMap<String, u32>,
 }
 
 impl HarmSince {
     pub(super) fn from_now(app: &App) -> Self {
-        let refused = app.watch.refused.iter();
         Self {
-            refused: refused
-                .map(|entry| (entry.key().clone(), *entry.value()))
-                .collect(),
+            refused: app.watch.refusals_by_service(),
             waiting: BTreeMap::new(),
         }
     }
@@ -624,11 +621,11 @@ impl HarmSince {
         for (service, waiting) in &self.waiting {
             rows.entry(service.clone()).or_default().waiting = (*waiting).into();
         }
-        for entry in &app.watch.refused {
-            let before = self.refused.get(entry.key()).copied().unwrap_or(0);
-            let refused = entry.value().saturating_sub(before);
+        for (service, now) in app.watch.refusals_by_service() {
+            let before = self.refused.get(&service).copied().unwrap_or(0);
+            let refused = now.saturating_sub(before);
             if refused > 0 {
-                rows.entry(entry.key().clone()).or_default().refused = refused;
+                rows.entry(service).or_default().refused = refused;
             }
         }
         let named = rows

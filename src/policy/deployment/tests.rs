@@ -176,6 +176,99 @@ fn what_comes_back_with_the_process_has_no_order() {
     );
 }
 
+/// The same place after a restart of pgweir, with what the process before it has left.
+fn restarted(place: &Place) -> Place {
+    let memory = place.life.memory();
+    let text = serde_json::to_string(&memory).unwrap();
+    let read: Memory = serde_json::from_str(&text).unwrap();
+    assert_eq!(read, memory);
+    Place {
+        life: Deployments::after(place.now, &memory),
+        now: place.now,
+        sessions: Vec::new(),
+    }
+}
+
+#[test]
+fn after_a_restart_an_old_one_that_comes_late_supersedes_nobody() {
+    let mut place = Place::new();
+    for name in ["v1", "v2"] {
+        place.login(name);
+        place.pass(40);
+    }
+    // Known: it finds its place behind v1, although it came first.
+    let mut late = restarted(&place);
+    late.login("v2");
+    late.pass(100);
+    late.login("v1");
+    late.pass(100);
+    assert_eq!(late.words(), [("v1", "superseded"), ("v2", "current")]);
+
+    // The old one's sessions come back first, the current one's only when they have something to do.
+    let mut early = restarted(&place);
+    early.login("v1");
+    early.pass(100);
+    assert_eq!(early.words(), [("v1", "current"), ("v2", "gone")]);
+    let mut twice = restarted(&early);
+    twice.login("v1");
+    twice.pass(100);
+    for mut place in [early, twice] {
+        place.login("v2");
+        assert_eq!(place.pass(40), [("v2".into(), false)]);
+        assert_eq!(place.words(), [("v1", "superseded"), ("v2", "current")]);
+        // Whom nobody knew is newer, whenever it comes.
+        let mut place = restarted(&place);
+        place.login("v3");
+        place.login("v2");
+        place.pass(40);
+        assert_eq!(place.by("v2"), Some("v3"));
+    }
+}
+
+#[test]
+fn what_an_operator_or_a_rollback_has_put_back_stays_behind_after_a_restart() {
+    let mut place = Place::new();
+    for name in ["v1", "v2", "v3"] {
+        place.login(name);
+        place.pass(40);
+    }
+    place.life.promote(place.now, "site", "v2").unwrap();
+    let mut after = restarted(&place);
+    for name in ["v2", "v3", "v1"] {
+        after.login(name);
+        after.pass(40);
+    }
+    assert_eq!(after.by("v3"), Some("v2"));
+    assert_eq!(after.by("v1"), Some("v2"));
+    // A canary that does not count beside the current one.
+    after.login("v4");
+    after.pass(1);
+    after.life.supersede(after.now, "site", "v4").unwrap();
+    let mut after = restarted(&after);
+    for name in ["v2", "v4"] {
+        after.login(name);
+        after.pass(40);
+    }
+    assert_eq!(after.by("v4"), Some("v2"));
+    assert_eq!(after.by("v2"), None);
+}
+
+#[test]
+fn those_that_had_no_order_have_none_after_another_restart() {
+    let mut place = Place::new();
+    place.life = Deployments::new(place.now);
+    for name in ["v1", "v2"] {
+        place.login(name);
+    }
+    place.pass(40);
+    let mut place = restarted(&place);
+    for name in ["v2", "v1"] {
+        place.login(name);
+        place.pass(40);
+    }
+    assert_eq!(place.words(), [("v1", "current"), ("v2", "current")]);
+}
+
 #[test]
 fn an_operators_word_holds_until_a_newer_one_has_lived() {
     let mut place = Place::new();
@@ -279,6 +372,44 @@ proptest! {
             let at = ranked.iter().position(|(_, word)| *word == "current");
             let new_below = ranked.iter().take(at.unwrap_or(0)).any(|(_, word)| *word == "new");
             prop_assert!(!new_below, "whoever is older than the current one is superseded");
+        }
+    }
+
+    /// Restarts at any time: with what the process before has left, nobody is superseded by one that was ranked before it, in
+    /// whatever order their sessions come back; and whoever counts has lived.
+    #[test]
+    fn no_restart_makes_an_older_one_supersede_a_newer(
+        events in prop::collection::vec(event(), 1..40),
+        back in prop::collection::vec(event(), 0..40),
+    ) {
+        let mut place = Place::new();
+        for event in events {
+            match event {
+                Event::Login(name) => place.login(NAMES[name]),
+                Event::Leave(name) => place.leave(NAMES[name]),
+                Event::Pass(seconds) => { place.pass(seconds); }
+                Event::Promote(name) => { let _ = place.life.promote(place.now, "site", NAMES[name]); }
+                Event::Supersede(name) => { let _ = place.life.supersede(place.now, "site", NAMES[name]); }
+            }
+        }
+        let memory = place.life.memory();
+        let order: Vec<_> = memory.get("site").into_iter().flatten().map(|known| known.name.clone()).collect();
+        let rank = |name: &str| order.iter().position(|known| known == name);
+        let mut place = restarted(&place);
+        for event in back {
+            match event {
+                // A rollback needs that the current one goes: here all stay.
+                Event::Login(name) => place.login(NAMES[name]),
+                Event::Pass(seconds) => { place.pass(seconds); }
+                Event::Leave(_) | Event::Promote(_) | Event::Supersede(_) => {}
+            }
+            for name in NAMES {
+                let Some(by) = place.by(name) else { continue };
+                if let (Some(one), Some(other)) = (rank(name), rank(by)) {
+                    prop_assert!(one < other, "{name} was superseded by {by}, which is older: {order:?}");
+                }
+                prop_assert!(place.sessions.iter().any(|(other, joined)| *other == by && place.now - joined >= 30_000));
+            }
         }
     }
 }

@@ -225,6 +225,56 @@ fn a_full_service_closes_its_own_leftovers_only() {
 }
 
 #[test]
+fn two_deployments_side_by_side_for_an_hour_are_left_alone() {
+    let rules = rules("promote_after = \"2h\"\nstale_grace = \"1s\"\nstale_idle = \"1s\"");
+    let pressure = Pressure {
+        service: None,
+        wanted: 10,
+        idle_transaction: Duration::ZERO,
+    };
+    let start = 1000 * MINUTE;
+    let sessions = [
+        ("v1", Rest::Idle, 1),
+        ("v1", Rest::InTransaction, 1),
+        ("v2", Rest::Holding, start),
+        ("v2", Rest::InTransaction, start),
+    ];
+    let (mut life, mut reaper) = (Life::new(0), Reaper::default());
+    let mut look = |now: u64| {
+        let counts = sessions.iter().map(|(deployment, _, joined)| {
+            let superseded = life.superseded("site", deployment);
+            let measure = Measure {
+                promote_after: rules.promote_after,
+                superseded: superseded.map(|superseded| superseded.since),
+            };
+            let mut count = Count::default();
+            count.add(*joined, now, measure);
+            ("site", *deployment, count)
+        });
+        let counts: Vec<_> = counts.collect();
+        let _ = life.observe(now, counts, |_| rules.promote_after);
+        let seen = (1..)
+            .zip(&sessions)
+            .map(|(id, (deployment, rest, joined))| {
+                let superseded = life.superseded("site", deployment);
+                Seen {
+                    superseded: superseded.map(|superseded| superseded.since),
+                    joined: *joined,
+                    ..living(id, *rest, *joined)
+                }
+            });
+        let seen: Vec<_> = seen.collect();
+        reaper.choose(now, &[pressure], &seen, |_| &rules).len()
+    };
+    for second in 0..3600 {
+        assert_eq!(look(start + second * 1000), 0, "after {second} s");
+    }
+    // An hour later the canary has lived for long enough.
+    let _ = look(start + 120 * MINUTE);
+    assert!(look(start + 121 * MINUTE) > 0);
+}
+
+#[test]
 fn an_operator_closes_all_that_is_stale_and_idle() {
     let seen = [
         superseded(1, Rest::Idle, 0),
@@ -379,7 +429,7 @@ proptest! {
                             prop_assert!(rested > 30_000 && pressure.is_some());
                             continue;
                         }
-                        Reason::KillStale => prop_assert!(false, "nobody said so"),
+                        Reason::KillStale | Reason::PressureForeign => prop_assert!(false, "nobody said so"),
                     }
                     prop_assert_eq!(words[session.deployment], "superseded");
                 }

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use super::Book;
 use super::arena::{Linked, Links, List, NONE};
-use super::words::{Gate, PoolId, PoolLimits, ServerId, ServiceLimits, State, WaiterId};
+use super::words::{
+    Gate, Party, PoolId, PoolLimits, Reach, ServerId, ServiceId, ServiceLimits, State, WaiterId,
+};
 
 /// Server connections by state, under one cap.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -55,6 +57,20 @@ impl Tally {
             State::Granted => &mut self.granted,
             State::Leased => &mut self.leased,
             State::Closing => &mut self.closing,
+        }
+    }
+}
+
+impl std::ops::Add for Tally {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            dialing: self.dialing + other.dialing,
+            idle: self.idle + other.idle,
+            granted: self.granted + other.granted,
+            leased: self.leased + other.leased,
+            closing: self.closing + other.closing,
         }
     }
 }
@@ -135,6 +151,8 @@ pub(super) struct Service {
     /// `cap` is `max_servers`.
     pub(super) capped: Capped,
     pub(super) waiters: u32,
+    /// How many of these ask with [`Reach::AllButKept`].
+    pub(super) waiters_short: u32,
 }
 
 pub(super) struct Pool {
@@ -144,7 +162,7 @@ pub(super) struct Pool {
     pub(super) user: u32,
     pub(super) limits: PoolLimits,
     pub(super) tally: Tally,
-    /// By service; `NONE` where it never asked.
+    /// By service and reach; `NONE` where it never asked.
     pub(super) group_of: Vec<u32>,
     /// The groups there are.
     pub(super) groups: Vec<u32>,
@@ -171,11 +189,12 @@ pub(super) struct Pool {
     pub(super) gate: Gate,
 }
 
-/// The queue and the server connections of one (pool, service).
+/// The queue and the server connections of one (pool, service, reach).
 pub(super) struct Group {
     pub(super) pool: u32,
     pub(super) host: u32,
     pub(super) service: u32,
+    pub(super) reach: Reach,
     /// Its service has asked here.
     pub(super) asked: bool,
     /// Its pool has moved to another host: what is left here is on its way out.
@@ -324,6 +343,13 @@ impl Service {
             0
         }
     }
+
+    /// Whether somebody of this reach may have one more in use, where `freed` of those in use are about to be given up.
+    pub(super) fn reaches(&self, reach: Reach, freed: u32) -> bool {
+        let Capped { cap, tally, .. } = &self.capped;
+        let in_use = tally.total() - tally.idle - freed;
+        reach == Reach::All || *cap == 0 || in_use + self.limits.kept_servers < *cap
+    }
 }
 
 impl Book {
@@ -471,6 +497,9 @@ impl Book {
             self.groups[group].lanes[thread as usize]
                 .idle
                 .push_front(&mut self.servers, server);
+            // One fewer is in use.
+            let service = &self.services[self.groups[group].service as usize];
+            self.unsettled |= service.waiters_short > 0;
         }
     }
 
@@ -600,26 +629,28 @@ impl Book {
         &mut lanes[at]
     }
 
-    /// The group of a pool and a service, made at its first use.
-    pub(super) fn group(&mut self, pool: u32, service: u32) -> u32 {
-        let known = self.pools[pool]
-            .group_of
-            .get(service as usize)
-            .copied()
-            .unwrap_or(NONE);
+    /// The group of a pool and a party, made at its first use.
+    pub(super) fn group(&mut self, pool: u32, party: Party) -> u32 {
+        let group_of = &self.pools[pool].group_of;
+        let known = group_of.get(place_of(party)).copied().unwrap_or(NONE);
         if known == NONE {
-            self.new_group(pool, service)
+            self.new_group(pool, party)
         } else {
             known
         }
     }
 
-    fn new_group(&mut self, pool: u32, service: u32) -> u32 {
+    fn new_group(&mut self, pool: u32, party: Party) -> u32 {
         let host = self.pools[pool].host;
+        let Party {
+            service: ServiceId(service),
+            reach,
+        } = party;
         let group = self.groups.insert(|_, _| Group {
             pool,
             host,
             service,
+            reach,
             asked: false,
             left: false,
             waiters: 0,
@@ -629,7 +660,7 @@ impl Book {
             place: NONE,
         });
         let pool = &mut self.pools[pool];
-        let at = service as usize;
+        let at = place_of(party);
         if pool.group_of.len() <= at {
             pool.group_of.resize(at + 1, NONE);
         }
@@ -637,4 +668,9 @@ impl Book {
         pool.groups.push(group);
         group
     }
+}
+
+/// A party's place in a pool's `group_of`: those of a service lie side by side.
+fn place_of(party: Party) -> usize {
+    2 * party.service.index() + usize::from(party.reach == Reach::AllButKept)
 }

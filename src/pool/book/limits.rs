@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::arena::{NONE, index};
 use super::ledger::{Capped, Group, Host, Pool, Service, Tally};
 use super::words::{
-    Action, DatabaseId, Gate, HostId, PoolId, PoolLimits, PoolPlace, ServiceId, ServiceLimits,
-    ThreadId, UserId,
+    Action, DatabaseId, Gate, HostId, Party, PoolId, PoolLimits, PoolPlace, ServiceId,
+    ServiceLimits, ThreadId, UserId,
 };
 use super::{Book, DIALS_AT_ONCE};
 
@@ -54,6 +54,7 @@ impl Book {
             limits,
             capped: Capped::limited(limits.max_servers),
             waiters: 0,
+            waiters_short: 0,
         });
         ServiceId(index(self.services.len() - 1))
     }
@@ -137,8 +138,17 @@ impl Book {
         entry.group_of.clear();
         for old in std::mem::take(&mut entry.groups) {
             self.groups[old].left = true;
-            let Group { service, asked, .. } = self.groups[old];
-            let new = self.group(pool, service);
+            let Group {
+                service,
+                reach,
+                asked,
+                ..
+            } = self.groups[old];
+            let party = Party {
+                service: ServiceId(service),
+                reach,
+            };
+            let new = self.group(pool, party);
             self.groups[new].asked = asked;
             self.hosts[host as usize].account(service);
             self.move_queue(old, new);

@@ -10,7 +10,7 @@
 //!   at once, what is lent when it comes back, and until then allows nothing new.
 //! * **Nobody waits who could go.** No idle server connection lies in a pool for whose waiters it may be used, and no dial
 //!   is permitted that is not under way. So a newcomer may take what is idle without overtaking anybody.
-//! * **A cap blocks only those under it.** Each (pool, service) is a group with a queue of its own; choices are made
+//! * **A cap blocks only those under it.** Each (pool, service, [`Reach`]) is a group with a queue of its own; choices are made
 //!   between groups that may go, and a group that may not is no candidate.
 //!
 //! # Who goes first
@@ -44,6 +44,8 @@
 //! * *Nobody waits who could go* against *an operator's pause*: a pool that is shut lends and dials nothing, and it is as if
 //!   its waiters were not there: nothing is closed or kept free for them, nor for a guarantee of a service that could use it
 //!   in shut pools only. They keep their places, and their deadlines.
+//! * *Nobody waits who could go* against *what is kept of a service's cap*: who asks with [`Reach::AllButKept`] is lent and dialled
+//!   nothing while as much is in use as leaves only that. What is idle is not in use: those who come may have it.
 //! * *Time passes between calls*: what time alone permits (the reserve, the end of a back-off, eviction by age, deadlines)
 //!   begins at a [`Book::tick`], and [`Book::next_tick`] says when one is useful.
 
@@ -71,8 +73,8 @@ use ledger::{Capped, Claim, Group, Host, Pool, Server, Service, Waiter};
 pub use ledger::Tally;
 pub use view::{PartView, PoolView, ServerView, View, WaiterView};
 pub use words::{
-    Action, Asked, CloseReason, DatabaseId, Gate, HostId, PoolId, PoolLimits, PoolPlace, Refusal,
-    Retry, ServerId, ServiceId, ServiceLimits, State, ThreadId, UserId, WaiterId,
+    Action, Asked, CloseReason, DatabaseId, Gate, HostId, Party, PoolId, PoolLimits, PoolPlace,
+    Reach, Refusal, Retry, ServerId, ServiceId, ServiceLimits, State, ThreadId, UserId, WaiterId,
 };
 
 /// How much longer another thread's waiter must have waited before a server connection moves to it while its own thread has
@@ -165,24 +167,24 @@ impl Book {
         }
     }
 
-    /// A session of `service` wants a server connection of `pool` for its thread, until `deadline` at most.
+    /// A session of a service wants a server connection of `pool` for its thread, until `deadline` at most.
     ///
     /// Panics on a pool that was removed: a session may not outlive its pool.
     pub fn ask(
         &mut self,
         now: Duration,
         pool: PoolId,
-        service: ServiceId,
+        party: impl Into<Party>,
         thread: ThreadId,
         deadline: Option<Duration>,
         out: &mut Vec<Action>,
     ) -> Asked {
-        let now = self.advance(now);
+        let (now, party) = (self.advance(now), party.into());
         let pool = self
             .pool_at(pool)
             .expect("a session does not outlive its pool");
-        let group = self.group(pool, service.0);
-        self.pools[pool].warm = Some((service.0, thread.0));
+        let group = self.group(pool, party);
+        self.pools[pool].warm = Some((party.service.0, thread.0));
         self.make_known(group);
         // With a queue before it, nothing idle is for this group: nobody waits who could go.
         let idle = if self.groups[group].waiters == 0 && self.pools[pool].gate.is_open() {

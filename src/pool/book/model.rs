@@ -29,6 +29,7 @@ enum Step {
     Ask {
         pool: usize,
         service: usize,
+        reach: Reach,
         thread: u16,
         patience: Option<u64>,
     },
@@ -66,11 +67,14 @@ fn service_limits() -> impl Strategy<Value = ServiceLimits> {
         prop_oneof![2 => Just(0_u32), 3 => 1_u32..5],
         prop_oneof![2 => Just(0_u32), 1 => 1_u32..3],
         1_u32..4,
+        0_u32..3,
     );
-    limits.prop_map(|(max_servers, min_servers, weight)| ServiceLimits {
+    limits.prop_map(|(max_servers, min_servers, weight, kept)| ServiceLimits {
         max_servers,
         min_servers,
         weight,
+        // Something is left for those who may not have it all.
+        kept_servers: kept.min(max_servers.saturating_sub(1)),
     })
 }
 
@@ -95,6 +99,10 @@ fn pool_limits() -> impl Strategy<Value = PoolLimits> {
 
 fn gate() -> impl Strategy<Value = Gate> {
     prop_oneof![2 => Just(Gate::Open), 1 => Just(Gate::Suspended), 1 => Just(Gate::Paused)]
+}
+
+fn reach() -> impl Strategy<Value = Reach> {
+    prop_oneof![2 => Just(Reach::All), 1 => Just(Reach::AllButKept)]
 }
 
 fn cap() -> impl Strategy<Value = u32> {
@@ -137,8 +145,8 @@ fn world() -> impl Strategy<Value = World> {
 fn step() -> impl Strategy<Value = Step> {
     let n = 0_usize..64;
     prop_oneof![
-        14 => (n.clone(), n.clone(), 0_u16..3, proptest::option::weighted(0.3, 0_u64..800))
-            .prop_map(|(pool, service, thread, patience)| Step::Ask { pool, service, thread, patience }),
+        14 => (n.clone(), n.clone(), reach(), 0_u16..3, proptest::option::weighted(0.3, 0_u64..800))
+            .prop_map(|(pool, service, reach, thread, patience)| Step::Ask { pool, service, reach, thread, patience }),
         8 => n.clone().prop_map(Step::Take),
         3 => n.clone().prop_map(Step::Leave),
         10 => n.clone().prop_map(Step::Release),
@@ -182,6 +190,7 @@ struct MServer {
     /// Where it is, or is being dialled.
     host: usize,
     service: usize,
+    reach: Reach,
     thread: u16,
     idle_since: Duration,
     expires: Duration,
@@ -194,11 +203,21 @@ struct MServer {
 struct MWaiter {
     pool: usize,
     service: usize,
+    reach: Reach,
     thread: u16,
     since: Duration,
     order: u64,
     deadline: Duration,
     granted: Option<ServerId>,
+}
+
+/// Who asks: of which service, and how far it may go.
+type Asker = (usize, Reach);
+
+impl MWaiter {
+    fn party(&self) -> Asker {
+        (self.service, self.reach)
+    }
 }
 
 /// The caps, as the model numbers them.
@@ -392,23 +411,33 @@ impl Model {
             .filter(|waiter| waiter.granted.is_none())
     }
 
-    fn waiting_in(&self, pool: usize, service: Option<usize>) -> usize {
+    fn waiting_in(&self, pool: usize, party: Option<Asker>) -> usize {
         self.waiting()
-            .filter(|waiter| waiter.pool == pool && service.is_none_or(|it| it == waiter.service))
+            .filter(|waiter| waiter.pool == pool && party.is_none_or(|it| it == waiter.party()))
             .count()
     }
 
-    fn dialing_in(&self, pool: usize, service: Option<usize>) -> usize {
+    fn dialing_in(&self, pool: usize, party: Option<Asker>) -> usize {
         let here = |server: &&MServer| {
             server.at == At::Dialing
                 && server.pool == pool
                 && !server.lost
-                && service.is_none_or(|it| it == server.service)
+                && party.is_none_or(|it| it == (server.service, server.reach))
         };
         self.servers.values().filter(here).count()
     }
 
     // ---- the rules, naively ----
+
+    /// Whether one more may be in use, as far as what is kept of the service's cap goes. What has come back is not.
+    fn reaches(&self, (service, reach): Asker) -> bool {
+        let limits = self.world.services[service];
+        let in_use = |at| !matches!(at, At::Idle | At::Limbo);
+        let in_use = self.count(Cap::Service(service), in_use);
+        reach == Reach::All
+            || limits.max_servers == 0
+            || in_use < limits.max_servers - limits.kept_servers
+    }
 
     /// Whether one more on this account would keep every cap, the pool's own apart.
     fn fits(&self, pool: usize, service: usize) -> bool {
@@ -425,11 +454,11 @@ impl Model {
                 .all(|cap| self.cap(*cap).is_none_or(|most| self.total(*cap) < most))
     }
 
-    fn may_dial(&self, pool: usize, service: usize) -> bool {
+    fn may_dial(&self, pool: usize, party: Asker) -> bool {
         let limits = self.world.pools[pool].3;
         let oldest = self
             .waiting()
-            .filter(|waiter| (waiter.pool, waiter.service) == (pool, service));
+            .filter(|waiter| (waiter.pool, waiter.party()) == (pool, party));
         let oldest = oldest.map(|waiter| waiter.since).min().unwrap();
         let reserve = self.reserve_before[pool].is_some_and(|before| oldest <= before);
         let size = limits.size + if reserve { limits.reserve_size } else { 0 };
@@ -437,9 +466,10 @@ impl Model {
             && self.retry_at[pool].is_none()
             && self.is_open(pool)
             && self.dialing_in(pool, None) < self.waiting_in(pool, None)
-            && self.dialing_in(pool, Some(service)) < self.waiting_in(pool, Some(service))
+            && self.dialing_in(pool, Some(party)) < self.waiting_in(pool, Some(party))
             && self.total(Cap::Pool(pool)) < size
-            && self.fits(pool, service)
+            && self.fits(pool, party.0)
+            && self.reaches(party)
     }
 
     /// Whether one more dial may be in flight.
@@ -453,7 +483,11 @@ impl Model {
         }
     }
 
-    fn may_lend(&self, server: &MServer, service: usize) -> bool {
+    fn may_lend(&self, server: &MServer, party: Asker) -> bool {
+        let (service, _) = party;
+        if !self.reaches(party) {
+            return false;
+        }
         if server.service == service {
             return true;
         }
@@ -519,7 +553,7 @@ impl Model {
         assert!(waiter.granted.is_none(), "granted twice");
         for other in self
             .waiting()
-            .filter(|other| (other.pool, other.service) == (waiter.pool, waiter.service))
+            .filter(|other| (other.pool, other.party()) == (waiter.pool, waiter.party()))
         {
             let bound = if other.thread == waiter.thread {
                 Duration::ZERO
@@ -532,7 +566,7 @@ impl Model {
         }
         self.lend(
             server_id,
-            waiter.service,
+            waiter.party(),
             waiter.pool,
             from,
             At::Granted,
@@ -545,7 +579,7 @@ impl Model {
     fn lend(
         &mut self,
         id: ServerId,
-        service: usize,
+        party: Asker,
         pool: usize,
         from: ThreadId,
         at: At,
@@ -564,12 +598,14 @@ impl Model {
         );
         assert!(self.gates[pool].is_open(), "lent by a pool that is shut");
         assert!(
-            self.may_lend(&server, service),
+            self.may_lend(&server, party),
             "lent against a cap or a guarantee"
         );
+        let (service, reach) = party;
         *self.servers.get_mut(&id).unwrap() = MServer {
             at,
             service,
+            reach,
             thread,
             ..server
         };
@@ -585,8 +621,11 @@ impl Model {
     ) {
         let pool = self.pools.iter().position(|it| *it == pool).unwrap();
         let service = service.index();
+        // Whom it is dialled for, it does not say.
+        let reach = self.book.groups[self.book.servers[id.index].group].reach;
         let warming = ticking && self.live(Cap::Pool(pool)) < self.world.pools[pool].3.min_size;
-        if self.waiting_in(pool, Some(service)) == 0 || !self.may_dial(pool, service) {
+        let party = (service, reach);
+        if self.waiting_in(pool, Some(party)) == 0 || !self.may_dial(pool, party) {
             assert!(
                 warming
                     && self.gates[pool].is_open()
@@ -604,6 +643,7 @@ impl Model {
             pool,
             host: self.world.pools[pool].0,
             service,
+            reach,
             thread: thread.0,
             idle_since: self.now,
             expires: Duration::MAX,
@@ -664,6 +704,7 @@ impl Model {
                 && self.gates[waiter.pool].is_open()
                 && (spared || same_account)
                 && (!warm || below)
+                && self.reaches(waiter.party())
                 && !self.fits(waiter.pool, waiter.service)
                 && self.caps_of(waiter.pool, waiter.service)[..4]
                     .iter()
@@ -722,11 +763,13 @@ impl Model {
             Step::Ask {
                 pool,
                 service,
+                reach,
                 thread,
                 patience,
             } => {
                 let (pool, service) = (pool % self.pools.len(), service % self.services.len());
-                self.ask(pool, service, thread % self.world.threads, patience, out);
+                let thread = thread % self.world.threads;
+                self.ask(pool, (service, reach), thread, patience, out);
             }
             Step::Take(which) => return self.take(which),
             Step::Leave(which) => return self.leave(which, out),
@@ -880,7 +923,7 @@ impl Model {
     fn ask(
         &mut self,
         pool: usize,
-        service: usize,
+        (service, reach): Asker,
         thread: u16,
         patience: Option<u64>,
         out: &mut Vec<Action>,
@@ -888,11 +931,14 @@ impl Model {
         let deadline = patience.map(|patience| self.now + Duration::from_millis(patience));
         self.known.insert((pool, service));
         self.asked += 1;
-        let (pool_id, service_id) = (self.pools[pool], self.services[service]);
+        let party = Party {
+            service: self.services[service],
+            reach,
+        };
         match self.book.ask(
             self.now,
-            pool_id,
-            service_id,
+            self.pools[pool],
+            party,
             ThreadId(thread),
             deadline,
             out,
@@ -901,10 +947,10 @@ impl Model {
                 self.ended += 1;
                 assert!(
                     self.waiting()
-                        .all(|other| (other.pool, other.service) != (pool, service)),
+                        .all(|other| (other.pool, other.party()) != (pool, (service, reach))),
                     "overtook"
                 );
-                self.lend(server, service, pool, from, At::Leased, thread);
+                self.lend(server, (service, reach), pool, from, At::Leased, thread);
             }
             Asked::Waiting(id) => {
                 let deadline = deadline.unwrap_or(Duration::MAX);
@@ -912,6 +958,7 @@ impl Model {
                 let waiter = MWaiter {
                     pool,
                     service,
+                    reach,
                     thread,
                     since,
                     order,
@@ -1014,19 +1061,21 @@ impl Model {
 
     fn check(&self) {
         for pool in 0..self.pools.len() {
-            for service in 0..self.services.len() {
-                if self.gates[pool].is_open() && self.waiting_in(pool, Some(service)) > 0 {
+            let services = 0..self.services.len();
+            let parties = services.flat_map(|it| [(it, Reach::All), (it, Reach::AllButKept)]);
+            for party in parties {
+                if self.gates[pool].is_open() && self.waiting_in(pool, Some(party)) > 0 {
                     assert!(
-                        !self.may_dial(pool, service),
-                        "pool {pool}, service {service} waits, and might dial"
+                        !self.may_dial(pool, party),
+                        "pool {pool}, {party:?} waits, and might dial"
                     );
                     let mut idle = self
                         .servers
                         .values()
                         .filter(|server| server.at == At::Idle && server.pool == pool);
                     assert!(
-                        !idle.any(|server| self.may_lend(server, service)),
-                        "service {service} waits, and might go"
+                        !idle.any(|server| self.may_lend(server, party)),
+                        "{party:?} waits, and might go"
                     );
                 }
             }

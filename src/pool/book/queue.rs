@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Book;
 use super::arena::{Links, NONE, index};
 use super::ledger::{Group, Waiter};
-use super::words::WaiterId;
+use super::words::{Reach, WaiterId};
 
 impl Book {
     pub(super) fn enqueue(
@@ -54,6 +54,7 @@ impl Book {
         let Group {
             pool,
             service,
+            reach,
             waiters,
             ..
         } = self.groups[group];
@@ -67,7 +68,9 @@ impl Book {
         }
         self.groups[group].waiters += 1;
         self.pools[pool].waiters += 1;
-        self.services[service as usize].waiters += 1;
+        let service = &mut self.services[service as usize];
+        service.waiters += 1;
+        service.waiters_short += u32::from(reach == Reach::AllButKept);
     }
 
     /// Takes a waiter out of its queue; it stays in the arena.
@@ -79,12 +82,15 @@ impl Book {
         let Group {
             pool,
             service,
+            reach,
             place,
             ..
         } = self.groups[group];
         self.groups[group].waiters -= 1;
         self.pools[pool].waiters -= 1;
-        self.services[service as usize].waiters -= 1;
+        let service = &mut self.services[service as usize];
+        service.waiters -= 1;
+        service.waiters_short -= u32::from(reach == Reach::AllButKept);
         if self.groups[group].waiters == 0 {
             let waiting = &mut self.pools[pool].waiting;
             waiting.swap_remove(place as usize);
@@ -173,6 +179,9 @@ impl Book {
     /// its own service's account before another's, the most recently used.
     pub(super) fn best_idle(&self, group: u32, thread: u16) -> Option<u32> {
         let own = &self.groups[group];
+        if !self.reaches(group, 0) {
+            return None;
+        }
         if let Some(lane) = own
             .lanes
             .get(usize::from(thread))
@@ -186,14 +195,14 @@ impl Book {
         }
         let givers = pool.groups.iter().copied();
         let givers = givers
-            .filter(|giver| self.groups[*giver].tally.idle > 0 && self.may_lend(*giver, group));
+            .filter(|giver| self.groups[*giver].tally.idle > 0 && self.may_move(*giver, group));
         let heads =
             givers.flat_map(|giver| self.groups[giver].lanes.iter().map(|lane| lane.idle.head));
         heads.filter(|head| *head != NONE).min_by_key(|head| {
             let server = &self.servers[*head];
             (
                 server.thread != thread,
-                server.group != group,
+                self.groups[server.group].service != own.service,
                 Reverse(server.idle_since),
             )
         })
@@ -207,13 +216,24 @@ impl Book {
         heads.find(|head| *head != NONE)
     }
 
-    /// Whether what is on one group's account may be lent to another group of the same pool.
+    /// Whether what is in use on one group's account, and comes back, may be lent to another group of the same pool.
     pub(super) fn may_lend(&self, giver: u32, taker: u32) -> bool {
-        giver == taker
-            || (self.services[self.groups[taker].service as usize]
-                .capped
-                .has_room()
-                && self.may_give(giver, taker))
+        let freed = self.groups[giver].service == self.groups[taker].service;
+        self.reaches(taker, freed.into()) && self.may_move(giver, taker)
+    }
+
+    /// Whether what is on one group's account may go to another's of the same pool, as far as caps and guarantees go.
+    fn may_move(&self, giver: u32, taker: u32) -> bool {
+        let service = self.groups[taker].service;
+        self.groups[giver].service == service
+            || (self.services[service as usize].capped.has_room() && self.may_give(giver, taker))
+    }
+
+    /// Whether a group may have one more in use as far as what is kept of its service's cap goes, where `freed` of those in use
+    /// are about to be given up.
+    pub(super) fn reaches(&self, group: u32, freed: u32) -> bool {
+        let Group { service, reach, .. } = self.groups[group];
+        self.services[service as usize].reaches(reach, freed)
     }
 
     /// Whether an account may lose one to another without breaking its guaranteed minimum: it has more, or the budget has

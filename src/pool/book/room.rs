@@ -72,6 +72,7 @@ impl Book {
             && self.databases[pool.database as usize].has_room()
             && self.users[pool.user as usize].has_room()
             && self.services[entry.service as usize].capped.has_room()
+            && self.reaches(group, 0)
     }
 
     /// How much of the budget a group must leave to the guaranteed minimums of others. See the module for why one below
@@ -111,6 +112,7 @@ impl Book {
         let entry = &self.groups[group];
         let pool = &self.pools[entry.pool];
         pool.gate.is_open()
+            && self.reaches(group, 0)
             && entry.waiters > entry.tally.dialing + entry.rooms.length
             && pool.waiters > pool.dials() + pool.promised
             && ((pool.retry_at.is_none() && self.has_place(group))

@@ -8,6 +8,7 @@ const NO_LIMITS: ServiceLimits = ServiceLimits {
     max_servers: 0,
     min_servers: 0,
     weight: 1,
+    kept_servers: 0,
 };
 const T0: ThreadId = ThreadId(0);
 const T1: ThreadId = ThreadId(1);
@@ -62,33 +63,33 @@ impl Desk {
         self.book.add_service(limits)
     }
 
-    fn ask_on(&mut self, pool: PoolId, service: ServiceId, thread: ThreadId) -> Asked {
+    fn ask_on(&mut self, pool: PoolId, party: impl Into<Party>, thread: ThreadId) -> Asked {
         self.book
-            .ask(self.now, pool, service, thread, None, &mut self.out)
+            .ask(self.now, pool, party, thread, None, &mut self.out)
     }
 
-    fn wait_on(&mut self, pool: PoolId, service: ServiceId, thread: ThreadId) -> WaiterId {
-        match self.ask_on(pool, service, thread) {
+    fn wait_on(&mut self, pool: PoolId, party: impl Into<Party>, thread: ThreadId) -> WaiterId {
+        match self.ask_on(pool, party, thread) {
             Asked::Waiting(waiter) => waiter,
             Asked::Granted { .. } => panic!("lent at once"),
         }
     }
 
-    fn wait(&mut self, pool: PoolId, service: ServiceId) -> WaiterId {
-        self.wait_on(pool, service, T0)
+    fn wait(&mut self, pool: PoolId, party: impl Into<Party>) -> WaiterId {
+        self.wait_on(pool, party, T0)
     }
 
     /// Asks, dials and takes: a lease on a connection of its own.
-    fn lease_on(&mut self, pool: PoolId, service: ServiceId, thread: ThreadId) -> ServerId {
-        let waiter = self.wait_on(pool, service, thread);
+    fn lease_on(&mut self, pool: PoolId, party: impl Into<Party>, thread: ThreadId) -> ServerId {
+        let waiter = self.wait_on(pool, party, thread);
         let server = self.dial_ordered();
         assert!(self.book.dialed(self.now, server, None, &mut self.out));
         assert_eq!(self.granted(), vec![(waiter, server)]);
         self.book.take(waiter).unwrap()
     }
 
-    fn lease(&mut self, pool: PoolId, service: ServiceId) -> ServerId {
-        self.lease_on(pool, service, T0)
+    fn lease(&mut self, pool: PoolId, party: impl Into<Party>) -> ServerId {
+        self.lease_on(pool, party, T0)
     }
 
     fn release(&mut self, server: ServerId) {
@@ -266,6 +267,71 @@ fn weights_make_shares() {
     assert_eq!(desk.granted()[0].0, of_bot[0]);
     desk.release(leases[1]);
     assert_eq!(desk.granted()[0].0, of_site, "three to one is fair here");
+}
+
+/// A service with four server connections, one of them kept; the old deployment, which may not have that one; and the new one.
+fn with_one_kept(desk: &mut Desk) -> (ServiceId, Party, Party) {
+    let service = desk.service(ServiceLimits {
+        max_servers: 4,
+        kept_servers: 1,
+        ..NO_LIMITS
+    });
+    let old = Party {
+        service,
+        reach: Reach::AllButKept,
+    };
+    (service, old, service.into())
+}
+
+#[test]
+fn what_is_kept_of_a_cap_is_there_for_those_who_may_have_all() {
+    let mut desk = Desk::new(9);
+    let pool = desk.pool(sized(9));
+    let (service, old, new) = with_one_kept(&mut desk);
+    let held = [(); 3].map(|()| desk.lease(pool, old));
+    let of_old = desk.wait(pool, old);
+    assert_eq!(desk.out, [], "the last one is not for it");
+    assert_eq!(desk.book.waiters_at_cap(service), 1);
+    let last = desk.lease(pool, new);
+    let of_new = desk.wait(pool, new);
+    assert_eq!(desk.book.waiters_at_cap(service), 2);
+    // Who has waited longer may not go.
+    desk.release(held[0]);
+    assert_eq!(desk.granted(), [(of_new, held[0])]);
+    desk.release(last);
+    assert_eq!(desk.granted(), [], "that is the kept one again");
+    desk.release(held[1]);
+    assert_eq!(desk.granted(), [(of_old, held[1])]);
+}
+
+#[test]
+fn what_is_kept_may_lie_idle_and_is_not_lent_to_others_of_its_service() {
+    let mut desk = Desk::new(9);
+    let (pool, elsewhere) = (desk.pool(sized(9)), desk.pool(sized(9)));
+    let (_, old, new) = with_one_kept(&mut desk);
+    let held = [(); 3].map(|()| desk.lease(pool, old));
+    let idle = desk.lease(pool, new);
+    desk.release(idle);
+    let of_old = desk.wait(pool, old);
+    assert_eq!(desk.out, []);
+    // In another pool, whoever may have all has room made by closing it.
+    desk.wait(elsewhere, new);
+    desk.tick_at(EVICT_AFTER);
+    assert_eq!(desk.close_ordered(), (idle, CloseReason::MadeRoom));
+    desk.closed(idle);
+    let dialed = desk.dial_ordered();
+    assert!(desk.book.dialed(desk.now, dialed, None, &mut desk.out));
+    assert_eq!(desk.granted().len(), 1);
+    // What comes back in one pool lets a waiter of another go.
+    let waits_elsewhere = desk.wait(elsewhere, old);
+    assert!(desk.book.leave(desk.now, of_old, &mut desk.out));
+    assert_eq!(desk.out, []);
+    desk.release(held[0]);
+    assert_eq!(desk.out, [], "three are in use still");
+    desk.release(held[1]);
+    desk.tick_at(2 * EVICT_AFTER);
+    assert_eq!(desk.close_ordered().1, CloseReason::MadeRoom);
+    let _ = waits_elsewhere;
 }
 
 #[test]

@@ -6,7 +6,7 @@ use super::Book;
 use super::WATCH_EVERY;
 use super::arena::NONE;
 use super::ledger::{Lane, Pool, Server};
-use super::words::{Action, CloseReason, Refusal};
+use super::words::{Action, CloseReason, Refusal, ServiceId};
 
 impl Book {
     /// Does what is due: refuses waiters past their deadline, opens reserves, ends back-offs, closes what is idle too long
@@ -192,7 +192,7 @@ impl Book {
             && (limits.size == 0 || tally.total() < limits.size)
             && self.is_open(entry);
         let (service, thread) = warm.filter(|_| missing && retry_at.is_none())?;
-        let group = self.group(pool, service);
+        let group = self.group(pool, ServiceId(service).into());
         self.make_known(group);
         self.caps_allow(group).then_some((group, thread))
     }

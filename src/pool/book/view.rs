@@ -7,7 +7,7 @@ use super::Book;
 use super::arena::{Arena, NONE, index};
 use super::ledger::{Capped, Tally};
 use super::words::{
-    DatabaseId, HostId, PoolId, ServerId, ServiceId, State, ThreadId, UserId, WaiterId,
+    DatabaseId, HostId, PoolId, Reach, ServerId, ServiceId, State, ThreadId, UserId, WaiterId,
 };
 
 /// What counts against one cap.
@@ -107,6 +107,18 @@ impl Book {
         self.services[service.index()].waiters
     }
 
+    /// How many of them wait because their service has all that it may have, or all that they may have of it.
+    pub fn waiters_at_cap(&self, service: ServiceId) -> u32 {
+        let service = &self.services[service.index()];
+        if !service.capped.has_room() {
+            service.waiters
+        } else if service.reaches(Reach::AllButKept, 0) {
+            0
+        } else {
+            service.waiters_short
+        }
+    }
+
     /// A service's server connections on one host.
     pub fn service_on(&self, host: HostId, service: ServiceId) -> u32 {
         self.hosts[host.index()]
@@ -193,14 +205,23 @@ impl Book {
     /// What each service has of a pool in which it has ever asked.
     pub fn parts(&self, pool: PoolId) -> impl Iterator<Item = PartView> + '_ {
         let entry = self.pool_at(pool).map(|pool| &self.pools[pool]);
-        let groups = entry.map_or(&[][..], |pool| &pool.groups);
-        groups.iter().map(|group| {
-            let group = &self.groups[*group];
-            PartView {
-                service: ServiceId(group.service),
-                tally: group.tally,
-                waiters: group.waiters,
-            }
+        let groups = entry.map_or(&[][..], |pool| &pool.group_of);
+        // Those of a service lie side by side.
+        groups.chunks(2).filter_map(|groups| {
+            let known = groups.iter().filter(|group| **group != NONE);
+            let parts = known.map(|group| {
+                let group = &self.groups[*group];
+                PartView {
+                    service: ServiceId(group.service),
+                    tally: group.tally,
+                    waiters: group.waiters,
+                }
+            });
+            parts.reduce(|one, other| PartView {
+                service: one.service,
+                tally: one.tally + other.tally,
+                waiters: one.waiters + other.waiters,
+            })
         })
     }
 

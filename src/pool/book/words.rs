@@ -95,6 +95,36 @@ pub struct ServiceLimits {
     pub min_servers: u32,
     /// Its part of what is contended for, at least 1.
     pub weight: u32,
+    /// So many of `max_servers` are for those who ask with [`Reach::All`].
+    pub kept_servers: u32,
+}
+
+/// How much of its service's `max_servers` an asker may see in use and still be served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reach {
+    /// All of it.
+    All,
+    /// All but `kept_servers`. For who keeps a server connection for a long time and may not shut out those who come after: a session
+    /// that holds one for its life, of a deployment that is not the newest.
+    AllButKept,
+}
+
+/// On whose account a server connection is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Party {
+    /// The service.
+    pub service: ServiceId,
+    /// How far it may go.
+    pub reach: Reach,
+}
+
+impl From<ServiceId> for Party {
+    fn from(service: ServiceId) -> Self {
+        Self {
+            service,
+            reach: Reach::All,
+        }
+    }
 }
 
 /// What a pool does for who asks it.

@@ -300,6 +300,21 @@ impl Pools {
         (pids, tally.dialing)
     }
 
+    /// The port at our side of each of our connections at one Postgres, by process id; -1: a unix socket.
+    pub fn local_ports(&self, host: HostId) -> HashMap<u32, i32> {
+        let state = self.state.lock();
+        let mut all = HashMap::new();
+        for (server, facts) in state.facts.iter().flatten() {
+            let pool = state.book.server(*server).map(|server| server.pool);
+            let pool = pool.and_then(|pool| state.pools[pool.index()].as_ref());
+            if pool.is_some_and(|pool| pool.host() == host) {
+                let port = facts.line.local.map_or(-1, |local| local.port().into());
+                all.insert(facts.pid, port);
+            }
+        }
+        all
+    }
+
     /// The service on whose account each of our connections at one Postgres is, and the session that has it, by process id.
     pub fn users_of_backends(&self, host: HostId) -> HashMap<u32, (String, Option<u32>)> {
         let state = self.state.lock();

@@ -15,8 +15,7 @@ use super::{PoolSettings, Pools, Purpose, Refused};
 use crate::config::checked::Secret;
 use crate::metrics::{Traffic, in_micros};
 use crate::pool::book::{
-    Asked, HostId, PoolId, PoolPlace, PoolView, Refusal, Retry, ServerId, ServiceId, ThreadId,
-    WaiterId,
+    Asked, HostId, Party, PoolId, PoolPlace, PoolView, Refusal, Retry, ServerId, ThreadId, WaiterId,
 };
 use crate::pool::errand::{Discard, Errand, Task};
 use crate::pool::lease::{Lease, Ticket};
@@ -58,7 +57,7 @@ pub struct Pool {
     pub(super) doubtful: AtomicBool,
     pub(super) last_failure: Mutex<Option<Failure>>,
     pub(super) vouched: tokio::sync::Mutex<Option<Vouched>>,
-    pub(super) statements: Store,
+    pub(super) statements: Arc<Store>,
     /// Parameters that clients asked for at startup, and what became of them.
     pub(super) accepted: Mutex<HashMap<Parameters, Arc<Accepted>>>,
     /// What each thread moved.
@@ -144,17 +143,18 @@ pub(in crate::pool) struct Granted {
 }
 
 impl Pool {
-    /// Asks for a server connection on behalf of `service`, from `thread`, for the session of number `client` (0: for a
+    /// Asks for a server connection on behalf of a service, from `thread`, for the session of number `client` (0: for a
     /// login). `waker` is woken when a place in the queue leads to something.
     pub fn ask(
         self: &Arc<Self>,
-        service: ServiceId,
+        party: impl Into<Party>,
         thread: ThreadId,
         client: u32,
         waker: &Waker,
     ) -> Checkout {
+        let party = party.into();
         loop {
-            let waiting = match self.enqueue(service, thread, client, waker) {
+            let waiting = match self.enqueue(party, thread, client, waker) {
                 Ok(granted) => {
                     self.traffic(thread).waited(0);
                     Lease::begin(self, thread, granted)
@@ -170,7 +170,7 @@ impl Pool {
 
     fn enqueue(
         &self,
-        service: ServiceId,
+        party: Party,
         thread: ThreadId,
         client: u32,
         waker: &Waker,
@@ -180,7 +180,7 @@ impl Pool {
             let deadline = query_wait.map(|wait| now + wait);
             match state
                 .book
-                .ask(now, self.id, service, thread, deadline, &mut state.actions)
+                .ask(now, self.id, party, thread, deadline, &mut state.actions)
             {
                 Asked::Granted { server, from } => Ok(Granted {
                     server,
@@ -418,7 +418,12 @@ impl Pool {
         }
     }
 
-    /// The prepared statements of its clients.
+    /// Lets go of what is idle at another database of its Postgres, which a client wants for itself.
+    pub fn vacate(&self, database: &str) {
+        self.pools.vacate(self.place().host, database);
+    }
+
+    /// The prepared statements of the database's clients.
     pub fn statements(&self) -> &Store {
         &self.statements
     }

@@ -34,6 +34,15 @@ pub enum Refused {
 }
 
 impl Refused {
+    /// The word for logs and metrics.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::QueryWait { .. } => "query_wait",
+            Self::Login { .. } => "server_login",
+            Self::PoolRemoved => "pool_removed",
+        }
+    }
+
     /// Postgres' code for it, if it is Postgres that refuses.
     pub fn code(&self) -> Option<SqlState> {
         match self {

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime};
 
+use parking_lot::MutexGuard;
+
 use super::state::State;
 use super::{Pool, Pools};
 use crate::pool::book::{self, HostId, PoolId, ServerView, View};
@@ -256,7 +258,8 @@ impl Pools {
                 return;
             }
             read(&state, from..end);
-            drop(state);
+            // To whoever waits for it: a session's thread is not to lose the race against the next part.
+            MutexGuard::unlock_fair(state);
             from = end;
         }
     }
@@ -336,5 +339,35 @@ fn session(facts: &Facts) -> ServerSession {
         connected: facts.connected,
         application_name: facts.application_name(),
         prepared: facts.prepared(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_reads_everything_lets_go_of_the_lock_after_each_part() {
+        let pools = Pools::new(vec![]);
+        for length in [0, 1, PART, PART + 1, 10 * PART + 7] {
+            let (mut parts, mut left) = (Vec::new(), true);
+            // It is asked how many there are once for each part: the lock was let go, so there may be more or fewer by now.
+            let asked = std::cell::Cell::new(0);
+            pools.in_parts(
+                |_| {
+                    asked.set(asked.get() + 1);
+                    length
+                },
+                |_, places| {
+                    left &= pools.state.is_locked();
+                    parts.push(places);
+                },
+            );
+            assert!(left && !pools.state.is_locked());
+            assert_eq!(parts.len(), length.div_ceil(PART));
+            assert_eq!(asked.get(), parts.len() + 1);
+            assert!(parts.iter().all(|part| part.len() <= PART));
+            assert!(parts.into_iter().flatten().eq(0..length));
+        }
     }
 }

@@ -6,6 +6,7 @@ use crate::config::checked::{Errors, Mode};
 use crate::pool::book::PoolLimits;
 use crate::server::dial::Target;
 use crate::server::login::ServerLogin;
+use crate::wire::parameters::{DEPLOYMENT, options_without};
 use crate::wire::startup::Startup;
 
 /// What may change while a pool is in use.
@@ -68,9 +69,14 @@ impl PoolSettings {
         let name = startup.parameter("application_name").unwrap_or_default();
         name.clone_into(&mut identity.application_name);
         identity.parameters.clone_from(&startup.parameters);
-        identity
-            .parameters
-            .retain(|(name, _)| name != "application_name");
+        identity.parameters.retain(|(name, _)| {
+            name != "application_name" && !name.eq_ignore_ascii_case(DEPLOYMENT)
+        });
+        for (name, value) in &mut identity.parameters {
+            if name == "options" {
+                *value = options_without(value, DEPLOYMENT);
+            }
+        }
         single
     }
 

@@ -18,6 +18,7 @@ use crate::pool::postgres::PostgresCounts;
 use crate::pool::stats::Counted;
 use crate::server::connection::Connection;
 use crate::server::facts::Facts;
+use crate::server::prepared::Store;
 
 #[derive(Debug, Default)]
 pub(super) struct State {
@@ -55,6 +56,8 @@ pub(super) struct Names {
     pub(super) databases: HashMap<Arc<str>, DatabaseId>,
     pub(super) users: HashMap<Arc<str>, UserId>,
     pub(super) services: HashMap<Arc<str>, (ServiceId, ServiceLimits)>,
+    /// The prepared statements of each database that Postgres has, whatever clients call it.
+    statements: HashMap<(HostId, Box<str>), Arc<Store>>,
 }
 
 /// Where a waiter is called.
@@ -95,6 +98,12 @@ impl State {
                 .entry(settings.target.identity.user.as_str().into())
                 .or_insert_with(|| book.add_user(settings.user_cap)),
         }
+    }
+
+    /// The prepared statements of the database of these settings. A change of its tables by one role is news for all.
+    pub(super) fn statements(&mut self, host: HostId, settings: &PoolSettings) -> Arc<Store> {
+        let key = (host, settings.target.identity.database.as_str().into());
+        Arc::clone(self.names.statements.entry(key).or_default())
     }
 
     /// Does what the book asks for, and lists what is done outside the lock.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{Pool, Pools, Purpose, State};
 use crate::config::checked::Mode;
-use crate::pool::book::Gate;
+use crate::pool::book::{Gate, HostId};
 
 /// Why pools cannot be steered so: PgBouncer's words.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -257,6 +257,23 @@ impl Pools {
             }
         });
         self.news.notify_waiters();
+    }
+
+    /// Has the server connections to a database on one Postgres, whatever clients call it, replaced as they come free: it is about to be
+    /// dropped or renamed.
+    pub(super) fn vacate(&self, host: HostId, database: &str) {
+        self.update(|state, now| {
+            let State {
+                pools,
+                book,
+                actions,
+                ..
+            } = state;
+            let there = pools.iter().flatten().filter(|pool| {
+                pool.place().host == host && pool.settings().target.identity.database == database
+            });
+            there.for_each(|pool| book.reconnect(now, pool.id, actions));
+        });
     }
 
     /// Returns when those that were to be replaced are gone.

@@ -391,6 +391,7 @@ impl Thread {
             max_servers: 0,
             min_servers: 0,
             weight: 1,
+            kept_servers: 0,
         };
         let service = pools.service("site", true, limits);
         let threads = (0..count).map(|id| Self {
