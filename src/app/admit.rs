@@ -23,7 +23,7 @@ use super::worker::Arrival;
 use super::world::World;
 use crate::client::directory::{Entry, Seat};
 use crate::client::end::ClientEnd;
-use crate::client::greet::{GreetError, Greeted, Greeting, greet};
+use crate::client::greet::{GreetError, Greeted, Greeting, Secured, greet};
 use crate::client::login::LoginError;
 use crate::config::checked::{AuthMethod, Database, Mode};
 use crate::metrics::Counts;
@@ -68,7 +68,7 @@ pub async fn attend(app: Arc<App>, thread: ThreadId, arrival: Arrival) {
         let said = app
             .logs_as_pgbouncer()
             .then(|| closing(&end.as_pgbouncer(), entry.since.elapsed()));
-        farewell(&entry, end.as_str(), &end, said);
+        farewell(&entry, end.as_str(), &end, said.as_deref());
     } else if end.is_told() {
         let who = entry.who();
         tracing::info!(
@@ -79,7 +79,7 @@ pub async fn attend(app: Arc<App>, thread: ThreadId, arrival: Arrival) {
 }
 
 /// Says that a session has ended, and what it did.
-fn farewell(entry: &Entry, reason: &'static str, end: &dyn Display, said: Option<String>) {
+fn farewell(entry: &Entry, reason: &'static str, end: &dyn Display, said: Option<&str>) {
     let (who, age) = (entry.who(), entry.since.elapsed());
     let Counts {
         received,
@@ -167,7 +167,7 @@ async fn serve_console(reception: Reception<'_>, greeted: Greeted, seat: Option<
                 let said = app
                     .logs_as_pgbouncer()
                     .then(|| closing("client close request", age));
-                farewell(&entry, end.as_str(), &end, said);
+                farewell(&entry, end.as_str(), &end, said.as_deref());
             }
         }
         Err((greeted, denied)) => refuse(app, greeted, &denied).await,
@@ -330,21 +330,7 @@ impl Reception<'_> {
         self.app.metrics.logins.add(self.began.elapsed());
         pool.traffic(self.thread).logins.add(1);
         if self.world.config.log.connections {
-            let who = listed.entry().who();
-            let said = self.app.logs_as_pgbouncer().then(|| {
-                let tls = if secured.is_some() { "yes" } else { "no" };
-                let (database, user) = (&who.database, &who.user);
-                let replication = if replicates { "yes" } else { "no" };
-                format!(
-                    "login attempt: db={database} user={user} tls={tls} replication={replication}"
-                )
-            });
-            tracing::info!(
-                said,
-                id = listed.entry().id(), user = who.user, database = who.database, service = who.service,
-                deployment = who.deployment.as_deref(), %peer,
-                tls = secured.map(|secured| secured.version), resumed = secured.map(|secured| secured.resumed), "login"
-            );
+            self.announce(listed.entry(), secured, replicates);
         }
         let most = settings.max_prepared_statements as usize;
         let terms = Terms {
@@ -363,6 +349,27 @@ impl Reception<'_> {
             },
         };
         Ok((terms, lease))
+    }
+
+    /// Says that a client has logged in.
+    fn announce(&self, entry: &Entry, secured: Option<&Secured>, replicates: bool) {
+        let (who, peer) = (entry.who(), entry.peer);
+        let said = self.app.logs_as_pgbouncer().then(|| {
+            let yes_or_no = |it| if it { "yes" } else { "no" };
+            format!(
+                "login attempt: db={} user={} tls={} replication={}",
+                who.database,
+                who.user,
+                yes_or_no(secured.is_some()),
+                yes_or_no(replicates)
+            )
+        });
+        tracing::info!(
+            said,
+            id = entry.id(), user = who.user, database = who.database, service = who.service,
+            deployment = who.deployment.as_deref(), %peer,
+            tls = secured.map(|secured| secured.version), resumed = secured.map(|secured| secured.resumed), "login"
+        );
     }
 
     /// The entry for the database that the client wants, if there is one that it may have.

@@ -179,6 +179,15 @@ pub struct World {
     overrides: Overrides,
 }
 
+/// What the file says.
+#[derive(Default)]
+struct Written {
+    /// Its text, where there is a file, that of PgBouncer's as the pooler.toml which means the same.
+    text: Option<Secret>,
+    notes: Vec<Note>,
+    theirs: Vec<Setting>,
+}
+
 impl Source {
     /// A file, of whichever kind.
     pub fn of(path: PathBuf) -> Self {
@@ -202,7 +211,11 @@ impl Source {
     ///
     /// `tls`: what TLS was made with so far. It is kept as long as the files hold the same.
     pub fn load(&self, known: &Credentials, tls: Option<&TlsSides>) -> Result<World, SourceError> {
-        let (text, notes, theirs) = self.read()?;
+        let Written {
+            text,
+            notes,
+            theirs,
+        } = self.read()?;
         let overrides = Overrides::default();
         let config = self.config(text.as_ref(), &overrides)?;
         let promises = unsafe_to_ignore(&config);
@@ -228,25 +241,26 @@ impl Source {
     /// What the process is to be: of the configuration alone, since neither certificates nor users are to be read before the
     /// process is who reads them.
     pub fn process(&self) -> Result<Process, Mistakes> {
-        let (text, ..) = self.read()?;
-        let config = self.config(text.as_ref(), &Overrides::default())?;
+        let written = self.read()?;
+        let config = self.config(written.text.as_ref(), &Overrides::default())?;
         Ok(config.process)
     }
 
-    /// The text of the file, where there is one.
-    fn read(&self) -> Result<(Option<Secret>, Vec<Note>, Vec<Setting>), Mistakes> {
+    fn read(&self) -> Result<Written, Mistakes> {
         match self {
-            Self::File(path) => Ok((
-                Some(Secret::new(config::read(path)?)),
-                Vec::new(),
-                Vec::new(),
-            )),
+            Self::File(path) => Ok(Written {
+                text: Some(Secret::new(config::read(path)?)),
+                ..Written::default()
+            }),
             Self::Ini { path, .. } => {
                 let imported = ini::load(path)?;
-                let text = Secret::new(imported.toml);
-                Ok((Some(text), imported.notes, imported.settings))
+                Ok(Written {
+                    text: Some(Secret::new(imported.toml)),
+                    notes: imported.notes,
+                    theirs: imported.settings,
+                })
             }
-            Self::Url { .. } => Ok((None, Vec::new(), Vec::new())),
+            Self::Url { .. } => Ok(Written::default()),
         }
     }
 

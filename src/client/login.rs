@@ -102,9 +102,10 @@ where
             credential.verify_md5(without_terminator(&answer(packets).await?), salt)
         }
         Method::Md5 | Method::Scram => {
-            return match scram(packets, credential, end_point).await? {
-                true => Ok(()),
-                false => Err(LoginError::Proof(user.to_owned())),
+            return if scram(packets, credential, end_point).await? {
+                Ok(())
+            } else {
+                Err(LoginError::Proof(user.to_owned()))
             };
         }
     };

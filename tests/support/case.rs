@@ -245,7 +245,9 @@ fn together(first: &str, second: &str) -> String {
             continue;
         }
         match sections.iter_mut().find(|(name, _)| *name == current) {
-            Some((_, lines)) => lines.push_str(&format!("{line}\n")),
+            Some((_, lines)) => {
+                let _ = writeln!(lines, "{line}");
+            }
             None => sections.push((current, format!("{line}\n"))),
         }
     }
@@ -468,22 +470,16 @@ fn pairs(text: &str) -> Vec<(String, String)> {
 /// Everything up to ReadyForQuery or the end of the connection.
 fn hear(client: &mut Raw) -> Vec<String> {
     let mut heard = Vec::new();
-    loop {
-        match client.receive() {
-            Ok(message) => {
-                let is_ready = message.tag == 'Z';
-                heard.push(message);
-                if is_ready {
-                    return shown(&heard);
-                }
-            }
-            Err(_) => {
-                let mut lines = shown(&heard);
-                lines.push("closed".to_owned());
-                return lines;
-            }
+    while let Ok(message) = client.receive() {
+        let is_ready = message.tag == 'Z';
+        heard.push(message);
+        if is_ready {
+            return shown(&heard);
         }
     }
+    let mut lines = shown(&heard);
+    lines.push("closed".to_owned());
+    lines
 }
 
 fn shown(messages: &[Message]) -> Vec<String> {
@@ -507,7 +503,7 @@ fn shown(messages: &[Message]) -> Vec<String> {
                     .trim()
             )),
             'Z' if message.body != b"I" => {
-                lines.push(format!("in a transaction: {}", message.body.escape_ascii()))
+                lines.push(format!("in a transaction: {}", message.body.escape_ascii()));
             }
             // A description of rows is looked at by `columns`; the rest says that something was done.
             'T' | 'Z' | '1' | '2' | 'n' | 't' | '3' | 'I' => {}

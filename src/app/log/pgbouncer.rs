@@ -69,12 +69,11 @@ impl Said {
             let user = self.user.as_deref().unwrap_or("(nouser)");
             line = format!("C-{:#x}: {database}/{user}@{peer} ", self.id);
         }
-        match &self.words {
-            Some(words) => line.push_str(words),
-            None => {
-                line.push_str(&self.message);
-                line.push_str(&self.others);
-            }
+        if let Some(words) = &self.words {
+            line.push_str(words);
+        } else {
+            line.push_str(&self.message);
+            line.push_str(&self.others);
         }
         // A name may hold anything, and a line is a line.
         line.replace(['\n', '\r'], " ")

@@ -559,6 +559,7 @@ http = \"\"                               # PgBouncer has none; \"127.0.0.1:9930
 
 [pool]
 mode = \"session\"                        # PgBouncer's default
+errors = \"pgbouncer\"                    # as PgBouncer puts them; \"postgres\" gives the codes of Postgres
 
 [limits]
 # as many as there are pods
@@ -585,6 +586,9 @@ mode = \"disable\"                        # PgBouncer's default
 [databases.\"site\"]
 host = \"db\"
 port = 5432
+
+[log]
+format = \"pgbouncer\"                    # as PgBouncer writes them; \"text\" and \"json\" say more
 
 # max_db_connections = 50
 # pkt_buf = 4096: buffers belong to threads, not to connections
