@@ -378,7 +378,7 @@ fn fits(expected: &str, said: &str) -> bool {
 fn situation(heading: &str) -> Situation {
     match heading {
         "service_servers, service_clients"
-        | "PgweirSupersededStillConnected"
+        | "PgweirSupersededDeploymentStays"
         | "PgweirClientSocketsNearTheLimit"
         | "Afterwards" => Situation::leftovers(),
         "headroom, total_servers" => Situation::crowded(),
@@ -387,9 +387,11 @@ fn situation(heading: &str) -> Situation {
         "unreachable" => Situation::unreachable(),
         "login_failures" => Situation::strangers(),
         "PgweirReloadRefused" => Situation::broken_file(),
-        "First look" | "PgweirNotScraped" | "To restart pgweir" | "Postgres is full, or gone" => {
-            Situation::quiet()
-        }
+        "First look"
+        | "PgweirWebhookFails"
+        | "PgweirNotScraped"
+        | "To restart pgweir"
+        | "Postgres is full, or gone" => Situation::quiet(),
         other => panic!(
             "the runbook has commands under {other:?}, and nobody knows the situation they are for"
         ),
