@@ -603,6 +603,7 @@ impl World {
                     .unwrap_or(pool.reserve_size),
                 reserve_after: pool.reserve_after,
                 server_idle: timeouts.server_idle,
+                in_turn: pool.server_round_robin,
             },
             query_wait: self.timeouts(server_user, database).query_wait,
             cancel_limit: if timeouts.cancel.is_zero() {

@@ -267,7 +267,7 @@ compare! { listen: Listen {
 
 compare! { pool: PoolDefaults {
     mode, size, min_size, reserve_size, reserve_after, max_prepared_statements, server_reset_query,
-    ignore_startup_parameters, application_name_add_host, errors,
+    ignore_startup_parameters, application_name_add_host, server_round_robin, errors,
 } }
 
 compare! { budget: Budget { max_servers, headroom, check_every } }

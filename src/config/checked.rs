@@ -129,6 +129,8 @@ pub struct PoolDefaults {
     pub ignore_startup_parameters: Vec<String>,
     /// Whether the address of a client is put behind its application_name at login.
     pub application_name_add_host: bool,
+    /// Whether the server connection that has been unused for longest is lent first, not the one used last.
+    pub server_round_robin: bool,
     /// In whose words clients are told pgweir's own errors.
     pub errors: Errors,
 }

@@ -75,6 +75,7 @@ fn pool(mut table: Table<'_, '_>) -> PoolDefaults {
         server_reset_query: table.get("server_reset_query", value::text),
         ignore_startup_parameters: table.list("ignore_startup_parameters", value::text),
         application_name_add_host: table.get("application_name_add_host", value::boolean),
+        server_round_robin: table.get("server_round_robin", value::boolean),
         errors: table.get("errors", value::errors),
     };
     table.finish();

@@ -347,7 +347,7 @@ pub(super) const KEYS: &[Key] = &[
         "server_round_robin",
         "0",
         Switch,
-        Without("the server connection that was used last is lent first"),
+        Same("pool", "server_round_robin"),
     ),
     key("server_tls13_ciphers", "", Text, Without(SUITES)),
     key("server_tls_ca_file", "", File, Own),

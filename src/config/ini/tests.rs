@@ -135,6 +135,7 @@ fn each_setting_means_what_it_means_to_pgbouncer() {
             "application_name_add_host = 1",
             vec!["pool.application_name_add_host"],
         ),
+        ("server_round_robin = 1", vec!["pool.server_round_robin"]),
         ("auth_file = ~/users.txt", vec!["auth.users_file"]),
         ("auth_ident_file = x", vec!["auth.ident_file"]),
         (
@@ -516,7 +517,7 @@ fn a_contradiction_is_where_the_ini_has_it() {
 #[test]
 fn nothing_without_effect_is_passed_over_in_silence() {
     let imported = right(
-        "[pgbouncer]\npkt_buf = 8192\nserver_round_robin = 1\nso_reuseport = 0\nmin_pool_size = 30\npeer_id = 1\n\
+        "[pgbouncer]\npkt_buf = 8192\nserver_fast_close = 1\nso_reuseport = 0\nmin_pool_size = 30\npeer_id = 1\n\
          client_tls_ciphers = DEFAULT@SECLEVEL=2\n[databases]\na = host=x,y\n[peers]\n1 = host=x\n",
     );
     let notes: Vec<_> = imported
@@ -528,7 +529,7 @@ fn nothing_without_effect_is_passed_over_in_silence() {
         notes,
         [
             (Idle, "pkt_buf = 8192"),
-            (Without, "server_round_robin = 1"),
+            (Without, "server_fast_close = 1"),
             (Without, "peer_id = 1"),
             (Without, "client_tls_ciphers = DEFAULT@SECLEVEL=2"),
             (Differs, "min_pool_size = 30"),
@@ -537,7 +538,7 @@ fn nothing_without_effect_is_passed_over_in_silence() {
     );
     assert_eq!(
         imported.notes[1].to_string(),
-        "pgbouncer.ini:3: server_round_robin = 1: has no effect: the server connection that was used last is lent first"
+        "pgbouncer.ini:3: server_fast_close = 1: has no effect: a client in session mode keeps its server connection until it leaves"
     );
 }
 

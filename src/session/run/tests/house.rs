@@ -220,6 +220,7 @@ impl House {
                 reserve_size: 0,
                 reserve_after: Duration::ZERO,
                 server_idle: None,
+                in_turn: false,
             },
             query_wait: None,
             server_lifetime: None,
