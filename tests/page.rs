@@ -259,7 +259,9 @@ fn what_clients_call_themselves_stays_text() {
     postgres.create_database(database);
     let pooler = Pooler::serve_with_users(
         &postgres,
-        "[pool]\nsize = 1\n\n[services.\"*\"]\nalert_clients = 1\n\n[budget]\nmax_servers = 9\ncheck_every = \"100ms\"\n",
+        "[pool]\nsize = 1\n\n[services.\"*\"]\nalert_clients = 1\n\n\
+         [services.\"*\".deployments]\npattern = \"^(?<service>.+)@(?<deployment>.+)$\"\n\n\
+         [budget]\nmax_servers = 9\ncheck_every = \"100ms\"\n",
         &format!("\"{user}\" \"\"\n\"postgres\" \"\"\n"),
     );
     let mut browser = open(&pooler, Screen::WIDE);
