@@ -46,6 +46,7 @@ impl Bench {
                 reserve_size: 0,
                 reserve_after: Duration::from_secs(5),
                 server_idle: Some(Duration::from_mins(10)),
+                in_turn: false,
             };
             book.add_pool(place, limits)
         });

@@ -52,6 +52,8 @@ has go || missing+=(golang-go)
 has chromium || missing+=(chromium)
 # Scrapes the metrics in a test, and promtool checks them. Only installed, never started as a service.
 { has prometheus && has promtool; } || missing+=(prometheus)
+# Its behaviour is compared with pgweir's. Only installed, never started as a service.
+has pgbouncer || [ -x /usr/sbin/pgbouncer ] || missing+=(pgbouncer)
 # Exporters that read the console.
 has prometheus-sql-exporter || missing+=(prometheus-sql-exporter)
 has prometheus-pgbouncer-exporter || missing+=(prometheus-pgbouncer-exporter)
@@ -59,7 +61,6 @@ has prometheus-pgbouncer-exporter || missing+=(prometheus-pgbouncer-exporter)
 has unshare || missing+=(util-linux)
 has ip || missing+=(iproute2)
 if [ "$bench" = yes ]; then
-  has pgbouncer || [ -x /usr/sbin/pgbouncer ] || missing+=(pgbouncer)
   has strace || missing+=(strace)
   # Counts instructions.
   has valgrind || missing+=(valgrind)
@@ -142,3 +143,27 @@ for version in 14.23.0-beta.17 16.14.0-beta.17 17.10.0-beta.17 18.4.0-beta.17; d
     rm -rf "$place.new"
   fi
 done
+
+# --- A newer PgBouncer -------------------------------------------------------------------------------------------------
+# Debian 13's, with the libraries that it needs, unpacked into a folder and run by its own loader: 6 MB to load.
+place=.pgbouncer/1.24
+if [ ! -x "$place/usr/sbin/pgbouncer" ]; then
+  echo "install-deps: installing PgBouncer 1.24 into $place"
+  rm -rf .pgbouncer
+  apt=$PWD/.pgbouncer/apt
+  mkdir -p "$apt/lists/partial" "$apt/archives/partial" "$place.new"
+  # The same mirror as this machine's, another release.
+  mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 2>/dev/null | grep -m1 'debian/\?$' || true)
+  keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+  echo "deb [signed-by=$keyring] ${mirror:-http://deb.debian.org/debian} trixie main" >"$apt/sources.list"
+  : >"$apt/status"
+  newer=(apt-get -qq -o "Dir::Etc::sourcelist=$apt/sources.list" -o Dir::Etc::sourceparts=/dev/null -o "Dir::State::lists=$apt/lists"
+    -o "Dir::State::status=$apt/status" -o "Dir::Cache=$apt" -o "Dir::Cache::archives=$apt/archives" -o Acquire::Languages=none
+    -o APT::Sandbox::User= -o Debug::NoLocking=1)
+  "${newer[@]}" update
+  (cd "$apt/archives" && "${newer[@]}" download pgbouncer libc6 libevent-2.1-7t64 libcares2 libssl3t64 libpam0g libsystemd0 libzstd1 \
+    zlib1g libaudit1 libcap-ng0 libcap2)
+  for package in "$apt"/archives/*.deb; do dpkg-deb -x "$package" "$place.new"; done
+  mv "$place.new" "$place"
+  rm -rf "$apt"
+fi

@@ -580,7 +580,7 @@ fn a_value_from_the_environment_is_never_shown() {
         ),
         (
             "[log]\nformat = \"x${PASSWORD}\"",
-            "4:10: format must be one of \"text\", \"json\", which \"x${PASSWORD}\" is not",
+            "4:10: format must be one of \"text\", \"json\", \"pgbouncer\", which \"x${PASSWORD}\" is not",
         ),
         (
             "[databases.a]\nurl = \"${URL}\"",

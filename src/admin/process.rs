@@ -8,6 +8,7 @@ use crate::client::directory::{Directory, Quota};
 use crate::client::reaped::ReapedLog;
 use crate::config::SetError;
 use crate::config::checked::{Auth, Config};
+use crate::config::ini::Setting;
 use crate::incident::{Incident, Summary};
 use crate::metrics::Metrics;
 use crate::policy::alert::Measured;
@@ -19,6 +20,8 @@ use crate::pool::pools::{Pools, Shutting, SteerError};
 pub trait Process: Debug + Send + Sync {
     /// The configuration in force.
     fn config(&self) -> Arc<Config>;
+    /// The keys of the pgbouncer.ini that it was started from; none where there is no such file.
+    fn settings_of_pgbouncer(&self) -> Vec<Setting>;
     /// Sessions.
     fn directory(&self) -> &Directory;
     /// Client sockets, logged in or not.

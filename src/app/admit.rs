@@ -23,7 +23,7 @@ use super::worker::Arrival;
 use super::world::World;
 use crate::client::directory::{Entry, Seat};
 use crate::client::end::ClientEnd;
-use crate::client::greet::{GreetError, Greeted, Greeting, greet};
+use crate::client::greet::{GreetError, Greeted, Greeting, Secured, greet};
 use crate::client::login::LoginError;
 use crate::config::checked::{AuthMethod, Database, Mode};
 use crate::metrics::Counts;
@@ -65,7 +65,10 @@ pub async fn attend(app: Arc<App>, thread: ThreadId, arrival: Arrival) {
     let recent = &app.page.recent;
     recent.ended(end.as_str(), &end, Whom::from(&*entry.who()), &entry.peer);
     if app.logs_disconnections() {
-        farewell(&entry, end.as_str(), &end);
+        let said = app
+            .logs_as_pgbouncer()
+            .then(|| closing(&end.as_pgbouncer(), entry.since.elapsed()));
+        farewell(&entry, end.as_str(), &end, said.as_deref());
     } else if end.is_told() {
         let who = entry.who();
         tracing::info!(
@@ -76,7 +79,7 @@ pub async fn attend(app: Arc<App>, thread: ThreadId, arrival: Arrival) {
 }
 
 /// Says that a session has ended, and what it did.
-fn farewell(entry: &Entry, reason: &'static str, end: &dyn Display) {
+fn farewell(entry: &Entry, reason: &'static str, end: &dyn Display, said: Option<&str>) {
     let (who, age) = (entry.who(), entry.since.elapsed());
     let Counts {
         received,
@@ -88,8 +91,13 @@ fn farewell(entry: &Entry, reason: &'static str, end: &dyn Display) {
         id = entry.id(), user = who.user, database = who.database, service = who.service,
         deployment = who.deployment.as_deref(), peer = %entry.peer, reason, seconds = age.as_secs_f32(),
         transactions = transactions.read(), queries = queries.read(), received = received.read(), sent = sent.read(),
-        "session ended: {end}"
+        said, "session ended: {end}"
     );
+}
+
+/// PgBouncer's line about the end of a connection.
+fn closing(because: &str, age: Duration) -> String {
+    format!("closing because: {because} (age={}s)", age.as_secs())
 }
 
 /// Lets a client in. One of the console is served here to its end: there are few of them, and they need no small task.
@@ -155,7 +163,11 @@ async fn serve_console(reception: Reception<'_>, greeted: Greeted, seat: Option<
             let entry = Arc::clone(console.entry());
             let end = console.run().await;
             if app.logs_disconnections() {
-                farewell(&entry, end.as_str(), &end);
+                let age = entry.since.elapsed();
+                let said = app
+                    .logs_as_pgbouncer()
+                    .then(|| closing("client close request", age));
+                farewell(&entry, end.as_str(), &end, said.as_deref());
             }
         }
         Err((greeted, denied)) => refuse(app, greeted, &denied).await,
@@ -188,12 +200,16 @@ async fn refuse(app: &App, greeted: Greeted, denied: &Denied) {
         denied.as_str(),
         place(peer)
     );
-    if repeats::is_news(REFUSED, cause) {
+    // Whoever counts PgBouncer's lines misses none.
+    let said = app
+        .logs_as_pgbouncer()
+        .then(|| closing(&denied.as_pgbouncer(), Duration::ZERO));
+    if said.is_some() || repeats::is_news(REFUSED, cause) {
         tracing::info!(
-            target: POOLER_ERROR, %peer, user, database, reason = denied.as_str(), "login refused: {denied}"
+            target: POOLER_ERROR, %peer, user, database, reason = denied.as_str(), said, "login refused: {denied}"
         );
     }
-    if let Some(words) = denied.last_words() {
+    if let Some(words) = denied.last_words(app.world().config.pool.errors) {
         // The client may be gone; it was to be told, no more.
         let _ = timeout(LAST_WORDS_LIMIT, packets.write(&words)).await;
     }
@@ -314,12 +330,7 @@ impl Reception<'_> {
         self.app.metrics.logins.add(self.began.elapsed());
         pool.traffic(self.thread).logins.add(1);
         if self.world.config.log.connections {
-            let who = listed.entry().who();
-            tracing::info!(
-                id = listed.entry().id(), user = who.user, database = who.database, service = who.service,
-                deployment = who.deployment.as_deref(), %peer,
-                tls = secured.map(|secured| secured.version), resumed = secured.map(|secured| secured.resumed), "login"
-            );
+            self.announce(listed.entry(), secured, replicates);
         }
         let most = settings.max_prepared_statements as usize;
         let terms = Terms {
@@ -338,6 +349,27 @@ impl Reception<'_> {
             },
         };
         Ok((terms, lease))
+    }
+
+    /// Says that a client has logged in.
+    fn announce(&self, entry: &Entry, secured: Option<&Secured>, replicates: bool) {
+        let (who, peer) = (entry.who(), entry.peer);
+        let said = self.app.logs_as_pgbouncer().then(|| {
+            let yes_or_no = |it| if it { "yes" } else { "no" };
+            format!(
+                "login attempt: db={} user={} tls={} replication={}",
+                who.database,
+                who.user,
+                yes_or_no(secured.is_some()),
+                yes_or_no(replicates)
+            )
+        });
+        tracing::info!(
+            said,
+            id = entry.id(), user = who.user, database = who.database, service = who.service,
+            deployment = who.deployment.as_deref(), %peer,
+            tls = secured.map(|secured| secured.version), resumed = secured.map(|secured| secured.resumed), "login"
+        );
     }
 
     /// The entry for the database that the client wants, if there is one that it may have.

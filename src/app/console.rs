@@ -17,6 +17,7 @@ use crate::client::greet::Greeted;
 use crate::client::login::LoginError;
 use crate::client::reaped::ReapedLog;
 use crate::config::checked::{Config, Database};
+use crate::config::ini::Setting;
 use crate::incident::{Incident, Summary};
 use crate::metrics::Metrics;
 use crate::net::line::Line;
@@ -198,6 +199,10 @@ fn is_local(peer: Peer) -> bool {
 impl Process for App {
     fn config(&self) -> Arc<Config> {
         Arc::clone(&self.world().config)
+    }
+
+    fn settings_of_pgbouncer(&self) -> Vec<Setting> {
+        self.world().theirs.clone()
     }
 
     fn directory(&self) -> &Directory {

@@ -1,5 +1,7 @@
 //! Where log lines go, in which shape, and which of them.
 
+mod pgbouncer;
+
 use std::fmt::Debug;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -42,6 +44,13 @@ pub fn start(log: &Log) -> io::Result<()> {
     let (set, started): (SetFilter, _) = match log.format {
         LogFormat::Text => {
             let lines = lines.with_ansi(false).with_filter_reloading();
+            let handle = lines.reload_handle();
+            let set = move |filter| handle.reload(filter).is_ok();
+            (Box::new(set), lines.try_init())
+        }
+        LogFormat::PgBouncer => {
+            let lines = lines.with_ansi(false).event_format(pgbouncer::Lines);
+            let lines = lines.with_filter_reloading();
             let handle = lines.reload_handle();
             let set = move |filter| handle.reload(filter).is_ok();
             (Box::new(set), lines.try_init())

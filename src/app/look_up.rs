@@ -16,7 +16,7 @@ use super::admit::denied::Denied;
 use super::admit::welcome::give_back;
 use super::world::HowToLookUp;
 use crate::client::credentials::Credential;
-use crate::config::checked::Secret;
+use crate::config::checked::{Errors, Secret};
 use crate::pool::book::ServiceLimits;
 use crate::pool::pools::Refused;
 use crate::server::login::{LoginError, Row};
@@ -78,21 +78,25 @@ pub enum LookUpError {
 
 impl LookUpError {
     /// The last words to the client.
-    pub fn to_client(&self) -> Vec<u8> {
+    pub fn to_client(&self, errors: Errors) -> Vec<u8> {
         const WORDS: &str = "pgweir cannot look up this role";
         let report = match self {
             // About the database that the client has asked for.
             Self::NoServer(refused) if refused.code() == Some(SqlState::INVALID_CATALOG_NAME) => {
-                return refused.to_client();
+                return refused.to_client(errors);
             }
             Self::NoServer(Refused::Login { .. }) => {
                 Report::new(SqlState::UNABLE_TO_CONNECT, WORDS).detail("Its own login failed.")
             }
-            Self::NoServer(refused) => return refused.to_client(),
+            Self::NoServer(refused) => return refused.to_client(errors),
             Self::Refused { error, hint } => {
                 Report::new(error.code, format!("{WORDS}: {}", error.message)).hint(&**hint)
             }
             Self::NoAnswer(why) => Report::new(SqlState::UNABLE_TO_CONNECT, WORDS).detail(&**why),
+        };
+        let report = match errors {
+            Errors::Postgres => report,
+            Errors::PgBouncer => report.as_pgbouncer(Some("bouncer config error".to_owned())),
         };
         report.error(Severity::Fatal)
     }

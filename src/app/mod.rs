@@ -12,6 +12,7 @@ pub mod log;
 pub mod look_up;
 pub mod memory;
 pub mod monitor;
+mod notify;
 pub mod page;
 pub mod pgbouncer;
 pub mod phase;

@@ -297,6 +297,7 @@ fn hosts_key(settings: &PoolSettings) -> String {
 
 /// The same login for the monitor's own use.
 fn as_monitor(mut target: Target) -> Target {
+    target.turn = None;
     let text = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     APPLICATION_NAME.clone_into(&mut target.identity.application_name);
     target.identity.parameters = vec![

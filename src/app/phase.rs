@@ -6,6 +6,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::console::is_console;
+use super::notify;
 use super::serve::App;
 use crate::client::directory::{Ask, Who};
 
@@ -93,6 +94,7 @@ async fn go_through(app: &App, phase: Phase, drain_limit: Duration) -> bool {
     if !matches!(phase, Phase::Serving | Phase::Ended) {
         let clients = app.clients_left();
         tracing::info!(clients, "shutting down: {}", phase.as_str());
+        notify::tell(notify::STOPPING);
     }
     match phase {
         Phase::Serving => std::future::pending().await,

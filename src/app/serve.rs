@@ -25,14 +25,14 @@ use super::reap::Reaping;
 use super::watch::{self, Watch};
 use super::worker::{self, Dealer, FrontDoor, Inbox};
 use super::world::{Source, SourceError, World};
-use super::{http, log};
+use super::{http, log, notify};
 use crate::admin::own::Own;
 use crate::admin::process::Shutdown;
 use crate::client::credentials::Credentials;
 use crate::client::directory::{Directory, Quota};
 use crate::client::statements::bound_memory;
 use crate::config::change::{Effect, between};
-use crate::config::checked::{Config, Listen};
+use crate::config::checked::{Config, Listen, LogFormat};
 use crate::metrics::Metrics;
 use crate::net::listen::Listener;
 use crate::pool::book::ThreadId;
@@ -146,6 +146,11 @@ impl App {
     /// Whether a line is written for each goodbye.
     pub fn logs_disconnections(&self) -> bool {
         self.world.read().config.log.disconnections
+    }
+
+    /// Whether log lines are to be PgBouncer's.
+    pub fn logs_as_pgbouncer(&self) -> bool {
+        self.world.read().config.log.format == LogFormat::PgBouncer
     }
 
     /// Stops what a session runs, if the key is right. Returns when that was passed on.
@@ -338,6 +343,7 @@ async fn end_of(workers: Vec<JoinHandle<()>>, watching: JoinHandle<()>) {
 /// Everything that is not a client's, but HTTP: signals, time.
 async fn control(app: &Arc<App>, drain_limit: Duration) -> Result<(), StartError> {
     let mut signals = Signals::new()?;
+    notify::tell(notify::READY);
     let over = CancellationToken::new();
     let mut tasks = JoinSet::new();
     tasks.spawn(keep_time(Arc::clone(app), over.clone()));
@@ -374,14 +380,15 @@ impl Signals {
 
     /// Does what signals ask for. Returns never.
     async fn heed(&mut self, app: &App) {
+        let (on_terminate, on_interrupt) = app.source.ways_to_end();
         loop {
             tokio::select! {
                 _ = self.hangup.recv() => match app.reload() {
                     Ok(()) => tracing::info!("reloaded"),
                     Err(error) => tracing::error!("not reloaded, the old configuration stays:\n{error}"),
                 },
-                _ = self.terminate.recv() => end(app, Shutdown::Drain),
-                _ = self.interrupt.recv() => end(app, Shutdown::Drain),
+                _ = self.terminate.recv() => end(app, on_terminate),
+                _ = self.interrupt.recv() => end(app, on_interrupt),
                 _ = self.quit.recv() => end(app, Shutdown::Immediate),
                 _ = self.pause.recv() => match app.pause(None) {
                     // Nobody waits for it.
@@ -389,7 +396,11 @@ impl Signals {
                     Err(error) => tracing::warn!("not paused: {error}"),
                 },
                 _ = self.resume.recv() => if let Err(error) = app.resume(None) {
-                    tracing::warn!("not resumed: {error}");
+                    if app.is_draining() {
+                        tracing::info!("got SIGUSR2 while shutting down, ignoring");
+                    } else {
+                        tracing::warn!("not resumed: {error}");
+                    }
                 },
             }
         }

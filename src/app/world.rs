@@ -5,17 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::built::{unsafe_to_ignore, without_effect};
+use crate::admin::process::Shutdown;
 use crate::client::credentials::{Credential, Credentials};
 use crate::client::directory::Who;
 use crate::client::greet::Secured;
 use crate::client::patience::Patience;
 use crate::config::change::between;
 use crate::config::checked::{
-    self, AuthMethod, Config, Database, MaxServers, Process, Secret, Timeouts,
+    self, AuthMethod, Balance, Config, Database, MaxServers, Process, Secret, Timeouts,
 };
 use crate::config::hba_file::HbaFile;
 use crate::config::ident_file::IdentMap;
-use crate::config::ini::{self, Note, Weight};
+use crate::config::ini::{self, Note, Setting, Weight};
 use crate::config::{self, Mistakes, Overrides, SetError};
 use crate::net::tls::accept::Acceptor;
 use crate::net::tls::connect::Connector;
@@ -169,11 +170,22 @@ pub struct World {
     passed_over: Option<Mistakes>,
     /// Where a file of PgBouncer's means something else here, when it was read.
     notes: Vec<Note>,
+    /// The keys of PgBouncer's file as they are in force; none where there is no such file.
+    pub theirs: Vec<Setting>,
     /// The file as it was read, where there is one, a file of PgBouncer's as the pooler.toml that means the same: what is set at
     /// run time is laid over this, not over what the file holds by then.
     text: Option<Secret>,
     /// What was set at run time.
     overrides: Overrides,
+}
+
+/// What the file says.
+#[derive(Default)]
+struct Written {
+    /// Its text, where there is a file, that of PgBouncer's as the pooler.toml which means the same.
+    text: Option<Secret>,
+    notes: Vec<Note>,
+    theirs: Vec<Setting>,
 }
 
 impl Source {
@@ -186,12 +198,24 @@ impl Source {
         Self::File(path)
     }
 
+    /// What SIGTERM and SIGINT ask for: with PgBouncer's file what they do there.
+    pub(super) fn ways_to_end(&self) -> (Shutdown, Shutdown) {
+        match self {
+            Self::Ini { .. } => (Shutdown::WaitForClients, Shutdown::WaitForServers),
+            Self::File(_) | Self::Url { .. } => (Shutdown::Drain, Shutdown::Drain),
+        }
+    }
+
     /// Reads the configuration and everything that it names. `known`: who was known so far; what their logins have taught is
     /// kept.
     ///
     /// `tls`: what TLS was made with so far. It is kept as long as the files hold the same.
     pub fn load(&self, known: &Credentials, tls: Option<&TlsSides>) -> Result<World, SourceError> {
-        let (text, notes) = self.read()?;
+        let Written {
+            text,
+            notes,
+            theirs,
+        } = self.read()?;
         let overrides = Overrides::default();
         let config = self.config(text.as_ref(), &overrides)?;
         let promises = unsafe_to_ignore(&config);
@@ -207,6 +231,7 @@ impl Source {
             hba: Arc::new(hba),
             passed_over,
             notes,
+            theirs,
             config: Arc::new(config),
             text,
             overrides,
@@ -216,20 +241,26 @@ impl Source {
     /// What the process is to be: of the configuration alone, since neither certificates nor users are to be read before the
     /// process is who reads them.
     pub fn process(&self) -> Result<Process, Mistakes> {
-        let (text, _) = self.read()?;
-        let config = self.config(text.as_ref(), &Overrides::default())?;
+        let written = self.read()?;
+        let config = self.config(written.text.as_ref(), &Overrides::default())?;
         Ok(config.process)
     }
 
-    /// The text of the file, where there is one.
-    fn read(&self) -> Result<(Option<Secret>, Vec<Note>), Mistakes> {
+    fn read(&self) -> Result<Written, Mistakes> {
         match self {
-            Self::File(path) => Ok((Some(Secret::new(config::read(path)?)), Vec::new())),
+            Self::File(path) => Ok(Written {
+                text: Some(Secret::new(config::read(path)?)),
+                ..Written::default()
+            }),
             Self::Ini { path, .. } => {
                 let imported = ini::load(path)?;
-                Ok((Some(Secret::new(imported.toml)), imported.notes))
+                Ok(Written {
+                    text: Some(Secret::new(imported.toml)),
+                    notes: imported.notes,
+                    theirs: imported.settings,
+                })
             }
-            Self::Url { .. } => Ok((None, Vec::new())),
+            Self::Url { .. } => Ok(Written::default()),
         }
     }
 
@@ -291,6 +322,7 @@ impl Source {
             passed_over,
             // They are of the file, and were told when that was read.
             notes: Vec::new(),
+            theirs: ini::with(&world.theirs, name, value),
             config: Arc::new(config),
             text: world.text.clone(),
             overrides,
@@ -528,6 +560,7 @@ impl World {
         PoolSettings {
             target: Target {
                 hosts: database.hosts.iter().cloned().map(Arc::new).collect(),
+                turn: (database.load_balance_hosts == Balance::RoundRobin).then(Arc::default),
                 identity: Identity {
                     user: server_user.to_owned(),
                     database: database.dbname.clone().unwrap_or_else(|| name.to_owned()),
@@ -557,6 +590,7 @@ impl World {
                 .and_then(|user| user.mode)
                 .or(database.mode)
                 .unwrap_or(pool.mode),
+            errors: pool.errors,
             limits: PoolLimits {
                 size: user
                     .and_then(|user| user.pool_size)
@@ -569,6 +603,7 @@ impl World {
                     .unwrap_or(pool.reserve_size),
                 reserve_after: pool.reserve_after,
                 server_idle: timeouts.server_idle,
+                in_turn: pool.server_round_robin,
             },
             query_wait: self.timeouts(server_user, database).query_wait,
             cancel_limit: if timeouts.cancel.is_zero() {
@@ -713,6 +748,7 @@ mod tests {
             tls: TlsSides::read(&config, None).unwrap(),
             idents: None,
             notes: Vec::new(),
+            theirs: Vec::new(),
             hba: Arc::default(),
             passed_over: None,
             config: Arc::new(config),

@@ -34,6 +34,9 @@ pub enum LoginError {
     /// The proof is wrong, or there is no such user: nobody is told which.
     #[error("password authentication failed for user {0:?}")]
     Password(String),
+    /// The same, shown by SCRAM.
+    #[error("password authentication failed for user {0:?}")]
+    Proof(String),
     /// The SASL messages are malformed.
     #[error("{0}")]
     Scram(ScramError),
@@ -56,12 +59,14 @@ impl LoginError {
     pub fn report(&self) -> Option<Report> {
         let code = match self {
             Self::Io(_) => return None,
-            Self::Password(_) => SqlState::INVALID_PASSWORD,
+            Self::Password(_) | Self::Proof(_) => SqlState::INVALID_PASSWORD,
             Self::Certificate(_) | Self::Peer(_) => SqlState::INVALID_AUTHORIZATION,
             Self::Scram(_) | Self::Unexpected(_) | Self::Mechanism => SqlState::PROTOCOL_VIOLATION,
         };
         let text = match self {
-            Self::Password(user) => format!("password authentication failed for user \"{user}\""),
+            Self::Password(user) | Self::Proof(user) => {
+                format!("password authentication failed for user \"{user}\"")
+            }
             Self::Certificate(user) => {
                 format!("certificate authentication failed for user \"{user}\"")
             }
@@ -96,7 +101,13 @@ where
                 .await?;
             credential.verify_md5(without_terminator(&answer(packets).await?), salt)
         }
-        Method::Md5 | Method::Scram => scram(packets, credential, end_point).await?,
+        Method::Md5 | Method::Scram => {
+            return if scram(packets, credential, end_point).await? {
+                Ok(())
+            } else {
+                Err(LoginError::Proof(user.to_owned()))
+            };
+        }
     };
     if proved {
         Ok(())

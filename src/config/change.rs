@@ -267,7 +267,7 @@ compare! { listen: Listen {
 
 compare! { pool: PoolDefaults {
     mode, size, min_size, reserve_size, reserve_after, max_prepared_statements, server_reset_query,
-    ignore_startup_parameters, application_name_add_host,
+    ignore_startup_parameters, application_name_add_host, server_round_robin, errors,
 } }
 
 compare! { budget: Budget { max_servers, headroom, check_every } }
@@ -292,7 +292,7 @@ compare! { tls: Tls { mode, certificate, key, ca, min_version } }
 
 compare! { database: Database {
     hosts = "host", dbname, user, password, sslmode, sslnegotiation, mode, pool_size, min_size, reserve_size, max_servers, max_clients,
-    connect_query, auth_query, auth_user, auth_dbname, server_lifetime,
+    load_balance_hosts, connect_query, auth_query, auth_user, auth_dbname, server_lifetime,
 } with timeouts: own_timeouts, parameters: session_defaults }
 
 compare! { session_defaults: SessionDefaults { application_name, client_encoding, datestyle, timezone } }

@@ -88,6 +88,26 @@ pub enum Mode {
     Statement,
 }
 
+/// Which of several hosts a new server connection tries first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Balance {
+    /// The first of the list.
+    #[default]
+    Disable,
+    /// The one behind that which was tried first before.
+    RoundRobin,
+}
+
+/// In whose words clients are told pgweir's own errors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Errors {
+    /// With the codes that Postgres would use.
+    #[default]
+    Postgres,
+    /// As PgBouncer puts them, all with the code 08P01.
+    PgBouncer,
+}
+
 /// Defaults of every pool.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PoolDefaults {
@@ -109,6 +129,10 @@ pub struct PoolDefaults {
     pub ignore_startup_parameters: Vec<String>,
     /// Whether the address of a client is put behind its application_name at login.
     pub application_name_add_host: bool,
+    /// Whether the server connection that has been unused for longest is lent first, not the one used last.
+    pub server_round_robin: bool,
+    /// In whose words clients are told pgweir's own errors.
+    pub errors: Errors,
 }
 
 /// The most server connections that one Postgres may see.
@@ -409,6 +433,8 @@ pub struct Database {
     pub max_clients: Option<u32>,
     /// Overrides of `[timeouts]`.
     pub timeouts: OwnTimeouts,
+    /// Which of several hosts is tried first.
+    pub load_balance_hosts: Balance,
     /// Run on every new server connection.
     pub connect_query: Option<String>,
     /// Looks up users of this database.
@@ -627,6 +653,8 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+    /// As PgBouncer writes them.
+    PgBouncer,
 }
 
 /// Log.

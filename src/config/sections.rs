@@ -75,6 +75,8 @@ fn pool(mut table: Table<'_, '_>) -> PoolDefaults {
         server_reset_query: table.get("server_reset_query", value::text),
         ignore_startup_parameters: table.list("ignore_startup_parameters", value::text),
         application_name_add_host: table.get("application_name_add_host", value::boolean),
+        server_round_robin: table.get("server_round_robin", value::boolean),
+        errors: table.get("errors", value::errors),
     };
     table.finish();
     pool
@@ -223,6 +225,9 @@ fn database(mut table: Table<'_, '_>) -> Database {
         max_servers: table.find("max_servers", value::count),
         max_clients: table.find("max_clients", value::count),
         timeouts: own_timeouts(&mut table),
+        load_balance_hosts: table
+            .find("load_balance_hosts", value::balance)
+            .unwrap_or_default(),
         connect_query: table.find("connect_query", value::optional_text).flatten(),
         auth_query: table.find("auth_query", value::optional_text).flatten(),
         auth_user: table.find("auth_user", value::optional_text).flatten(),

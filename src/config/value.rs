@@ -10,7 +10,8 @@ use ipnet::IpNet;
 use toml::de::DeValue;
 
 use super::checked::{
-    AuthMethod, LogFormat, MaxServers, Mode, Negotiation, Pattern, Secret, TlsMode, TlsVersion,
+    AuthMethod, Balance, Errors, LogFormat, MaxServers, Mode, Negotiation, Pattern, Secret,
+    TlsMode, TlsVersion,
 };
 use super::env::{self, Lookup};
 
@@ -385,6 +386,28 @@ pub(super) fn mode(given: &Given<'_>) -> Parsed<Mode> {
     )
 }
 
+/// Which of several hosts is tried first.
+pub(super) fn balance(given: &Given<'_>) -> Parsed<Balance> {
+    word(
+        given,
+        &[
+            ("disable", Balance::Disable),
+            ("round-robin", Balance::RoundRobin),
+        ],
+    )
+}
+
+/// In whose words errors are told.
+pub(super) fn errors(given: &Given<'_>) -> Parsed<Errors> {
+    word(
+        given,
+        &[
+            ("postgres", Errors::Postgres),
+            ("pgbouncer", Errors::PgBouncer),
+        ],
+    )
+}
+
 /// An authentication method.
 pub(super) fn auth_method(given: &Given<'_>) -> Parsed<AuthMethod> {
     word(
@@ -445,6 +468,10 @@ pub(super) fn log_level(given: &Given<'_>) -> Parsed<String> {
 pub(super) fn log_format(given: &Given<'_>) -> Parsed<LogFormat> {
     word(
         given,
-        &[("text", LogFormat::Text), ("json", LogFormat::Json)],
+        &[
+            ("text", LogFormat::Text),
+            ("json", LogFormat::Json),
+            ("pgbouncer", LogFormat::PgBouncer),
+        ],
     )
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::checked::{
-    AuthMethod, Host, LogFormat, MaxServers, Mode, Negotiation, Pattern, Secret, TlsMode,
-    TlsVersion,
+    AuthMethod, Balance, Errors, Host, LogFormat, MaxServers, Mode, Negotiation, Pattern, Secret,
+    TlsMode, TlsVersion,
 };
 
 /// A value of a setting.
@@ -139,7 +139,9 @@ words! {
     }
     TlsVersion { V1_2 = "1.2", V1_3 = "1.3" }
     Negotiation { Postgres = "postgres", Direct = "direct" }
-    LogFormat { Text = "text", Json = "json" }
+    Balance { Disable = "disable", RoundRobin = "round-robin" }
+    Errors { Postgres = "postgres", PgBouncer = "pgbouncer" }
+    LogFormat { Text = "text", Json = "json", PgBouncer = "pgbouncer" }
 }
 
 impl Written for MaxServers {

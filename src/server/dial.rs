@@ -1,6 +1,7 @@
 //! Connects to Postgres and logs in.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -21,6 +22,8 @@ use crate::wire::startup::CancelKey;
 pub struct Target {
     /// Hosts that stand for one Postgres, tried in order.
     pub hosts: Vec<Arc<Host>>,
+    /// Whose turn it is to be tried first, where they take turns.
+    pub turn: Option<Arc<AtomicUsize>>,
     /// Whom to log in as.
     pub identity: Identity,
     /// Run once after login.
@@ -69,6 +72,16 @@ pub enum DialError {
 }
 
 impl Target {
+    /// The hosts in the order in which they are to be tried now.
+    fn hosts_in_turn(&self) -> Vec<Arc<Host>> {
+        let mut hosts = self.hosts.clone();
+        if let Some(turn) = self.turn.as_ref().filter(|_| hosts.len() > 1) {
+            let first = turn.fetch_add(1, Relaxed) % hosts.len();
+            hosts.rotate_left(first);
+        }
+        hosts
+    }
+
     /// Whether a connection made for `other` is as good as one made for this.
     pub fn leads_to_the_same(&self, other: &Self) -> bool {
         let same_identity = self.identity.user == other.identity.user
@@ -242,7 +255,7 @@ async fn connect_and_log_in(
     target: &Target,
     ask_limit: bool,
 ) -> Result<(Connection, Option<u32>), DialError> {
-    let reached = reach(&target.hosts, &target.tcp, target.limit).await;
+    let reached = reach(&target.hosts_in_turn(), &target.tcp, target.limit).await;
     let (stream, place) =
         reached.map_err(|Unreachable { host, cause }| DialError::Unreachable {
             host: name(&host),
@@ -375,5 +388,47 @@ pub fn name(host: &Host) -> String {
         Host::Tcp(name, port) if name.contains(':') => format!("[{name}]:{port}"),
         Host::Tcp(name, port) => format!("{name}:{port}"),
         Host::Unix(directory, port) => crate::net::stream::unix_path(directory, *port),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::login::ServerLogin;
+    use crate::wire::startup::NEWEST_MINOR;
+
+    #[test]
+    fn hosts_that_take_turns_are_tried_first_one_after_the_other() {
+        let host = |name: &str| Arc::new(Host::Tcp(name.to_owned(), 5432));
+        let mut target = Target {
+            hosts: vec![host("a"), host("b")],
+            turn: None,
+            identity: Identity {
+                user: "ann".to_owned(),
+                database: "site".to_owned(),
+                proof: ServerLogin::Nothing,
+                application_name: String::new(),
+                minor: NEWEST_MINOR,
+                parameters: Vec::new(),
+            },
+            connect_query: None,
+            tcp: Tcp {
+                keepalive_idle: Duration::ZERO,
+                keepalive_interval: Duration::ZERO,
+                keepalive_count: 0,
+                user_timeout: None,
+            },
+            security: Security::NONE,
+            limit: Duration::ZERO,
+        };
+        let first = |target: &Target| match &*target.hosts_in_turn()[0] {
+            Host::Tcp(name, _) | Host::Unix(name, _) => name.clone(),
+        };
+        assert_eq!([first(&target), first(&target)], ["a", "a"]);
+        target.turn = Some(Arc::default());
+        // Pools that are made of the same settings share the turn.
+        let again = target.clone();
+        assert_eq!([first(&target), first(&again)], ["a", "b"]);
+        assert_eq!(first(&target), "a");
     }
 }

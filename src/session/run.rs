@@ -15,7 +15,7 @@ use crate::client::directory::{Ask, Entry, Listed, Quota, Seat};
 use crate::client::end::{ClientEnd, Look};
 use crate::client::patience::{Activity, Due, Overdue};
 use crate::client::statements::TooMany;
-use crate::config::checked::Mode;
+use crate::config::checked::{Errors, Mode};
 use crate::net::end::EndError;
 use crate::net::stream::Stream;
 use crate::policy::reaper::Sentence;
@@ -149,7 +149,7 @@ impl End {
     }
 
     /// What the client is told before its socket is closed.
-    fn last_words(&self) -> Option<Vec<u8>> {
+    fn last_words(&self, errors: Errors) -> Option<Vec<u8>> {
         let report = match self {
             Self::Goodbye | Self::ClientGone(_) => return None,
             Self::Violation(error) => Report::new(SqlState::PROTOCOL_VIOLATION, error.to_string()),
@@ -162,7 +162,7 @@ impl End {
                 "server closed the connection unexpectedly",
             )
             .hint("Postgres ended the session or crashed; its log says why."),
-            Self::Refused(refused) => return Some(refused.to_client()),
+            Self::Refused(refused) => return Some(refused.to_client(errors)),
             Self::TransactionBlock => Report::new(
                 SqlState::NOT_SUPPORTED,
                 "transaction blocks not allowed in statement pooling mode",
@@ -186,7 +186,39 @@ impl End {
             )
             .detail(sentence.explanation()),
         };
+        let report = match errors {
+            Errors::Postgres => report,
+            Errors::PgBouncer => report.as_pgbouncer(self.words_of_pgbouncer()),
+        };
         Some(report.error(Severity::Fatal))
+    }
+
+    /// Why PgBouncer would say that it closes the client's connection.
+    pub fn as_pgbouncer(&self) -> String {
+        let words = match self {
+            Self::Goodbye => "client close request",
+            Self::ClientGone(_) => "client unexpected eof",
+            Self::Refused(Refused::QueryWait { .. }) => "query_wait_timeout",
+            Self::TransactionBlock => "transaction blocks not allowed in statement pooling mode",
+            Self::Overdue(overdue) => overdue_text(*overdue),
+            other => {
+                return other
+                    .words_of_pgbouncer()
+                    .unwrap_or_else(|| other.to_string());
+            }
+        };
+        words.to_owned()
+    }
+
+    /// PgBouncer's text, where it is another.
+    fn words_of_pgbouncer(&self) -> Option<String> {
+        let words = match self {
+            Self::ServerLost(_) => "server conn crashed?",
+            Self::Drained => "pooler is shutting down",
+            Self::Killed => "admin forced disconnect",
+            _ => return None,
+        };
+        Some(words.to_owned())
     }
 }
 
@@ -896,7 +928,10 @@ impl Session {
                 (None, _) => drop(lease),
             }
         }
-        if let Some(words) = end.last_words().filter(|_| speak) {
+        if let Some(words) = end
+            .last_words(self.terms.pool.settings().errors)
+            .filter(|_| speak)
+        {
             // A client that is too slow for its last words, or gone, goes without them.
             let _ = self.client.send(cx, &words);
         }

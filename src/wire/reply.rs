@@ -167,6 +167,16 @@ impl Report {
         self
     }
 
+    /// The same as PgBouncer puts it: with its one code, and in its words where they are others.
+    #[must_use]
+    pub fn as_pgbouncer(mut self, words: Option<String>) -> Self {
+        self.code = SqlState::PROTOCOL_VIOLATION;
+        if let Some(words) = words {
+            self.message = words;
+        }
+        self
+    }
+
     /// The ErrorResponse message.
     pub fn error(&self, severity: Severity) -> Vec<u8> {
         let severity = match severity {

@@ -15,7 +15,9 @@
 )]
 
 pub mod browser;
+pub mod case;
 pub mod certs;
+pub mod pgbouncer;
 pub mod pooler;
 pub mod postgres;
 pub mod process;

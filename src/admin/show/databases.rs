@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use super::{OWN, Rows, hosts, is_own, load_balance, mode, own_sessions, port};
 use crate::admin::command::{Call, Run};
 use crate::admin::table::{Cell, Row, int4, text};
-use crate::config::checked::{Config, Database};
+use crate::config::checked::{Balance, Config, Database};
 use crate::pool::pools::{Pools, Purpose};
 use crate::row;
 
@@ -94,7 +94,10 @@ fn database_row(
         database.reserve_size.unwrap_or(pool.reserve_size),
         timeouts.server_lifetime.map_or(0, |life| life.as_secs()),
         database.mode.map(mode),
-        load_balance(database.hosts.len()),
+        load_balance(
+            database.hosts.len(),
+            database.load_balance_hosts == Balance::RoundRobin,
+        ),
         database
             .max_servers
             .unwrap_or(limits.max_servers_per_database),

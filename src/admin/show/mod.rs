@@ -63,9 +63,10 @@ fn port(host: &Host) -> u16 {
     }
 }
 
-/// PgBouncer's word for trying several hosts in their order; nothing where there is one.
-fn load_balance(hosts: usize) -> Option<&'static str> {
-    (hosts > 1).then_some("disable")
+/// PgBouncer's word for how several hosts are tried; nothing where there is one.
+fn load_balance(hosts: usize, in_turn: bool) -> Option<&'static str> {
+    let word = if in_turn { "round-robin" } else { "disable" };
+    (hosts > 1).then_some(word)
 }
 
 fn mode(mode: Mode) -> &'static str {

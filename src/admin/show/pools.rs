@@ -70,6 +70,8 @@ pub(super) fn rows(call: &Call) -> Rows {
 }
 
 fn pool_row(row: &PoolRow) -> Row {
+    let settings = row.pool.settings();
+    let target = &settings.target;
     let servers = |state| row.servers.of(state);
     row![
         row.pool.database.clone(),
@@ -88,7 +90,7 @@ fn pool_row(row: &PoolRow) -> Row {
         row.longest_wait.as_secs(),
         row.longest_wait.subsec_micros(),
         mode(row.mode),
-        load_balance(row.pool.settings().target.hosts.len()),
+        load_balance(target.hosts.len(), target.turn.is_some()),
     ]
 }
 

@@ -71,6 +71,15 @@ fn state(call: &Call) -> Rows {
 
 #[expect(clippy::unnecessary_wraps, reason = "tables may fail")]
 fn config(call: &Call) -> Rows {
+    // Whoever starts from a pgbouncer.ini asks for its keys.
+    let theirs = call.process.settings_of_pgbouncer();
+    if !theirs.is_empty() {
+        let rows = theirs.into_iter().map(|setting| {
+            let changeable = if setting.is_live { "yes" } else { "no" };
+            row![setting.name, setting.value, setting.default, changeable]
+        });
+        return Ok(rows.collect());
+    }
     let settings = settings(&call.process.config());
     let mut rows: Vec<_> = in_pgbouncers_words(&settings)
         .chain(settings.iter().cloned())

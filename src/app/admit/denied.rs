@@ -3,6 +3,7 @@
 use crate::app::look_up::LookUpError;
 use crate::client::greet::GreetError;
 use crate::client::login::LoginError;
+use crate::config::checked::Errors;
 use crate::pool::pools::Refused;
 use crate::wire::parameters::OptionsError;
 use crate::wire::reply::{Report, ServerError, Severity, SqlState};
@@ -110,12 +111,12 @@ impl Denied {
     }
 
     /// What the client is told; `None` where it was told already, or is gone.
-    pub(super) fn last_words(&self) -> Option<Vec<u8>> {
+    pub(super) fn last_words(&self, errors: Errors) -> Option<Vec<u8>> {
         let report = match self {
             Self::Greeting(_) => return None,
-            Self::Refused(refused) => return Some(refused.to_client()),
+            Self::Refused(refused) => return Some(refused.to_client(errors)),
             Self::Login(error) => error.report()?,
-            Self::LookUp(error) => return Some(error.to_client()),
+            Self::LookUp(error) => return Some(error.to_client(errors)),
             Self::Options(error) => Report::new(SqlState::SYNTAX_ERROR, error.to_string()),
             Self::Parameters(error) => return Some(error.to_fatal()),
             Self::TooSlow => Report::new(SqlState::PROTOCOL_VIOLATION, "client_login timeout"),
@@ -162,6 +163,49 @@ impl Denied {
             }
             Self::Draining => Report::new(SqlState::CANNOT_CONNECT_NOW, "pgweir is shutting down"),
         };
+        let report = match errors {
+            Errors::Postgres => report,
+            Errors::PgBouncer => report.as_pgbouncer(self.words_of_pgbouncer()),
+        };
         Some(report.error(Severity::Fatal))
+    }
+
+    /// Why PgBouncer would say that it closes the client's connection.
+    pub(super) fn as_pgbouncer(&self) -> String {
+        match self {
+            Self::Login(LoginError::Io(_)) => "client unexpected eof".to_owned(),
+            Self::TooSlow => "client_login_timeout".to_owned(),
+            Self::Disabled(name) => format!("database \"{name}\" is disabled"),
+            Self::Nameless => "bouncer config error".to_owned(),
+            other => other
+                .words_of_pgbouncer()
+                .unwrap_or_else(|| other.to_string()),
+        }
+    }
+
+    /// PgBouncer's text, where it is another.
+    fn words_of_pgbouncer(&self) -> Option<String> {
+        let words = match self {
+            Self::Full("max_clients") => "no more connections allowed (max_client_conn)",
+            Self::Full("max_clients_per_user") => {
+                "client connections exceeded (max_user_client_connections)"
+            }
+            Self::Full("max_clients_per_database") => {
+                "client connections exceeded (max_db_client_connections)"
+            }
+            Self::NoDatabase(name) => return Some(format!("no such database: {name}")),
+            Self::Login(LoginError::Password(_)) => "password authentication failed",
+            Self::Login(LoginError::Proof(_)) => "SASL authentication failed",
+            Self::Stranger(_) => "\"trust\" authentication failed",
+            Self::Rejected => "login rejected",
+            Self::NoRecord(_) => "no authentication method is found",
+            Self::NotAllowed(_) | Self::Unproved => "not allowed",
+            Self::Draining => "pooler is shutting down",
+            Self::Options(_) => {
+                "unsupported options startup parameter: only '-c config=val' and '--config=val' are allowed"
+            }
+            _ => return None,
+        };
+        Some(words.to_owned())
     }
 }

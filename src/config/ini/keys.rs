@@ -58,6 +58,25 @@ pub(super) const TLS_MODES: &[&str] = &[
     "verify-full",
 ];
 
+/// Keys that PgBouncer reads at its start alone.
+pub(super) const AT_START: &[&str] = &[
+    "disable_pqexec",
+    "job_name",
+    "listen_addr",
+    "listen_backlog",
+    "listen_port",
+    "pidfile",
+    "pkt_buf",
+    "resolv_conf",
+    "service_name",
+    "so_reuseport",
+    "track_extra_parameters",
+    "unix_socket_dir",
+    "unix_socket_group",
+    "unix_socket_mode",
+    "user",
+];
+
 const AUTH_TYPES: &[&str] = &[
     "any",
     "trust",
@@ -328,7 +347,7 @@ pub(super) const KEYS: &[Key] = &[
         "server_round_robin",
         "0",
         Switch,
-        Without("the server connection that was used last is lent first"),
+        Same("pool", "server_round_robin"),
     ),
     key("server_tls13_ciphers", "", Text, Without(SUITES)),
     key("server_tls_ca_file", "", File, Own),

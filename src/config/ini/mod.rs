@@ -35,6 +35,31 @@ pub struct Imported {
     pub toml: String,
     /// What differs, and why.
     pub notes: Vec<Note>,
+    /// Every key of `[pgbouncer]`, as SHOW CONFIG tells it.
+    pub settings: Vec<Setting>,
+}
+
+/// A key of `[pgbouncer]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setting {
+    /// The key.
+    pub name: &'static str,
+    /// As written, a number in digits.
+    pub value: String,
+    /// PgBouncer's default.
+    pub default: &'static str,
+    /// Whether PgBouncer follows a change without a restart.
+    pub is_live: bool,
+}
+
+/// These settings with one of them changed, if it is one of PgBouncer's.
+pub fn with(settings: &[Setting], name: &str, value: &str) -> Vec<Setting> {
+    let mut settings = settings.to_vec();
+    let named = |setting: &&mut Setting| setting.name.eq_ignore_ascii_case(name);
+    if let Some(setting) = settings.iter_mut().find(named) {
+        value.clone_into(&mut setting.value);
+    }
+    settings
 }
 
 /// Something that pgweir does not do as PgBouncer does.
@@ -188,6 +213,7 @@ pub fn import(path: &str, surroundings: &dyn Surroundings) -> Result<Imported, M
         notes,
         files,
         wrong,
+        settings,
     } = translate(path, surroundings);
     let mut mistakes: Vec<_> = wrong
         .into_iter()
@@ -200,6 +226,7 @@ pub fn import(path: &str, surroundings: &dyn Surroundings) -> Result<Imported, M
             config,
             toml: text,
             notes,
+            settings,
         }),
         Ok(_) => Err(Mistakes::of_files(mistakes)),
         Err(others) => {

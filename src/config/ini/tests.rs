@@ -135,6 +135,7 @@ fn each_setting_means_what_it_means_to_pgbouncer() {
             "application_name_add_host = 1",
             vec!["pool.application_name_add_host"],
         ),
+        ("server_round_robin = 1", vec!["pool.server_round_robin"]),
         ("auth_file = ~/users.txt", vec!["auth.users_file"]),
         ("auth_ident_file = x", vec!["auth.ident_file"]),
         (
@@ -516,7 +517,7 @@ fn a_contradiction_is_where_the_ini_has_it() {
 #[test]
 fn nothing_without_effect_is_passed_over_in_silence() {
     let imported = right(
-        "[pgbouncer]\npkt_buf = 8192\nserver_round_robin = 1\nso_reuseport = 0\nmin_pool_size = 30\npeer_id = 1\n\
+        "[pgbouncer]\npkt_buf = 8192\nserver_fast_close = 1\nso_reuseport = 0\nmin_pool_size = 30\npeer_id = 1\n\
          client_tls_ciphers = DEFAULT@SECLEVEL=2\n[databases]\na = host=x,y\n[peers]\n1 = host=x\n",
     );
     let notes: Vec<_> = imported
@@ -528,17 +529,16 @@ fn nothing_without_effect_is_passed_over_in_silence() {
         notes,
         [
             (Idle, "pkt_buf = 8192"),
-            (Without, "server_round_robin = 1"),
+            (Without, "server_fast_close = 1"),
             (Without, "peer_id = 1"),
             (Without, "client_tls_ciphers = DEFAULT@SECLEVEL=2"),
             (Differs, "min_pool_size = 30"),
-            (Without, "[databases] a: load_balance_hosts"),
             (Without, "[peers] 1"),
         ]
     );
     assert_eq!(
         imported.notes[1].to_string(),
-        "pgbouncer.ini:3: server_round_robin = 1: has no effect: the server connection that was used last is lent first"
+        "pgbouncer.ini:3: server_fast_close = 1: has no effect: a client in session mode keeps its server connection until it leaves"
     );
 }
 
@@ -560,6 +560,7 @@ http = \"\"                               # PgBouncer has none; \"127.0.0.1:9930
 
 [pool]
 mode = \"session\"                        # PgBouncer's default
+errors = \"pgbouncer\"                    # as PgBouncer puts them; \"postgres\" gives the codes of Postgres
 
 [limits]
 # as many as there are pods
@@ -586,6 +587,9 @@ mode = \"disable\"                        # PgBouncer's default
 [databases.\"site\"]
 host = \"db\"
 port = 5432
+
+[log]
+format = \"pgbouncer\"                    # as PgBouncer writes them; \"text\" and \"json\" say more
 
 # max_db_connections = 50
 # pkt_buf = 4096: buffers belong to threads, not to connections
@@ -689,5 +693,21 @@ proptest! {
     fn no_line_is_too_strange_to_be_read(lines in proptest::collection::vec("[\\[\\]a-z='\"%; *.,0-9\t-]{0,30}", 0..20)) {
         let text = format!("[databases]\n{}\n[pgbouncer]\n{}\n[users]\n{}", lines.join("\n"), lines.join("\n"), lines.join("\n"));
         let _ = read(&text);
+    }
+
+    #[test]
+    fn a_right_file_with_one_change_is_read_or_its_mistakes_have_a_place(
+        at in any::<prop::sample::Index>(), length in 0usize..4, put in "[ -~\n]{0,3}"
+    ) {
+        let shop = include_str!("../../../tests/pgbouncer/shop.ini");
+        let shop = shop.replace("{port}", "6432").replace("{postgres}", "5432");
+        let begin = at.index(shop.len());
+        let end = shop.len().min(begin + length);
+        let text = format!("{}{put}{}", &shop[..begin], &shop[end..]);
+        if let Err(mistakes) = read(&text) {
+            for line in mistakes.to_string().lines() {
+                prop_assert!(line.starts_with("pgbouncer.ini:") || line.starts_with("{dir}"), "{}", line);
+            }
+        }
     }
 }

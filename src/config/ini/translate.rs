@@ -12,7 +12,7 @@ use super::connect_string::{self, Pair};
 use super::keys::{self, Fate, KEYS, Key, Kind, MODES};
 use super::syntax::{Entry, Lines, Section};
 use super::toml::{self, Origin};
-use super::{Note, Place, Surroundings, Weight, value};
+use super::{Note, Place, Setting, Surroundings, Weight, value};
 use crate::config::raw::DEFAULTS;
 
 /// PgBouncer's built-in query, which is what `query = "default"` does here.
@@ -53,6 +53,7 @@ pub(super) struct Translated {
     pub(super) notes: Vec<Note>,
     pub(super) files: Vec<String>,
     pub(super) wrong: Vec<(Place, String)>,
+    pub(super) settings: Vec<Setting>,
 }
 
 /// Translates a whole file, with all that it includes.
@@ -272,6 +273,9 @@ impl Translator<'_> {
         self.client_tls();
         self.server_tls();
         self.write("log", "level", toml::text(self.level()), &["verbose"]);
+        let remark = Origin::remark("as PgBouncer writes them; \"text\" and \"json\" say more");
+        self.file
+            .set("log", "format", toml::text("pgbouncer"), remark);
     }
 
     fn setting(&mut self, key: &'static Key) {
@@ -387,6 +391,10 @@ impl Translator<'_> {
         );
         let after = toml::duration(self.seconds("reserve_pool_timeout"));
         self.write("pool", "reserve_after", after, &["reserve_pool_timeout"]);
+        let remark =
+            Origin::remark("as PgBouncer puts them; \"postgres\" gives the codes of Postgres");
+        self.file
+            .set("pool", "errors", toml::text("pgbouncer"), remark);
     }
 
     /// A timeout of 0 turns the reserve off, where pooler.toml's would open it at once.
@@ -728,6 +736,7 @@ impl Translator<'_> {
 
     /// What did not become a key is told in comments, and no comment is lost.
     fn finish(mut self, trailing: Vec<String>, files: Vec<String>) -> Translated {
+        let settings = KEYS.iter().map(|key| self.told(key)).collect();
         for entry in &mut self.settings.0 {
             self.file.trailing.append(&mut entry.comments);
             if !self.written.contains(entry.key.as_str()) {
@@ -749,6 +758,26 @@ impl Translator<'_> {
             notes: self.notes,
             files,
             wrong: self.wrong,
+            settings,
+        }
+    }
+
+    /// A key as SHOW CONFIG tells it.
+    fn told(&self, key: &Key) -> Setting {
+        let text = self.text(key.name);
+        let value = match key.kind {
+            Kind::Count | Kind::Switch | Kind::WholeSeconds | Kind::Milliseconds => {
+                value::count(text).map_or_else(|| text.to_owned(), |number| number.to_string())
+            }
+            Kind::Seconds => value::seconds(text)
+                .map_or_else(|| text.to_owned(), |time| time.as_secs_f64().to_string()),
+            Kind::Text | Kind::File | Kind::List | Kind::Word(_) => text.to_owned(),
+        };
+        Setting {
+            name: key.name,
+            value,
+            default: key.default,
+            is_live: !keys::AT_START.contains(&key.name),
         }
     }
 }
@@ -877,10 +906,7 @@ impl Group<'_, '_> {
         });
         let at = given.map_or(entry.at, |(at, _)| at);
         match word.as_str() {
-            "round-robin" if is_many => {
-                let text = "the hosts are tried in order, not in turn: the first that answers gets every connection";
-                self.note(Weight::Without, at, "load_balance_hosts", text, entry);
-            }
+            "round-robin" if is_many => self.set("load_balance_hosts", toml::text(&word), at),
             "round-robin" | "disable" => {}
             _ => self.wrong(at, "load_balance_hosts must be round-robin or disable"),
         }

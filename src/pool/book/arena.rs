@@ -158,6 +158,15 @@ impl List {
         self.length += 1;
     }
 
+    pub(super) fn reverse<T: Linked>(&mut self, arena: &mut Arena<T>) {
+        let mut from = std::mem::replace(self, Self::EMPTY);
+        while from.head != NONE {
+            let at = from.head;
+            from.unlink(arena, at);
+            self.push_front(arena, at);
+        }
+    }
+
     pub(super) fn unlink<T: Linked>(&mut self, arena: &mut Arena<T>, at: u32) {
         let Links { previous, next } = std::mem::replace(arena[at].links(), Links::OUT);
         match previous {

@@ -494,9 +494,14 @@ impl Book {
             *tally.of(to) += 1;
         });
         if to == State::Idle {
-            self.groups[group].lanes[thread as usize]
-                .idle
-                .push_front(&mut self.servers, server);
+            let in_turn = self.pools[self.groups[group].pool].limits.in_turn;
+            let idle = &mut self.groups[group].lanes[thread as usize].idle;
+            // The one to be lent next is the head.
+            if in_turn {
+                idle.push_back(&mut self.servers, server);
+            } else {
+                idle.push_front(&mut self.servers, server);
+            }
             // One fewer is in use.
             let service = &self.services[self.groups[group].service as usize];
             self.unsettled |= service.waiters_short > 0;

@@ -236,9 +236,28 @@ impl Book {
         let Some(at) = self.pool_at(pool) else {
             return false;
         };
+        let turns = self.pools[at].limits.in_turn != limits.in_turn;
         self.pools[at].limits = limits;
+        if turns {
+            self.turn_round(at);
+        }
         self.limits_changed(now, out);
         true
+    }
+
+    /// The idle ones of a pool are lent in the other order from now on.
+    fn turn_round(&mut self, pool: u32) {
+        let Self {
+            pools,
+            groups,
+            servers,
+            ..
+        } = self;
+        for group in &pools[pool].groups {
+            for lane in &mut groups[*group].lanes {
+                lane.idle.reverse(servers);
+            }
+        }
     }
 
     /// What is idle beyond a lowered cap is closed at once; what a raised one allows is dialled.

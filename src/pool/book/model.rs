@@ -85,14 +85,16 @@ fn pool_limits() -> impl Strategy<Value = PoolLimits> {
         0_u32..3,
         0_u64..400,
         proptest::option::of(1_u64..2000),
+        any::<bool>(),
     );
     limits.prop_map(
-        |(size, min_size, reserve_size, reserve_after, server_idle)| PoolLimits {
+        |(size, min_size, reserve_size, reserve_after, server_idle, in_turn)| PoolLimits {
             size,
             min_size: min_size.min(size),
             reserve_size,
             reserve_after: Duration::from_millis(reserve_after),
             server_idle: server_idle.map(Duration::from_millis),
+            in_turn,
         },
     )
 }

@@ -1,6 +1,5 @@
 //! Joining and leaving queues, and the way from a group to its oldest waiter and its best idle server connection.
 
-use std::cmp::Reverse;
 use std::time::Duration;
 
 use super::Book;
@@ -176,20 +175,22 @@ impl Book {
     }
 
     /// The idle server connection that a session of this group should be lent: of its own thread before another's, of
-    /// its own service's account before another's, the most recently used.
+    /// its own service's account before another's, the most recently used; where they take turns, of any thread the one that has
+    /// been unused for longest.
     pub(super) fn best_idle(&self, group: u32, thread: u16) -> Option<u32> {
         let own = &self.groups[group];
         if !self.reaches(group, 0) {
             return None;
         }
+        let pool = &self.pools[own.pool];
+        let in_turn = pool.limits.in_turn;
         if let Some(lane) = own
             .lanes
             .get(usize::from(thread))
-            .filter(|lane| lane.idle.head != NONE)
+            .filter(|lane| lane.idle.head != NONE && !in_turn)
         {
             return Some(lane.idle.head);
         }
-        let pool = &self.pools[own.pool];
         if pool.tally.idle == 0 {
             return None;
         }
@@ -200,11 +201,13 @@ impl Book {
             givers.flat_map(|giver| self.groups[giver].lanes.iter().map(|lane| lane.idle.head));
         heads.filter(|head| *head != NONE).min_by_key(|head| {
             let server = &self.servers[*head];
-            (
-                server.thread != thread,
-                self.groups[server.group].service != own.service,
-                Reverse(server.idle_since),
-            )
+            let is_others = self.groups[server.group].service != own.service;
+            if in_turn {
+                (false, is_others, server.idle_since)
+            } else {
+                let used_last = Duration::MAX.saturating_sub(server.idle_since);
+                (server.thread != thread, is_others, used_last)
+            }
         })
     }
 

@@ -255,11 +255,13 @@ impl Book {
             .filter(|pool| pool.tally.idle > 0);
         let groups = pools.flat_map(|pool| pool.groups.iter().copied());
         let groups = groups.filter(|group| self.groups[*group].tally.idle > 0 && eligible(*group));
-        let tails =
-            groups.flat_map(|group| self.groups[group].lanes.iter().map(|lane| lane.idle.tail));
-        tails
-            .filter(|tail| *tail != NONE)
-            .min_by_key(|tail| self.servers[*tail].idle_since)
+        // The one at the tail, or, where they take turns, at the head.
+        let ends = groups.flat_map(|group| {
+            let lanes = self.groups[group].lanes.iter();
+            lanes.flat_map(|lane| [lane.idle.tail, lane.idle.head])
+        });
+        ends.filter(|end| *end != NONE)
+            .min_by_key(|end| self.servers[*end].idle_since)
     }
 
     /// Why an account has more than its caps allow, if it has.

@@ -20,6 +20,7 @@ fn sized(size: u32) -> PoolLimits {
         reserve_size: 0,
         reserve_after: Duration::ZERO,
         server_idle: None,
+        in_turn: false,
     }
 }
 
@@ -426,6 +427,44 @@ fn a_guarantee_violated_is_made_good_from_the_next_release() {
     let dialed = desk.dial_ordered();
     assert!(desk.book.dialed(desk.now, dialed, None, &mut desk.out));
     assert_eq!(desk.granted(), vec![(waiter, dialed)]);
+}
+
+#[test]
+fn server_connections_that_take_turns_are_lent_in_the_order_in_which_they_came_back() {
+    let mut desk = Desk::new(9);
+    let pool = desk.pool(PoolLimits {
+        in_turn: true,
+        server_idle: Some(ms(100)),
+        ..sized(9)
+    });
+    let site = desk.service(NO_LIMITS);
+    // On two threads: turns are taken among all of them.
+    let leases = [T0, T1, T0].map(|thread| desk.lease_on(pool, site, thread));
+    for lease in leases {
+        desk.now += ms(1);
+        desk.release(lease);
+    }
+    let mut lent = || {
+        desk.now += ms(1);
+        let Asked::Granted { server, .. } = desk.ask_on(pool, site, T0) else {
+            panic!("one is idle");
+        };
+        desk.now += ms(1);
+        desk.release(server);
+        server
+    };
+    assert_eq!(
+        [lent(), lent(), lent(), lent()],
+        [0, 1, 2, 0].map(|at| leases[at])
+    );
+    // The one that is closed first is the one unused for longest here too.
+    desk.tick_at(desk.now + ms(97));
+    assert_eq!(desk.close_ordered(), (leases[1], CloseReason::ServerIdle));
+    // With another order those that are idle already are lent in that one.
+    let limits = sized(9);
+    assert!(desk.book.set_pool(desk.now, pool, limits, &mut desk.out));
+    let asked = desk.ask_on(pool, site, T0);
+    assert!(matches!(asked, Asked::Granted { server, .. } if server == leases[0]));
 }
 
 #[test]

@@ -123,11 +123,13 @@ impl Book {
 
     fn longest_idle_in(&self, pool: u32) -> Option<u32> {
         let groups = self.pools[pool].groups.iter();
-        let tails =
-            groups.flat_map(|group| self.groups[*group].lanes.iter().map(|lane| lane.idle.tail));
-        tails
-            .filter(|tail| *tail != NONE)
-            .min_by_key(|tail| self.servers[*tail].idle_since)
+        // The one at the tail, or, where they take turns, at the head.
+        let ends = groups.flat_map(|group| {
+            let lanes = self.groups[*group].lanes.iter();
+            lanes.flat_map(|lane| [lane.idle.tail, lane.idle.head])
+        });
+        ends.filter(|end| *end != NONE)
+            .min_by_key(|end| self.servers[*end].idle_since)
     }
 
     fn close_expired(&mut self, now: Duration, out: &mut Vec<Action>) {

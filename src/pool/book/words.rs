@@ -84,6 +84,8 @@ pub struct PoolLimits {
     pub reserve_after: Duration,
     /// An idle connection beyond `min_size` is closed when unused for so long; `None` = never.
     pub server_idle: Option<Duration>,
+    /// The idle connection that has been unused for longest is lent, not the one used last.
+    pub in_turn: bool,
 }
 
 /// A service's limits.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::config::checked::Errors;
 use crate::wire::reply::{Report, Severity, SqlState};
 
 /// Why a session gets no server connection, and what its client is told.
@@ -51,7 +52,7 @@ impl Refused {
     }
 
     /// The last words to the client.
-    pub fn to_client(&self) -> Vec<u8> {
+    pub fn to_client(&self, errors: Errors) -> Vec<u8> {
         let report = match self {
             Self::Login { message, .. } => return message.to_vec(),
             Self::QueryWait {
@@ -72,6 +73,13 @@ impl Refused {
                 SqlState::ADMIN_SHUTDOWN,
                 "this database was removed from the configuration",
             ),
+        };
+        let report = match (errors, self) {
+            (Errors::Postgres, _) => report,
+            (Errors::PgBouncer, Self::PoolRemoved) => {
+                report.as_pgbouncer(Some("database removed".to_owned()))
+            }
+            (Errors::PgBouncer, _) => report.as_pgbouncer(None),
         };
         report.error(Severity::Fatal)
     }

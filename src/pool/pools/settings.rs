@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::config::checked::Mode;
+use crate::config::checked::{Errors, Mode};
 use crate::pool::book::PoolLimits;
 use crate::server::dial::Target;
 use crate::server::login::ServerLogin;
@@ -16,6 +16,8 @@ pub struct PoolSettings {
     pub target: Target,
     /// How long a client keeps a server connection.
     pub mode: Mode,
+    /// In whose words clients are told why they get no server connection, or lose it.
+    pub errors: Errors,
     /// Sizes.
     pub limits: PoolLimits,
     /// The longest wait for a server connection.

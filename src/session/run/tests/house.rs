@@ -17,7 +17,7 @@ use crate::client::directory::{Ask, Directory, Entry, Who};
 use crate::client::end::ClientEnd;
 use crate::client::patience::{Activity, Doing, Patience};
 use crate::client::view::ClientRow;
-use crate::config::checked::{Host, Mode, Tcp};
+use crate::config::checked::{Errors, Host, Mode, Tcp};
 use crate::net::listen::Peer;
 use crate::net::packet::{Packet, Packets};
 use crate::net::stream::{Stream, unix_path};
@@ -193,6 +193,7 @@ impl House {
             is_probe: false,
             target: Target {
                 hosts: vec![Arc::new(Host::Unix(directory.to_owned(), 5432))],
+                turn: None,
                 identity: Identity {
                     user: "ann".into(),
                     database: "site".into(),
@@ -212,12 +213,14 @@ impl House {
                 limit: PATIENCE,
             },
             mode,
+            errors: Errors::Postgres,
             limits: PoolLimits {
                 size,
                 min_size: 0,
                 reserve_size: 0,
                 reserve_after: Duration::ZERO,
                 server_idle: None,
+                in_turn: false,
             },
             query_wait: None,
             server_lifetime: None,

@@ -1,0 +1,170 @@
+//! Every setting of PgBouncer's with an effect that a client can see, against PgBouncer itself and against pgweir.
+//!
+//! The rows are in `tests/pgbouncer/*.cases`; how they are written is told in `tests/support/case.rs`.
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+
+use support::case::{Case, ROLES};
+use support::pgbouncer::{Kind, Place};
+use support::process::run;
+use support::{Authority, Method, Postgres};
+
+macro_rules! rows {
+    ($($name:ident: $file:literal),+ $(,)?) => {
+        $(#[test] fn $name() { compare(include_str!(concat!("pgbouncer/", $file, ".cases"))); })+
+    };
+}
+
+rows! {
+    limits_are_those_of_pgbouncer: "limits",
+    timeouts_are_those_of_pgbouncer: "timeouts",
+    modes_are_those_of_pgbouncer: "modes",
+    sessions_begin_as_with_pgbouncer: "sessions",
+    logins_are_those_of_pgbouncer: "logins",
+    the_console_is_that_of_pgbouncer: "console",
+}
+
+/// How many rows are tried at the same time.
+const AT_ONCE: usize = 4;
+
+fn compare(text: &str) {
+    let postgres = Postgres::setup().method(Method::Scram).start();
+    for (role, password) in ROLES {
+        postgres.create_role(role, password);
+    }
+    postgres.sql("grant select on pg_catalog.pg_authid to carol");
+    let mut cases = Case::read_all(text);
+    // One row can be asked for while working on it.
+    if let Ok(wanted) = std::env::var("PGWEIR_TEST_CASE") {
+        cases.retain(|case| case.name.contains(&wanted));
+    }
+    let mut told = Vec::new();
+    for cases in cases.chunks(AT_ONCE) {
+        thread::scope(|scope| {
+            let running = cases.iter().map(|case| {
+                let run = scope.spawn(|| case.differences(&postgres));
+                (&case.name, run)
+            });
+            for (name, run) in running.collect::<Vec<_>>() {
+                match run.join() {
+                    Ok(differences) => told.extend(differences),
+                    Err(_) => told.push(format!("{name}: did not come to its end")),
+                }
+            }
+        });
+    }
+    assert!(
+        told.is_empty(),
+        "{} differences:\n\n{}",
+        told.len(),
+        told.join("\n")
+    );
+}
+
+const HBA: &str = "\
+local all all trust
+hostssl all alice 127.0.0.1/32 scram-sha-256
+hostnossl all alice 127.0.0.1/32 reject
+host reports carol 127.0.0.1/32 md5
+host shop bob 127.0.0.1/32 scram-sha-256
+";
+
+/// TLS, HBA, auth_query, two databases, three users, peers.
+#[test]
+fn one_file_of_sixty_lines_serves_psql_pgbench_and_django_under_both() {
+    for kind in [Kind::PgBouncer124, Kind::Pgweir] {
+        let postgres = Postgres::setup().method(Method::Scram).start();
+        for (role, password) in [("alice", "wonder"), ("bob", "builder"), ("carol", "carols")] {
+            postgres.create_role(role, password);
+        }
+        postgres.create_role("looker", "looks");
+        postgres.sql("grant select on pg_catalog.pg_authid to looker");
+        postgres.sql("grant create on schema public to alice");
+        let (shop, _authority) = shop(&postgres);
+        let shop = shop.start(kind);
+        let ask = |user: &str, database: &str, password: &str, mode: &str, sql: &str| {
+            let mut psql = support::postgres::psql(shop.port(), user, database);
+            let psql = psql.env("PGPASSWORD", password).env("PGSSLMODE", mode);
+            let output = psql.args(["-c", sql]).output().expect("psql is there");
+            let text = [output.stdout, output.stderr].concat();
+            String::from_utf8_lossy(&text).trim().to_owned()
+        };
+        let who = "select current_user";
+        assert_eq!(ask("alice", "shop", "wonder", "require", who), "alice");
+        assert_eq!(ask("bob", "shop", "builder", "disable", who), "bob");
+        assert_eq!(ask("carol", "reports", "carols", "disable", who), "carol");
+        let refused = ask("alice", "shop", "wrong", "require", who);
+        assert!(refused.contains("SASL authentication failed"), "{refused}");
+        let refused = ask("alice", "shop", "wonder", "disable", who);
+        assert!(refused.contains("FATAL"), "{refused}");
+
+        shop.place
+            .write("script", "\\set x random(1, 9)\nselect :x + 1;\n");
+        let said = run(support::postgres::program("pgbench")
+            .args([
+                "-n",
+                "-M",
+                "prepared",
+                "-c",
+                "20",
+                "-t",
+                "20",
+                "-h",
+                "127.0.0.1",
+                "-f",
+            ])
+            .arg(shop.place.path().join("script"))
+            .args(["-p", &shop.port().to_string(), "-U", "alice", "shop"])
+            .env("PGPASSWORD", "wonder")
+            .env("PGSSLMODE", "require"));
+        assert!(said.contains("400/400"), "{said}");
+
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        for arguments in [
+            ["migrate", "--no-input"].as_slice(),
+            &["check", "--database", "default"],
+            &["migrate", "--no-input", "library", "zero"],
+        ] {
+            run(Command::new(root.join(".venv/bin/python"))
+                .arg("manage.py")
+                .args(arguments)
+                .current_dir(root.join("tests/drivers/django_site"))
+                .envs([
+                    ("PGHOST", "127.0.0.1"),
+                    ("PGUSER", "alice"),
+                    ("PGDATABASE", "shop"),
+                ])
+                .envs([
+                    ("PGPASSWORD", "wonder"),
+                    ("PGSSLMODE", "require"),
+                    ("DJANGO_PREPARES", "no"),
+                ])
+                .env("PGPORT", shop.port().to_string()));
+        }
+    }
+}
+
+/// The files, which whoever the pooler becomes can read.
+fn shop(postgres: &Postgres) -> (Place, Authority) {
+    let (place, authority) = (Place::new(), Authority::new());
+    let certificate = authority.issue("server", "localhost", &support::certs::HERE);
+    let certs = certificate.parent().expect("it is in a directory");
+    fs::set_permissions(certs, fs::Permissions::from_mode(0o755)).expect("it is ours");
+    fs::set_permissions(authority.key("server"), fs::Permissions::from_mode(0o644))
+        .expect("it is ours");
+    let ini = include_str!("pgbouncer/shop.ini")
+        .replace("{postgres}", &postgres.port().to_string())
+        .replace("{port}", &place.port.to_string())
+        .replace("{dir}", &place.path().display().to_string())
+        .replace("{certs}", &certs.display().to_string());
+    place.write("pgbouncer.ini", &ini);
+    place.write("hba", HBA);
+    place.write("users.txt", "\"looker\" \"looks\"\n\"carol\" \"carols\"\n");
+    (place, authority)
+}

@@ -1,0 +1,159 @@
+//! Programs that start from a pgbouncer.ini: PgBouncer in two versions, and pgweir.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::pooler::program;
+use super::process::{Guarded, free_port, run, scratch};
+use super::wait::eventually;
+
+/// Who is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Debian 12's.
+    PgBouncer118,
+    /// Debian 13's, with its own libraries.
+    PgBouncer124,
+    Pgweir,
+}
+
+impl Kind {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::PgBouncer118 => "PgBouncer 1.18",
+            Self::PgBouncer124 => "PgBouncer 1.24",
+            Self::Pgweir => "pgweir",
+        }
+    }
+
+    fn command(self) -> Command {
+        match self {
+            Self::PgBouncer118 => Command::new("/usr/sbin/pgbouncer"),
+            Self::PgBouncer124 => {
+                let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(".pgbouncer/1.24");
+                let libraries = root.join("usr/lib/x86_64-linux-gnu");
+                let mut command = Command::new(libraries.join("ld-linux-x86-64.so.2"));
+                command
+                    .arg("--library-path")
+                    .arg(&libraries)
+                    .arg(root.join("usr/sbin/pgbouncer"));
+                command
+            }
+            Self::Pgweir => Command::new(program()),
+        }
+    }
+}
+
+/// A directory with a pgbouncer.ini and what belongs to it.
+pub struct Place {
+    pub directory: TempDir,
+    pub port: u16,
+}
+
+impl Place {
+    pub fn new() -> Self {
+        let directory = scratch();
+        // Whoever the program becomes has to read and write there.
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777))
+            .expect("the directory is ours");
+        Self {
+            directory,
+            port: free_port(),
+        }
+    }
+
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    pub fn write(&self, name: &str, text: &str) {
+        fs::write(self.path().join(name), text).expect("the directory is ours");
+    }
+
+    pub fn append(&self, name: &str, text: &str) {
+        let mut file = fs::OpenOptions::new()
+            .append(true)
+            .open(self.path().join(name))
+            .expect("it is there");
+        file.write_all(text.as_bytes())
+            .expect("the directory is ours");
+    }
+
+    pub fn read(&self, name: &str) -> String {
+        let bytes = fs::read(self.path().join(name)).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Starts the program on `pgbouncer.ini`, which has to make it listen on the port and write `log`.
+    pub fn start(self, kind: Kind) -> Running {
+        let mut command = kind.command();
+        command.args(self.arguments());
+        let errors = fs::File::create(self.path().join("stderr")).expect("the directory is ours");
+        let output = errors.try_clone().expect("files can be shared");
+        command.stderr(errors).stdout(output).current_dir("/");
+        let mut process = Guarded::spawn(&mut command, "KILL", self.path());
+        eventually("the pooler listens", || {
+            if let Some(status) = process.ended() {
+                panic!(
+                    "{} ended with {status}:\n{}",
+                    kind.name(),
+                    self.read("stderr")
+                );
+            }
+            // No connection is made to find out: it would count as a client for a moment.
+            self.read("log").contains("listening")
+        });
+        Running {
+            kind,
+            place: self,
+            process,
+        }
+    }
+
+    fn arguments(&self) -> Vec<String> {
+        let own = run(Command::new("id").arg("-u"));
+        let mut arguments = Vec::new();
+        if own.trim() == "0" {
+            arguments.extend(["-u".to_owned(), "nobody".to_owned()]);
+        }
+        arguments.push(self.path().join("pgbouncer.ini").display().to_string());
+        arguments
+    }
+}
+
+/// A running one; killed and removed on drop.
+pub struct Running {
+    pub kind: Kind,
+    pub place: Place,
+    process: Guarded,
+}
+
+impl Running {
+    pub fn port(&self) -> u16 {
+        self.place.port
+    }
+
+    pub fn signal(&self, name: &str) {
+        self.process.signal(name);
+    }
+
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    pub fn await_end(&mut self, limit: Duration) -> ExitStatus {
+        self.process.await_end(limit)
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.place
+            .path()
+            .join(format!(".s.PGSQL.{}", self.place.port))
+    }
+}
