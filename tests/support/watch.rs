@@ -28,7 +28,8 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Begins to watch the client connections of a Postgres, less the fixtures' own.
+    /// Begins to watch the client connections of a Postgres, less the fixtures' own. One that is still starting has no state and no
+    /// name, and may be the fixtures' own: it is seen at the next look.
     #[track_caller]
     pub fn start(postgres: &Postgres) -> Self {
         let mut control = postgres
@@ -38,7 +39,8 @@ impl Watch {
         let told = Arc::clone(&over);
         let sql = format!(
             "select coalesce(usename, ''), coalesce(application_name, ''), count(*) from pg_stat_activity \
-             where backend_type = 'client backend' and application_name <> '{OWN}' group by 1, 2"
+             where backend_type = 'client backend' and application_name <> '{OWN}' \
+             and (state is not null or application_name <> '') group by 1, 2"
         );
         let thread = thread::spawn(move || {
             let mut seen = Seen::default();
