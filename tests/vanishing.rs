@@ -16,6 +16,9 @@ const BUDGET: usize = 12;
 /// The crowd's clients that are never heard of again but stay where they are go after this.
 const PATIENCE: &str = "500ms";
 
+/// Between two clients of the crowd: they are to crowd pgweir and Postgres, not to take the processor from both.
+const PACE: Duration = Duration::from_millis(10);
+
 /// How a client vanishes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Way {
@@ -61,8 +64,7 @@ fn vanish(port: u16, way: Way) -> Option<Raw> {
 /// Tests that measure do so one after the other.
 static STAGE: Mutex<()> = Mutex::new(());
 
-/// Many of them, two at a time: they are to crowd pgweir and Postgres, not to take the processor from both. Those whose sockets stay
-/// open are kept until all have vanished.
+/// Many of them, some hundred in a second; those whose sockets stay open are kept until all have vanished.
 fn crowd(port: u16, way: Way, count: usize) {
     let next = AtomicUsize::new(0);
     thread::scope(|scope| {
@@ -71,6 +73,7 @@ fn crowd(port: u16, way: Way, count: usize) {
                 let mut kept = Vec::new();
                 while next.fetch_add(1, Ordering::Relaxed) < count {
                     kept.extend(vanish(port, way));
+                    thread::sleep(PACE);
                 }
             });
         }
@@ -120,7 +123,7 @@ fn a_thousand_vanish(way: Way) {
     /// A round that something else on the machine has spoilt proves nothing.
     const ROUNDS: usize = 5;
     /// What a scheduler may take from anybody, however quiet.
-    const GRAIN: Duration = Duration::from_millis(10);
+    const GRAIN: Duration = Duration::from_millis(4);
     let _stage = STAGE.lock();
     let (postgres, pooler) = start();
     let mut bystander = Raw::login(pooler.port(), "alice", "postgres");
