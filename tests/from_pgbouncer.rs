@@ -7,6 +7,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Command, ExitStatus};
 
+use support::pgbouncer::alice_runs_pgbench;
 use support::pooler::{pgweir, program};
 use support::process::{Guarded, free_port, run, scratch, send_signal};
 use support::{Authority, Method, Postgres, eventually};
@@ -250,25 +251,7 @@ fn a_pgbouncer_ini_serves_psql_and_pgbench() {
         .unwrap();
     assert!(String::from_utf8_lossy(&welcome.stderr).contains("welcome to the shop"));
 
-    place.write("script", "\\set x random(1, 9)\nselect :x + 1;\n");
-    let said = run(support::postgres::program("pgbench")
-        .args([
-            "-n",
-            "-M",
-            "prepared",
-            "-c",
-            "20",
-            "-t",
-            "20",
-            "-h",
-            "127.0.0.1",
-            "-f",
-        ])
-        .arg(place.path().join("script"))
-        .args(["-p", &place.port.to_string(), "-U", "alice", "shop"])
-        .env("PGPASSWORD", "wonder")
-        .env("PGSSLMODE", "require"));
-    assert!(said.contains("400/400"), "{said}");
+    alice_runs_pgbench(place.path(), place.port);
 
     let log = place.read("pgbouncer.log");
     for words in [

@@ -11,7 +11,7 @@ use std::process::Command;
 use std::thread;
 
 use support::case::{Case, ROLES};
-use support::pgbouncer::{Kind, Place};
+use support::pgbouncer::{Kind, Place, alice_runs_pgbench};
 use support::process::run;
 use support::{Authority, Method, Postgres};
 
@@ -104,26 +104,7 @@ fn one_file_of_sixty_lines_serves_psql_pgbench_and_django_under_both() {
         let refused = ask("alice", "shop", "wonder", "disable", who);
         assert!(refused.contains("FATAL"), "{refused}");
 
-        shop.place
-            .write("script", "\\set x random(1, 9)\nselect :x + 1;\n");
-        let said = run(support::postgres::program("pgbench")
-            .args([
-                "-n",
-                "-M",
-                "prepared",
-                "-c",
-                "20",
-                "-t",
-                "20",
-                "-h",
-                "127.0.0.1",
-                "-f",
-            ])
-            .arg(shop.place.path().join("script"))
-            .args(["-p", &shop.port().to_string(), "-U", "alice", "shop"])
-            .env("PGPASSWORD", "wonder")
-            .env("PGSSLMODE", "require"));
-        assert!(said.contains("400/400"), "{said}");
+        alice_runs_pgbench(shop.place.path(), shop.port());
 
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         for arguments in [

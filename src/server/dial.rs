@@ -392,23 +392,18 @@ pub fn name(host: &Host) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::server::login::ServerLogin;
-    use crate::wire::startup::NEWEST_MINOR;
-
-    #[test]
-    fn hosts_that_take_turns_are_tried_first_one_after_the_other() {
-        let host = |name: &str| Arc::new(Host::Tcp(name.to_owned(), 5432));
-        let mut target = Target {
-            hosts: vec![host("a"), host("b")],
+impl Target {
+    /// Without TLS, patience or anything else that a test would have to ask for.
+    pub fn sample(hosts: Vec<Arc<Host>>) -> Self {
+        Self {
+            hosts,
             turn: None,
             identity: Identity {
-                user: "ann".to_owned(),
-                database: "site".to_owned(),
-                proof: ServerLogin::Nothing,
-                application_name: String::new(),
-                minor: NEWEST_MINOR,
+                user: "ann".into(),
+                database: "site".into(),
+                proof: super::login::ServerLogin::Nothing,
+                application_name: "test".into(),
+                minor: crate::wire::startup::NEWEST_MINOR,
                 parameters: Vec::new(),
             },
             connect_query: None,
@@ -420,7 +415,18 @@ mod tests {
             },
             security: Security::NONE,
             limit: Duration::ZERO,
-        };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_that_take_turns_are_tried_first_one_after_the_other() {
+        let host = |name: &str| Arc::new(Host::Tcp(name.to_owned(), 5432));
+        let mut target = Target::sample(vec![host("a"), host("b")]);
         let first = |target: &Target| match &*target.hosts_in_turn()[0] {
             Host::Tcp(name, _) | Host::Unix(name, _) => name.clone(),
         };

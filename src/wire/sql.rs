@@ -335,11 +335,11 @@ fn head<'a>(mut lexer: Lexer<'a>, effects: &mut Effects<'a>) {
         b"create" => {
             effects.creates = true;
             effects.alters |= lexer.next_is(b"or");
-            vacates(lexer, |token| token.is(b"template"), effects);
+            vacates(lexer, b"template", effects);
         }
         b"alter" | b"drop" => {
             effects.alters = true;
-            vacates(lexer, |token| token.is(b"database"), effects);
+            vacates(lexer, b"database", effects);
         }
         b"reset" => reset(lexer, effects),
         b"discard" if lexer.next_is(b"all") => {
@@ -354,15 +354,15 @@ fn head<'a>(mut lexer: Lexer<'a>, effects: &mut Effects<'a>) {
     }
 }
 
-/// Notes the database that a `CREATE`, `ALTER` or `DROP DATABASE` wants for itself: its name stands behind the token that `announces` it.
-fn vacates<'a>(lexer: Lexer<'a>, announces: fn(Token<'a>) -> bool, effects: &mut Effects<'a>) {
+/// Notes the database that a `CREATE`, `ALTER` or `DROP DATABASE` wants for itself: its name stands behind this word.
+fn vacates<'a>(lexer: Lexer<'a>, word: &[u8], effects: &mut Effects<'a>) {
     if !lexer.next_is(b"database") {
         return;
     }
     let tokens = lexer.take(LOOK_AHEAD);
     let tokens = tokens.take_while(|token| !token.is_symbol(b';'));
     let name = tokens
-        .skip_while(|token| !announces(*token))
+        .skip_while(|token| !token.is(word))
         .skip(1)
         .find(|token| !(token.is(b"if") || token.is(b"exists") || token.is_symbol(b'=')));
     if let Some(name) = name.and_then(Token::identifier) {

@@ -2,7 +2,7 @@
 # under their advisory lock, savepoints, locks, batches, a schema that changes under prepared statements.
 
 require "active_record"
-require "logger"
+require_relative "checks"
 
 SESSIONS = ENV["PGWEIR_MODE"] != "transaction"
 THREADS = 8
@@ -40,18 +40,6 @@ class AddPages < ActiveRecord::Migration[6.1]
     add_column :books, :pages, :integer, default: 1
     add_index :books, :title, algorithm: :concurrently
   end
-end
-
-def same(expected, found)
-  raise "expected #{expected.inspect}, found #{found.inspect}" unless expected == found
-end
-
-def fails(kind)
-  yield
-rescue kind
-  nil
-else
-  raise "no #{kind}"
 end
 
 def at_once(count)

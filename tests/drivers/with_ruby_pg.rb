@@ -1,6 +1,7 @@
 # ruby-pg: prepared statements by name, pipelines, COPY, cancel, single-row mode.
 
 require "pg"
+require_relative "checks"
 
 SESSIONS = ENV["PGWEIR_MODE"] != "transaction"
 
@@ -9,18 +10,6 @@ def connected(**options)
   yield connection
 ensure
   connection&.close
-end
-
-def same(expected, found)
-  raise "expected #{expected.inspect}, found #{found.inspect}" unless expected == found
-end
-
-def fails(kind)
-  yield
-rescue kind
-  nil
-else
-  raise "no #{kind}"
 end
 
 def at_once(count, &work)

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::pooler::program;
+use super::postgres;
 use super::process::{Guarded, free_port, run, scratch};
 use super::wait::eventually;
 
@@ -156,4 +157,20 @@ impl Running {
             .path()
             .join(format!(".s.PGSQL.{}", self.place.port))
     }
+}
+
+/// Twenty clients of pgbench, as alice over TLS, with prepared statements: all they ask is answered.
+#[track_caller]
+pub fn alice_runs_pgbench(directory: &Path, port: u16) {
+    let script = directory.join("script");
+    fs::write(&script, "\\set x random(1, 9)\nselect :x + 1;\n").expect("the directory is ours");
+    let said = run(postgres::program("pgbench")
+        .args(["-n", "-M", "prepared", "-c", "20", "-t", "20"])
+        .args(["-h", "127.0.0.1", "-p", &port.to_string(), "-U", "alice"])
+        .arg("-f")
+        .arg(script)
+        .arg("shop")
+        .env("PGPASSWORD", "wonder")
+        .env("PGSSLMODE", "require"));
+    assert!(said.contains("400/400"), "{said}");
 }

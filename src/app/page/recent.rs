@@ -36,17 +36,17 @@ pub(super) struct Event {
 
 impl Alike for Event {
     fn is_like(&self, other: &Self) -> bool {
-        let key = |event: &Self| {
-            let Self {
+        fn key(event: &Event) -> [&str; 5] {
+            let Event {
                 reason,
                 user,
                 database,
                 service,
                 deployment,
                 ..
-            } = event.clone();
-            (reason, user, database, service, deployment)
-        };
+            } = event;
+            [reason, user, database, service, deployment]
+        }
         key(self) == key(other)
     }
 }

@@ -255,7 +255,11 @@ impl Book {
             .filter(|pool| pool.tally.idle > 0);
         let groups = pools.flat_map(|pool| pool.groups.iter().copied());
         let groups = groups.filter(|group| self.groups[*group].tally.idle > 0 && eligible(*group));
-        // The one at the tail, or, where they take turns, at the head.
+        self.longest_idle_of(groups)
+    }
+
+    /// The longest idle server connection of these groups: at the tail of a lane, or, where they take turns, at its head.
+    pub(super) fn longest_idle_of(&self, groups: impl Iterator<Item = u32>) -> Option<u32> {
         let ends = groups.flat_map(|group| {
             let lanes = self.groups[group].lanes.iter();
             lanes.flat_map(|lane| [lane.idle.tail, lane.idle.head])

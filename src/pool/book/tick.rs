@@ -106,7 +106,7 @@ impl Book {
             let Some(idle) = self.pools[pool].limits.server_idle else {
                 continue;
             };
-            while let Some(server) = self.longest_idle_in(pool) {
+            while let Some(server) = self.longest_idle_of(self.pools[pool].groups.iter().copied()) {
                 let due = self.servers[server].idle_since.saturating_add(idle);
                 if due > now {
                     self.wake_by(due);
@@ -119,17 +119,6 @@ impl Book {
                 self.close(server, CloseReason::ServerIdle, out);
             }
         }
-    }
-
-    fn longest_idle_in(&self, pool: u32) -> Option<u32> {
-        let groups = self.pools[pool].groups.iter();
-        // The one at the tail, or, where they take turns, at the head.
-        let ends = groups.flat_map(|group| {
-            let lanes = self.groups[*group].lanes.iter();
-            lanes.flat_map(|lane| [lane.idle.tail, lane.idle.head])
-        });
-        ends.filter(|end| *end != NONE)
-            .min_by_key(|end| self.servers[*end].idle_since)
     }
 
     fn close_expired(&mut self, now: Duration, out: &mut Vec<Action>) {

@@ -7,8 +7,9 @@ use std::time::Duration;
 use super::state::{State, put};
 use super::{PoolSettings, Pools};
 use crate::policy::budget::{Ceiling, Limits, automatic, beside_monitor};
-use crate::pool::book::{HostId, ServerId, Tally};
+use crate::pool::book::{HostId, ServerId, ServerView, Tally};
 use crate::server::dial::{DialError, name};
+use crate::server::facts::Facts;
 
 /// Services that a refusal names.
 const BIGGEST: usize = 3;
@@ -204,6 +205,18 @@ impl State {
         }
     }
 
+    /// Our connections at one Postgres that are logged in.
+    fn backends_at(&self, host: HostId) -> impl Iterator<Item = (ServerView, &Facts)> {
+        self.facts
+            .iter()
+            .flatten()
+            .filter_map(move |(server, facts)| {
+                let view = self.book.server(*server)?;
+                let pool = self.pools[view.pool.index()].as_ref()?;
+                (pool.host() == host).then_some((view, &**facts))
+            })
+    }
+
     /// Tries whether Postgres has room again, where it is time to.
     pub(super) fn try_again(&mut self, now: Duration) {
         for at in 0..self.grounds.len() {
@@ -285,53 +298,28 @@ impl Pools {
     /// The process ids of our connections at one Postgres, and how many are being opened.
     pub fn backends(&self, host: HostId) -> (HashSet<u32>, u32) {
         let state = self.state.lock();
-        let State {
-            book, facts, pools, ..
-        } = &*state;
-        let is_there = |server: ServerId| {
-            let pool = book.server(server)?.pool;
-            let pool = pools[pool.index()].as_ref()?;
-            (pool.host() == host).then_some(())
-        };
-        let there = facts.iter().flatten();
-        let pids = there.filter_map(|(server, facts)| is_there(*server).map(|()| facts.pid));
-        let pids = pids.collect();
-        let tally = book.host(host).tally;
-        (pids, tally.dialing)
+        let pids = state.backends_at(host).map(|(_, facts)| facts.pid);
+        (pids.collect(), state.book.host(host).tally.dialing)
     }
 
     /// The port at our side of each of our connections at one Postgres, by process id; -1: a unix socket.
     pub fn local_ports(&self, host: HostId) -> HashMap<u32, i32> {
         let state = self.state.lock();
-        let mut all = HashMap::new();
-        for (server, facts) in state.facts.iter().flatten() {
-            let pool = state.book.server(*server).map(|server| server.pool);
-            let pool = pool.and_then(|pool| state.pools[pool.index()].as_ref());
-            if pool.is_some_and(|pool| pool.host() == host) {
-                let port = facts.line.local.map_or(-1, |local| local.port().into());
-                all.insert(facts.pid, port);
-            }
-        }
-        all
+        let port = |facts: &Facts| facts.line.local.map_or(-1, |local| local.port().into());
+        let all = state.backends_at(host);
+        all.map(|(_, facts)| (facts.pid, port(facts))).collect()
     }
 
     /// The service on whose account each of our connections at one Postgres is, and the session that has it, by process id.
     pub fn users_of_backends(&self, host: HostId) -> HashMap<u32, (String, Option<u32>)> {
         let state = self.state.lock();
         let names = service_names(&state);
-        let mut all = HashMap::new();
-        for (server, facts) in state.facts.iter().flatten() {
-            let Some(view) = state.book.server(*server) else {
-                continue;
-            };
-            let pool = state.pools[view.pool.index()].as_ref();
-            if pool.is_some_and(|pool| pool.host() == host) {
-                let name = names.get(view.service.index()).copied().flatten();
-                let name = name.unwrap_or_default().to_owned();
-                all.insert(facts.pid, (name, facts.client()));
-            }
-        }
-        all
+        let user = |(view, facts): (ServerView, &Facts)| {
+            let name = names.get(view.service.index()).copied().flatten();
+            let name = name.unwrap_or_default().to_owned();
+            (facts.pid, (name, facts.client()))
+        };
+        state.backends_at(host).map(user).collect()
     }
 
     /// How many server connections each service has, on one Postgres or in all, the most first.

@@ -17,7 +17,7 @@ use crate::client::directory::{Ask, Directory, Entry, Who};
 use crate::client::end::ClientEnd;
 use crate::client::patience::{Activity, Doing, Patience};
 use crate::client::view::ClientRow;
-use crate::config::checked::{Errors, Host, Mode, Tcp};
+use crate::config::checked::{Errors, Host, Mode};
 use crate::net::listen::Peer;
 use crate::net::packet::{Packet, Packets};
 use crate::net::stream::{Stream, unix_path};
@@ -26,8 +26,6 @@ use crate::pool::book::{PoolLimits, PoolView, ServiceId, ServiceLimits, ThreadId
 use crate::pool::errand::Errand;
 use crate::pool::pools::{Member, Pool, PoolSettings, Pools};
 use crate::server::dial::Target;
-use crate::server::login::{Identity, ServerLogin};
-use crate::server::secure::Security;
 use crate::session::fake::Fake;
 use crate::session::run::{End, Session, Terms};
 use crate::wire::reply::{
@@ -192,25 +190,8 @@ impl House {
         PoolSettings {
             is_probe: false,
             target: Target {
-                hosts: vec![Arc::new(Host::Unix(directory.to_owned(), 5432))],
-                turn: None,
-                identity: Identity {
-                    user: "ann".into(),
-                    database: "site".into(),
-                    proof: ServerLogin::Nothing,
-                    application_name: "test".into(),
-                    minor: NEWEST_MINOR,
-                    parameters: Vec::new(),
-                },
-                connect_query: None,
-                tcp: Tcp {
-                    keepalive_idle: Duration::ZERO,
-                    keepalive_interval: Duration::ZERO,
-                    keepalive_count: 0,
-                    user_timeout: None,
-                },
-                security: Security::NONE,
                 limit: PATIENCE,
+                ..Target::sample(vec![Arc::new(Host::Unix(directory.to_owned(), 5432))])
             },
             mode,
             errors: Errors::Postgres,
