@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 
+use super::ldap_options::LdapOptions;
 use super::mistake::{Mistake, Mistakes};
 
 /// How deep `@file` may lead on.
@@ -61,6 +62,8 @@ pub enum Method {
     Cert(Option<String>),
     /// By being that user of this machine, or one that the map named here maps to it.
     Peer(Option<String>),
+    /// By its password in clear, which a directory checks.
+    Ldap(Box<LdapOptions>),
 }
 
 /// A client that wants to log in.
@@ -79,6 +82,14 @@ pub struct Asking<'a> {
 }
 
 impl HbaFile {
+    /// The options of the records that ask a directory.
+    pub fn ldap(&self) -> impl Iterator<Item = &LdapOptions> {
+        self.0.iter().filter_map(|record| match &record.method {
+            Method::Ldap(options) => Some(&**options),
+            _ => None,
+        })
+    }
+
     /// The method of the first record that fits.
     pub fn method(&self, asking: &Asking<'_>) -> Option<&Method> {
         let mut fitting = self.0.iter().filter(|record| record.fits(asking));
@@ -125,24 +136,47 @@ fn parse_with(text: &str, path: &Path, read: Read<'_>) -> (HbaFile, Option<Mista
     let mut records = Vec::new();
     let mut wrong = Vec::new();
     for (index, line) in text.lines().enumerate() {
-        match record(line, path, read) {
-            Ok(record) => records.extend(record),
-            Err(message) => wrong.push(Mistake {
-                line: index + 1,
-                column: 1,
-                message,
-            }),
-        }
+        let message = match record(line, path, read) {
+            Ok(record) => {
+                records.extend(record);
+                continue;
+            }
+            Err(Wrong { message, instead }) => {
+                records.extend(instead);
+                message
+            }
+        };
+        wrong.push(Mistake {
+            line: index + 1,
+            column: 1,
+            message,
+        });
     }
     let file = path.display().to_string();
     let wrong = (!wrong.is_empty()).then(|| Mistakes::new(&file, wrong));
     (HbaFile(records), wrong)
 }
 
+/// What is wrong with a record.
+struct Wrong {
+    message: String,
+    /// What takes its place: who it is for is not to come in by one further down.
+    instead: Option<Record>,
+}
+
+impl From<String> for Wrong {
+    fn from(message: String) -> Self {
+        Self {
+            message,
+            instead: None,
+        }
+    }
+}
+
 /// Reads the file behind an `@`.
 type Read<'a> = &'a dyn Fn(&Path) -> io::Result<String>;
 
-fn record(line: &str, path: &Path, read: Read<'_>) -> Result<Option<Record>, String> {
+fn record(line: &str, path: &Path, read: Read<'_>) -> Result<Option<Record>, Wrong> {
     let mut fields = fields(line)?.into_iter();
     let Some(kind) = fields.next() else {
         return Ok(None);
@@ -170,28 +204,46 @@ fn record(line: &str, path: &Path, read: Read<'_>) -> Result<Option<Record>, Str
             };
             Kind::Host { tls, network }
         }
-        other => return Err(format!("unknown type {other:?}")),
+        other => return Err(format!("unknown type {other:?}").into()),
     };
     let method = next("the method")?;
     let method = single(&method, "the method")?;
+    if method == "ldap" {
+        // The options are separated by commas or blanks.
+        let options = fields.flatten().map(|word| word.text);
+        let options = LdapOptions::of(options);
+        let with = |method| Record {
+            kind,
+            databases,
+            users,
+            method,
+        };
+        return match options {
+            Ok(options) => Ok(Some(with(Method::Ldap(Box::new(options))))),
+            Err(message) => Err(Wrong {
+                message,
+                instead: Some(with(Method::Reject)),
+            }),
+        };
+    }
     let mut map = None;
     for option in fields {
         match single(&option, "an option")?.split_once('=') {
             Some(("map", name)) if !name.is_empty() => map = Some(name.to_owned()),
-            _ => return Err("has an option other than map=NAME".to_owned()),
+            _ => return Err("has an option other than map=NAME".to_owned().into()),
         }
     }
     let method = match (method, map) {
         ("cert", map) => Method::Cert(map),
         ("peer", map) if kind == Kind::Local => Method::Peer(map),
-        ("peer", _) => return Err("peer is for local records alone".to_owned()),
-        (_, Some(_)) => return Err("map= is for cert and peer alone".to_owned()),
+        ("peer", _) => return Err("peer is for local records alone".to_owned().into()),
+        (_, Some(_)) => return Err("map= is for cert and peer alone".to_owned().into()),
         ("trust", None) => Method::Trust,
         ("reject", None) => Method::Reject,
         ("password", None) => Method::Password,
         ("md5", None) => Method::Md5,
         ("scram-sha-256", None) => Method::ScramSha256,
-        (other, None) => return Err(format!("unsupported method {other:?}")),
+        (other, None) => return Err(format!("unsupported method {other:?}").into()),
     };
     Ok(Some(Record {
         kind,
