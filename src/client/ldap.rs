@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use crate::config::checked::Secret;
 use crate::config::ldap_options::{LdapOptions, Naming, Safety, Scope};
 use crate::net::tls::connect::Connector;
-use crate::wire::ldap::{self, LONGEST_MESSAGE, LdapError, Outcome, Reply, filter};
+use crate::wire::ldap::{self, LdapError, Outcome, Reply, filter};
 
 /// How long one server may take until it is connected, TLS included: as with PgBouncer.
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
@@ -420,14 +420,11 @@ where
             read.drain(..length);
             return Ok(reply);
         }
-        let mut part = [0; 4096];
-        let count = socket.read(&mut part).await?;
-        if count == 0 {
+        // A message that is too long is told by its first bytes, so this comes to an end.
+        read.reserve(1024);
+        if socket.read_buf(read).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        read.extend_from_slice(&part[..count]);
-        // A message that is too long is told by its first bytes.
-        debug_assert!(read.len() <= LONGEST_MESSAGE + part.len());
     }
 }
 

@@ -142,7 +142,7 @@ fn parse_with(text: &str, path: &Path, read: Read<'_>) -> (HbaFile, Option<Mista
                 continue;
             }
             Err(Wrong { message, instead }) => {
-                records.extend(instead);
+                records.extend(instead.map(|record| *record));
                 message
             }
         };
@@ -161,7 +161,7 @@ fn parse_with(text: &str, path: &Path, read: Read<'_>) -> (HbaFile, Option<Mista
 struct Wrong {
     message: String,
     /// What takes its place: who it is for is not to come in by one further down.
-    instead: Option<Record>,
+    instead: Option<Box<Record>>,
 }
 
 impl From<String> for Wrong {
@@ -222,7 +222,7 @@ fn record(line: &str, path: &Path, read: Read<'_>) -> Result<Option<Record>, Wro
             Ok(options) => Ok(Some(with(Method::Ldap(Box::new(options))))),
             Err(message) => Err(Wrong {
                 message,
-                instead: Some(with(Method::Reject)),
+                instead: Some(Box::new(with(Method::Reject))),
             }),
         };
     }
@@ -501,7 +501,7 @@ mod tests {
             "nosuch all all trust",
             "local all",
             "local all all",
-            "local all all ldap",
+            "local all all nosuch",
             "local all all trust map=x",
             "local all all peer map=",
             "host all all all peer",
@@ -526,6 +526,21 @@ mod tests {
         assert_eq!(lines, (1..=broken.len()).collect::<Vec<_>>(), "{wrong}");
         assert_eq!(file.0.len(), 1);
         assert!(wrong.to_string().starts_with("hba:1:1: "));
+    }
+
+    #[test]
+    fn a_directory_has_its_options_in_the_record_and_a_wrong_one_lets_nobody_past() {
+        let text = "local all ann ldap ldapserver=a, ldapprefix=\"uid=\" ldapsuffix=\",dc=x\"\n\
+                    local all bob ldap ldapserver=a\nlocal all all trust\n";
+        let (file, wrong) = parse_with(text, Path::new("hba"), NOBODY);
+        let wrong = wrong.unwrap().to_string();
+        assert_eq!(wrong, "hba:2:1: needs ldapbasedn, ldapprefix or ldapsuffix");
+        let options = "ldapserver=a ldapprefix=uid= ldapsuffix=\",dc=x\"";
+        let options = LdapOptions::parse(options).unwrap();
+        let method = |user| file.method(&asking("unix", "x", user)).cloned();
+        assert_eq!(method("ann"), Some(Method::Ldap(Box::new(options))));
+        assert_eq!(method("bob"), Some(Method::Reject));
+        assert_eq!(method("carl"), Some(Method::Trust));
     }
 
     proptest! {

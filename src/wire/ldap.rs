@@ -4,6 +4,8 @@
 
 pub mod filter;
 
+use std::fmt::Write;
+
 /// The longest message that is read. A search asks for names alone, so an answer is short.
 pub const LONGEST_MESSAGE: usize = 64 * 1024;
 
@@ -309,7 +311,7 @@ pub fn escaped(value: &str) -> String {
             ' ' if at == 0 || at == last => escaped.push_str("\\ "),
             '#' if at == 0 => escaped.push_str("\\#"),
             control if control.is_ascii_control() => {
-                escaped.push_str(&format!("\\{:02x}", u32::from(control)));
+                write!(escaped, "\\{:02x}", u32::from(control)).expect("a String takes everything");
             }
             other => escaped.push(other),
         }
@@ -339,7 +341,7 @@ mod tests {
         );
         assert_eq!(
             search(200, "dc=x", Scope::Subtree, b"\x87\x02cn", 2),
-            b"\x30\x28\x02\x02\x00\xc8\x63\x22\x04\x04dc=x\x0a\x01\x02\x0a\x01\x00\x02\x01\x02\x02\x01\x00\x01\x01\x00\
+            b"\x30\x26\x02\x02\x00\xc8\x63\x20\x04\x04dc=x\x0a\x01\x02\x0a\x01\x00\x02\x01\x02\x02\x01\x00\x01\x01\x00\
               \x87\x02cn\x30\x05\x04\x031.1"
         );
         assert_eq!(
@@ -350,7 +352,7 @@ mod tests {
         let long = "x".repeat(300);
         let written = bind(1, "", &long);
         assert_eq!(first_message(&written), Ok(Some(written.len())));
-        assert_eq!(written[..4], *b"\x30\x82\x01\x38");
+        assert_eq!(written[..4], *b"\x30\x82\x01\x3c");
     }
 
     #[test]

@@ -48,7 +48,8 @@ impl Reception<'_> {
         let password = ask_password(packets).await?;
         let connector = self.world.directory.as_deref();
         let turn = self.app.elsewhere.directory.acquire().await;
-        let verified = ldap::verify(options, connector, user, &password).await;
+        // Boxed, because what is waited for here is large, and few do.
+        let verified = Box::pin(ldap::verify(options, connector, user, &password)).await;
         drop(turn);
         match verified {
             Ok(()) => Ok(vouched(user, &password)),

@@ -1,5 +1,7 @@
 //! Search filters: from their text (RFC 4515) to their bytes (RFC 4511, 4.5.1.7).
 
+use std::fmt::Write;
+
 use super::{CONTEXT_0, OCTETS, nest, put};
 
 /// How deep parentheses may stand in one another.
@@ -24,7 +26,7 @@ pub fn escaped(value: &str) -> String {
     for letter in value.chars() {
         match letter {
             '*' | '(' | ')' | '\\' | '\0' => {
-                escaped.push_str(&format!("\\{:02x}", u32::from(letter)));
+                write!(escaped, "\\{:02x}", u32::from(letter)).expect("a String takes everything");
             }
             other => escaped.push(other),
         }
