@@ -158,12 +158,12 @@ impl Pools {
         }
         let settings = settings();
         let says = settings.is_auto && settings.lines.any && purpose == Purpose::Clients;
-        let (pool, is_first) = self.update(|state, _| match state.by_name.get(&key) {
-            Some(pool) => (Arc::clone(pool), false),
-            None => {
-                let is_first = says && state.pools_of(Some(database)).next().is_none();
-                (self.add(state, key, settings), is_first)
+        let (pool, is_first) = self.update(|state, _| {
+            if let Some(pool) = state.by_name.get(&key) {
+                return (Arc::clone(pool), false);
             }
+            let is_first = says && state.pools_of(Some(database)).next().is_none();
+            (self.add(state, key, settings), is_first)
         });
         if is_first {
             let said = format!("registered new auto-database: {database}");
