@@ -1,5 +1,6 @@
 //! A directory: OpenLDAP's server with a handful of people.
 
+use std::fmt::Write;
 use std::fs;
 use std::net::TcpStream;
 use std::path::Path;
@@ -78,9 +79,6 @@ impl Slapd {
         panic!("no free port in ten attempts");
     }
 
-    /// Ends it.
-    pub fn stop(self) {}
-
     /// It goes on to listen, and answers nobody.
     pub fn freeze(&self) {
         self.process.signal("STOP");
@@ -112,7 +110,8 @@ fn people() -> String {
          userPassword: toor\n\n"
     );
     for (name, password, mail) in PEOPLE {
-        text += &format!(
+        let _ = write!(
+            text,
             "dn: uid={name},ou=people,{BASE}\nobjectClass: inetOrgPerson\nuid: {name}\ncn: {name}\nsn: {name}\nmail: {mail}\n\
              userPassword: {password}\n\n"
         );
