@@ -96,7 +96,7 @@ fn farewell(entry: &Entry, reason: &'static str, end: &dyn Display, said: Option
 }
 
 /// PgBouncer's line about the end of a connection.
-fn closing(because: &str, age: Duration) -> String {
+pub(super) fn closing(because: &str, age: Duration) -> String {
     format!("closing because: {because} (age={}s)", age.as_secs())
 }
 
@@ -120,7 +120,7 @@ async fn admit(
     let mut greeted = match reception.in_time(greet(stream, peer, tls)).await {
         Ok(Greeting::Startup(greeted)) => greeted,
         Ok(Greeting::Cancel(key, line)) => {
-            app.cancel(&key).await;
+            app.cancel(&key, peer).await;
             drop(line);
             return None;
         }

@@ -37,6 +37,8 @@ pub struct Config {
     pub any_database: Option<Database>,
     /// Users listed in `[users]`.
     pub users: BTreeMap<String, User>,
+    /// Other processes behind the same address, by their `process.peer_id`.
+    pub peers: BTreeMap<u16, Peer>,
     /// Services: the defaults, then those listed, in file order.
     pub services: Services,
     /// When the reaper shortens its patience.
@@ -404,6 +406,15 @@ pub enum Host {
     Unix(String, u16),
 }
 
+/// Another process of pgweir or PgBouncer, behind the same address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Where it alone listens.
+    pub host: Host,
+    /// How many cancel requests may be on their way to it at once; `None` = as many as a pool's server connections.
+    pub pool_size: Option<u32>,
+}
+
 /// One entry of `[databases]`.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Database {
@@ -687,6 +698,8 @@ pub struct Process {
     pub pidfile: Option<PathBuf>,
     /// Whom it becomes before it listens; `None` = it stays who it is.
     pub user: Option<String>,
+    /// Its number among the processes behind one address; 0 = it has none.
+    pub peer_id: u16,
 }
 
 /// Threads.
