@@ -1,0 +1,348 @@
+//! `[pgbouncer]`.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+
+use super::super::keys::{Fate, KEYS, Key};
+use super::super::syntax::Entry;
+use super::super::toml::{self, Origin};
+use super::super::{Weight, connect_string, keys, value};
+use super::group::{RESERVED_PLACE, once, unlimited};
+use super::{AUTH_QUERY, CONSOLE, Named, Translator};
+
+/// The largest message of the protocol that is let through.
+const LARGEST_MESSAGE: u32 = 1 << 30;
+
+impl Translator<'_> {
+    /// `[pgbouncer]`.
+    pub(super) fn settings(&mut self, databases: &Named) {
+        // Those written first, in their order; then what PgBouncer's defaults add.
+        let written: Vec<_> = self
+            .settings
+            .0
+            .iter()
+            .map(|entry| entry.key.clone())
+            .collect();
+        let written = written.iter().filter_map(|name| keys::find(name));
+        let others = KEYS.iter().filter(|key| !self.is_written(key.name));
+        for key in written.chain(others).collect::<Vec<_>>() {
+            self.setting(key);
+        }
+        self.listen();
+        self.pool();
+        self.limits_and_times();
+        self.auth(databases);
+        self.client_tls();
+        self.server_tls();
+        self.write("log", "level", toml::text(self.level()), &["verbose"]);
+        let remark = Origin::remark("as PgBouncer writes them; \"text\" and \"json\" say more");
+        self.file
+            .set("log", "format", toml::text("pgbouncer"), remark);
+    }
+
+    fn setting(&mut self, key: &'static Key) {
+        let Key {
+            name,
+            default,
+            kind,
+            fate,
+        } = key;
+        let is_other = self.literal(*kind, self.text(name)) != self.literal(*kind, default);
+        match *fate {
+            Fate::Same(table, own) => {
+                let literal = self.literal(*kind, self.text(name));
+                if let Some(literal) = literal {
+                    self.write(table, own, literal, &[name]);
+                }
+            }
+            Fate::Idle(why) if self.is_written(name) => {
+                self.note_setting(Weight::Idle, name, why);
+            }
+            Fate::Without(why) if is_other => self.note_setting(Weight::Without, name, why),
+            Fate::Refused(why) if is_other => {
+                let message = format!("{name} = {}: {why}", self.text(name));
+                self.wrong_setting(name, message);
+            }
+            Fate::Own | Fate::Idle(_) | Fate::Without(_) | Fate::Refused(_) => {}
+        }
+    }
+
+    fn level(&self) -> &'static str {
+        match self.count("verbose") {
+            0 => "info",
+            1 => "debug",
+            _ => "trace",
+        }
+    }
+
+    fn listen(&mut self) {
+        let addresses = self.addresses();
+        let names: Vec<_> = addresses.iter().map(SocketAddr::to_string).collect();
+        let from = ["listen_addr", "listen_port"];
+        self.write("listen", "addresses", toml::texts(names), &from);
+        if self.is_written("listen_port") {
+            let port = self.count("listen_port").to_string();
+            let origin = self.origin(&["listen_port"]);
+            self.file.set("listen", "unix_socket_port", port, origin);
+        }
+        let mode = format!("{:04o}", self.count("unix_socket_mode"));
+        self.write(
+            "listen",
+            "unix_socket_mode",
+            toml::text(&mode),
+            &["unix_socket_mode"],
+        );
+        if self.is_written("listen_backlog") {
+            let backlog = self.count("listen_backlog").max(1).to_string();
+            self.write("listen", "backlog", backlog, &["listen_backlog"]);
+        }
+        let remark =
+            Origin::remark("PgBouncer has none; \"127.0.0.1:9930\" gives metrics and health");
+        self.file.set("listen", "http", toml::text(""), remark);
+    }
+
+    /// The addresses of listen_addr, each once.
+    fn addresses(&mut self) -> Vec<SocketAddr> {
+        let Ok(port) = u16::try_from(self.count("listen_port")) else {
+            self.wrong_setting("listen_port", "listen_port must be a port, at most 65535");
+            return Vec::new();
+        };
+        let hosts = value::list(self.text("listen_addr"));
+        let hosts: Vec<_> = hosts.into_iter().map(str::to_owned).collect();
+        let mut addresses = Vec::new();
+        for host in hosts {
+            match self.around.resolve(&host) {
+                Ok(found) => {
+                    addresses.extend(found.into_iter().map(|ip| SocketAddr::new(ip, port)));
+                }
+                Err(error) => self.wrong_setting(
+                    "listen_addr",
+                    format!("listen_addr: {host:?} is no address: {error}"),
+                ),
+            }
+        }
+        let mut seen = HashSet::new();
+        addresses.retain(|address| seen.insert(*address));
+        addresses
+    }
+
+    fn pool(&mut self) {
+        let size = unlimited(self.count("default_pool_size"));
+        self.write("pool", "size", size.to_string(), &["default_pool_size"]);
+        let least = self.count("min_pool_size");
+        self.write(
+            "pool",
+            "min_size",
+            least.min(size).to_string(),
+            &["min_pool_size"],
+        );
+        if least > size {
+            let text = "no more than default_pool_size are kept";
+            self.note_setting(Weight::Differs, "min_pool_size", text);
+        }
+        let reserve = if self.has_reserve() {
+            self.count("reserve_pool_size")
+        } else {
+            0
+        };
+        self.write(
+            "pool",
+            "reserve_size",
+            reserve.to_string(),
+            &["reserve_pool_size"],
+        );
+        let after = toml::duration(self.seconds("reserve_pool_timeout"));
+        self.write("pool", "reserve_after", after, &["reserve_pool_timeout"]);
+        let remark =
+            Origin::remark("as PgBouncer puts them; \"postgres\" gives the codes of Postgres");
+        self.file
+            .set("pool", "errors", toml::text("pgbouncer"), remark);
+    }
+
+    /// A timeout of 0 turns the reserve off, where pooler.toml's would open it at once.
+    pub(super) fn has_reserve(&self) -> bool {
+        !self.seconds("reserve_pool_timeout").is_zero()
+    }
+
+    fn limits_and_times(&mut self) {
+        let clients = self.count("max_client_conn");
+        if clients == 0 {
+            let text = "max_client_conn = 0 lets nobody in with PgBouncer; give a number";
+            self.wrong_setting("max_client_conn", text);
+        }
+        self.write(
+            "limits",
+            "max_clients",
+            clients.to_string(),
+            &["max_client_conn"],
+        );
+        let largest = self.count("max_packet_size").min(LARGEST_MESSAGE);
+        if largest < LARGEST_MESSAGE {
+            self.write(
+                "limits",
+                "max_message_size",
+                largest.to_string(),
+                &["max_packet_size"],
+            );
+        } else if self.is_written("max_packet_size") {
+            let literal = toml::text("1GiB");
+            self.write("limits", "max_message_size", literal, &["max_packet_size"]);
+        }
+        let lifetime = toml::duration(once(self.seconds("server_lifetime")));
+        self.write(
+            "timeouts",
+            "server_lifetime",
+            lifetime,
+            &["server_lifetime"],
+        );
+        let retry = once(self.seconds("server_login_retry"));
+        self.write(
+            "timeouts",
+            "server_login_retry",
+            toml::duration(retry),
+            &["server_login_retry"],
+        );
+    }
+
+    fn auth(&mut self, databases: &Named) {
+        let method = self.word("auth_type");
+        let named = match method.as_str() {
+            "plain" => "password",
+            "pam" | "ldap" => {
+                let text = format!("auth_type = {method} is not part of this version");
+                return self.wrong_setting("auth_type", text);
+            }
+            same => same,
+        };
+        self.write("auth", "method", toml::text(named), &["auth_type"]);
+        let has_own = |entry: &Entry| has_key(&entry.value, "auth_user");
+        let looks_up = !self.text("auth_user").is_empty() || databases.0.iter().any(has_own);
+        if method == "trust" && !looks_up && self.text("auth_file").is_empty() {
+            let text = "auth_type = trust lets in whom auth_file lists, and there is none; auth_type = any asks nobody for anything";
+            self.wrong_setting("auth_type", text);
+        }
+        if method == "cert" && self.word("client_tls_sslmode") != "verify-full" {
+            let text = "auth_type=cert requires client_tls_sslmode=verify-full";
+            self.wrong_setting("auth_type", text);
+        }
+        if self.text("auth_dbname") == CONSOLE {
+            self.wrong_setting("auth_dbname", RESERVED_PLACE);
+        }
+        if !looks_up {
+            return;
+        }
+        let place = toml::text(self.text("auth_dbname"));
+        self.write("auth", "query_database", place, &["auth_dbname"]);
+        let query = self.text("auth_query");
+        let query = if query == AUTH_QUERY {
+            "default"
+        } else {
+            query
+        };
+        let query = toml::text(query);
+        self.write("auth", "query", query, &["auth_query"]);
+    }
+
+    fn client_tls(&mut self) {
+        const TABLE: &str = "tls.client";
+        let mode = self.word("client_tls_sslmode");
+        // Both demand a certificate of our authorities, and neither wants a user's name in it.
+        let named = if mode == "verify-full" {
+            "verify-ca"
+        } else {
+            &mode
+        };
+        self.write(TABLE, "mode", toml::text(named), &["client_tls_sslmode"]);
+        if mode == "disable" {
+            return;
+        }
+        let files = [
+            ("certificate", "client_tls_cert_file"),
+            ("key", "client_tls_key_file"),
+            ("ca", "client_tls_ca_file"),
+        ];
+        let is_missing = |name: &&str| self.text(name).is_empty();
+        if let Some(missing) = ["client_tls_key_file", "client_tls_cert_file"]
+            .iter()
+            .find(|name| is_missing(name))
+        {
+            let text = format!("client_tls_sslmode = {mode} needs {missing}");
+            self.wrong_setting("client_tls_sslmode", text);
+        }
+        for (key, name) in files {
+            self.write_file(TABLE, key, name);
+        }
+        self.oldest_version(TABLE, "client_tls_protocols");
+    }
+
+    fn server_tls(&mut self) {
+        const TABLE: &str = "tls.server";
+        // In the other modes PgBouncer does not look at it, and pgweir would.
+        if self.word("server_tls_sslmode").starts_with("verify-") {
+            self.write_file(TABLE, "ca", "server_tls_ca_file");
+        } else if !self.text("server_tls_ca_file").is_empty() {
+            let text = "checked with server_tls_sslmode = verify-ca and verify-full alone";
+            self.note_setting(Weight::Idle, "server_tls_ca_file", text);
+        }
+        self.oldest_version(TABLE, "server_tls_protocols");
+    }
+
+    fn write_file(&mut self, table: &str, key: &'static str, name: &'static str) {
+        let Some(path) = self.path(self.text(name)) else {
+            return;
+        };
+        // Here this word stands for the authorities of the system.
+        let path = if path == "system" { "./system" } else { &path };
+        self.write(table, key, toml::text(path), &[name]);
+    }
+
+    fn oldest_version(&mut self, table: &str, name: &'static str) {
+        let Some(spoken) = versions(self.text(name)) else {
+            let text = format!("{name}: expected tlsv1.0 to tlsv1.3, all, legacy or secure");
+            return self.wrong_setting(name, text);
+        };
+        let oldest = match spoken {
+            [_, _, true, _] => "1.2",
+            [_, _, false, true] => "1.3",
+            _ => {
+                let text = format!("{name}: only TLS 1.2 and 1.3 are spoken, and neither is named");
+                return self.wrong_setting(name, text);
+            }
+        };
+        if spoken[0] || spoken[1] || !spoken[3] {
+            let text = "TLS 1.0 and 1.1 are not spoken, and 1.3 always is";
+            self.note_setting(Weight::Without, name, text);
+        }
+        self.write(table, "min_version", toml::text(oldest), &[name]);
+    }
+}
+
+fn has_key(connect_string: &str, key: &str) -> bool {
+    connect_string::parse(connect_string)
+        .is_ok_and(|pairs| pairs.iter().any(|pair| pair.key == key))
+}
+
+/// The versions that are spoken, from 1.0 to 1.3, of a list in which `!` takes one away.
+fn versions(text: &str) -> Option<[bool; 4]> {
+    let mut spoken = [false; 4];
+    for word in text.split([',', ':']).map(str::trim) {
+        let word = word.to_ascii_lowercase();
+        let (wanted, word) = match word.strip_prefix('!') {
+            Some(word) => (false, word),
+            None => (true, word.as_str()),
+        };
+        let named = match word {
+            "all" | "legacy" | "tlsv1" => [true; 4],
+            "secure" | "default" => [false, false, true, true],
+            "tlsv1.0" => [true, false, false, false],
+            "tlsv1.1" => [false, true, false, false],
+            "tlsv1.2" => [false, false, true, false],
+            "tlsv1.3" => [false, false, false, true],
+            _ => return None,
+        };
+        for (spoken, named) in spoken.iter_mut().zip(named) {
+            *spoken = if named { wanted } else { *spoken };
+        }
+    }
+    Some(spoken)
+}
