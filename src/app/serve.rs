@@ -426,13 +426,12 @@ fn listen(config: &Config) -> Result<Vec<Listener>, StartError> {
         addresses,
         unix_socket_dir,
         unix_socket_port,
-        backlog,
         ..
     } = &config.listen;
     let failed = |address: String| move |cause| StartError::Listen { address, cause };
     let mut listeners = vec![];
     for address in addresses {
-        let listener = Listener::tcp(*address, &config.tcp, *backlog);
+        let listener = Listener::tcp(*address, &config.tcp, &config.listen);
         listeners.push(listener.map_err(failed(address.to_string()))?);
     }
     if let Some(directory) = unix_socket_dir {

@@ -270,7 +270,7 @@ macro_rules! compare {
 }
 
 compare! { listen: Listen {
-    addresses, unix_socket_dir, unix_socket_mode, unix_socket_group, unix_socket_port, backlog, http, http_password,
+    addresses, unix_socket_dir, unix_socket_mode, unix_socket_group, unix_socket_port, backlog, reuse_port, http, http_password,
     proxy_protocol_from,
 } }
 

@@ -70,6 +70,8 @@ pub struct Listen {
     pub unix_socket_port: u16,
     /// How many connections the kernel may hold until they are accepted.
     pub backlog: u32,
+    /// Whether other processes may listen on the same TCP addresses.
+    pub reuse_port: bool,
     /// HTTP: status page, metrics and health.
     pub http: Option<SocketAddr>,
     /// What the status page and the metrics ask for; `None` = nothing.

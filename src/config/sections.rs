@@ -60,6 +60,7 @@ fn listen(mut table: Table<'_, '_>) -> Listen {
         unix_socket_group: table.get("unix_socket_group", value::optional_text),
         unix_socket_port: table.get("unix_socket_port", value::port),
         backlog: table.get("backlog", value::positive),
+        reuse_port: table.get("reuse_port", value::boolean),
         http: table.get("http", value::optional_address),
         http_password: table.get("http_password", value::optional_secret),
         proxy_protocol_from: table.list("proxy_protocol_from", value::network),
