@@ -171,9 +171,12 @@ fn a_cancel_reaches_a_peer_of_pgweir_and_of_pgbouncer_in_both_directions_and_all
                 .iter()
                 .map(|row| row.iter().flatten().cloned().collect::<Vec<_>>().join(" "))
                 .collect();
-            let host = |process: &Running| match by_socket {
-                true => process.place.path().display().to_string(),
-                false => "127.0.0.1".to_owned(),
+            let host = |process: &Running| {
+                if by_socket {
+                    process.place.path().display().to_string()
+                } else {
+                    "127.0.0.1".to_owned()
+                }
             };
             let expected = BTreeSet::from([
                 format!("515 {} {} 20", host(&a), a.port()),

@@ -359,17 +359,16 @@ fn peer(mut table: Table<'_, '_>) -> Option<Peer> {
     let pool_size = table.find("pool_size", value::positive);
     let name = table.name_of("host");
     let (notes, at) = (&mut *table.notes, table.at);
-    let host = match host {
-        Some(host) => location::host(&host, port.unwrap_or(PEER_PORT))
-            .inspect_err(|_| {
-                let message = "host must be a name, an address, a directory (unix socket) or @name";
-                notes.contradiction(std::slice::from_ref(&name), message);
-            })
-            .ok(),
-        None => {
-            notes.missing_one_of(std::slice::from_ref(&name), at, "a peer needs its host");
-            None
+    let host = if let Some(host) = host {
+        let found = location::host(&host, port.unwrap_or(PEER_PORT));
+        if found.is_err() {
+            let message = "host must be a name, an address, a directory (unix socket) or @name";
+            notes.contradiction(std::slice::from_ref(&name), message);
         }
+        found.ok()
+    } else {
+        notes.missing_one_of(std::slice::from_ref(&name), at, "a peer needs its host");
+        None
     };
     table.finish();
     host.map(|host| Peer { host, pool_size })

@@ -109,6 +109,7 @@ impl CancelKey {
     }
 
     /// As it was given out, however often the request was passed on.
+    #[must_use]
     pub fn as_given_out(&self) -> Self {
         let mut key = self.clone();
         if let Some(byte) = key.secret.get_mut(HOPS_AT) {
