@@ -29,6 +29,7 @@ rows! {
     logins_are_those_of_pgbouncer: "logins",
     the_console_is_that_of_pgbouncer: "console",
     processes_and_sockets_are_those_of_pgbouncer: "processes",
+    the_log_is_that_of_pgbouncer: "log",
 }
 
 /// How many rows are tried at the same time.

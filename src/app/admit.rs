@@ -64,13 +64,20 @@ pub async fn attend(app: Arc<App>, thread: ThreadId, arrival: Arrival) {
     app.metrics.session_ended(end.as_str());
     let recent = &app.page.recent;
     recent.ended(end.as_str(), &end, Whom::from(&*entry.who()), &entry.peer);
-    if app.logs_disconnections() {
-        let said = app
-            .logs_as_pgbouncer()
-            .then(|| closing(&end.as_pgbouncer(), entry.since.elapsed()));
+    let as_pgbouncer = app.logs_as_pgbouncer().then(|| end.as_pgbouncer());
+    let told = app.logs_disconnections();
+    if told {
+        let because = as_pgbouncer.as_ref();
+        let said = because.map(|because| closing(because, entry.since.elapsed()));
         farewell(&entry, end.as_str(), &end, said.as_deref());
-    } else if end.is_told() {
-        let who = entry.who();
+    }
+    if !end.is_told() {
+        return;
+    }
+    let who = entry.who();
+    if let Some(error) = as_pgbouncer {
+        pooler_error(entry.id(), &who.user, &who.database, entry.peer, &error);
+    } else if !told {
         tracing::info!(
             target: POOLER_ERROR, id = entry.id(), user = who.user, database = who.database, service = who.service,
             reason = end.as_str(), "session ended: {end}"
@@ -93,6 +100,12 @@ fn farewell(entry: &Entry, reason: &'static str, end: &dyn Display, said: Option
         transactions = transactions.read(), queries = queries.read(), received = received.read(), sent = sent.read(),
         said, "session ended: {end}"
     );
+}
+
+/// PgBouncer's line about what it tells a client of its own accord.
+fn pooler_error(id: u32, user: &str, database: &str, peer: Peer, error: &str) {
+    let said = format!("pooler error: {error}");
+    tracing::warn!(target: POOLER_ERROR, id, user, database, %peer, said, "client refused");
 }
 
 /// PgBouncer's line about the end of a connection.
@@ -147,14 +160,14 @@ async fn admit(
             Some((Arc::clone(session.entry()), session))
         }
         Err(denied) => {
-            refuse(app, *greeted, &denied).await;
+            refuse(app, *greeted, &denied, reception.began).await;
             None
         }
     }
 }
 
 async fn serve_console(reception: Reception<'_>, greeted: Greeted, seat: Option<Seat>) {
-    let app = reception.app;
+    let (app, began) = (reception.app, reception.began);
     let received = reception.receive_at_console(greeted, seat).await;
     // A session may outlive the configuration under which it began.
     drop(reception);
@@ -170,7 +183,7 @@ async fn serve_console(reception: Reception<'_>, greeted: Greeted, seat: Option<
                 farewell(&entry, end.as_str(), &end, said.as_deref());
             }
         }
-        Err((greeted, denied)) => refuse(app, greeted, &denied).await,
+        Err((greeted, denied)) => refuse(app, greeted, &denied, began).await,
     }
 }
 
@@ -181,7 +194,7 @@ fn place(peer: Peer) -> String {
 }
 
 /// Tells a client why it is not let in.
-async fn refuse(app: &App, greeted: Greeted, denied: &Denied) {
+async fn refuse(app: &App, greeted: Greeted, denied: &Denied, began: Instant) {
     let Greeted {
         mut packets,
         startup: Startup { user, database, .. },
@@ -203,13 +216,21 @@ async fn refuse(app: &App, greeted: Greeted, denied: &Denied) {
     // Whoever counts PgBouncer's lines misses none.
     let said = app
         .logs_as_pgbouncer()
-        .then(|| closing(&denied.as_pgbouncer(), Duration::ZERO));
-    if said.is_some() || repeats::is_news(REFUSED, cause) {
+        .then(|| closing(&denied.as_pgbouncer(), began.elapsed()));
+    let last_words = denied.last_words(app.world().config.pool.errors);
+    if let Some(said) = said {
+        if app.logs_disconnections() {
+            tracing::info!(%peer, user, database, said, "login refused: {denied}");
+        }
+        if last_words.is_some() {
+            pooler_error(0, &user, &database, peer, &denied.as_pgbouncer());
+        }
+    } else if repeats::is_news(REFUSED, cause) {
         tracing::info!(
-            target: POOLER_ERROR, %peer, user, database, reason = denied.as_str(), said, "login refused: {denied}"
+            target: POOLER_ERROR, %peer, user, database, reason = denied.as_str(), "login refused: {denied}"
         );
     }
-    if let Some(words) = denied.last_words(app.world().config.pool.errors) {
+    if let Some(words) = last_words {
         // The client may be gone; it was to be told, no more.
         let _ = timeout(LAST_WORDS_LIMIT, packets.write(&words)).await;
     }
@@ -354,22 +375,24 @@ impl Reception<'_> {
     /// Says that a client has logged in.
     fn announce(&self, entry: &Entry, secured: Option<&Secured>, replicates: bool) {
         let (who, peer) = (entry.who(), entry.peer);
-        let said = self.app.logs_as_pgbouncer().then(|| {
-            let yes_or_no = |it| if it { "yes" } else { "no" };
-            format!(
-                "login attempt: db={} user={} tls={} replication={}",
-                who.database,
-                who.user,
-                yes_or_no(secured.is_some()),
-                yes_or_no(replicates)
-            )
-        });
+        let said = self.login_attempt(entry, replicates);
         tracing::info!(
             said,
             id = entry.id(), user = who.user, database = who.database, service = who.service,
             deployment = who.deployment.as_deref(), %peer,
             tls = secured.map(|secured| secured.version), resumed = secured.map(|secured| secured.resumed), "login"
         );
+    }
+
+    /// The same in PgBouncer's words, where the log has them.
+    pub(super) fn login_attempt(&self, entry: &Entry, replicates: bool) -> Option<String> {
+        self.app.logs_as_pgbouncer().then(|| {
+            let (who, tls) = (entry.who(), entry.line.tls.map(|tls| tls.to_string()));
+            let (database, user) = (&who.database, &who.user);
+            let tls = tls.as_deref().unwrap_or("no");
+            let replication = if replicates { "yes" } else { "no" };
+            format!("login attempt: db={database} user={user} tls={tls} replication={replication}")
+        })
     }
 
     /// The entry for the database that the client wants, if there is one that it may have.

@@ -170,7 +170,11 @@ impl Reception<'_> {
         self.app.console.logged_in();
         if self.world.config.log.connections {
             let who = listed.entry().who();
-            tracing::info!(id = listed.entry().id(), user = who.user, peer = %greeted.peer, ?standing, "login to the console");
+            let said = self.login_attempt(listed.entry(), false);
+            tracing::info!(
+                said, id = listed.entry().id(), user = who.user, database = who.database, peer = %greeted.peer, ?standing,
+                "login to the console"
+            );
         }
         let process: Arc<dyn Process> = Arc::clone(self.app) as _;
         Ok(Console::new(

@@ -22,6 +22,7 @@ use crate::server::close::{CancelWay, close};
 use crate::server::connection::Connection;
 use crate::server::dial::{DialError, Target, dial, name};
 use crate::server::login::{LoginError, Row, ServerLogin};
+use crate::server::told::Teller;
 use crate::wire::sql::fingerprint;
 
 /// What the monitor calls itself at Postgres.
@@ -220,7 +221,7 @@ impl Monitor {
     async fn connect(&self, app: &App) -> Result<(Connection, Target), MonitorError> {
         let mut failed = MonitorError::NoLogin;
         for target in logins(app, self.host, &self.name) {
-            match dial(&target, false).await {
+            match dial(&target, false, &Teller::default()).await {
                 Ok((connection, _)) => return Ok((connection, target)),
                 // Another login fares no better.
                 Err(error) if error.is_passing() => return Err(error.into()),

@@ -27,6 +27,7 @@ use crate::pool::pools::PoolSettings;
 use crate::server::dial::Target;
 use crate::server::login::{Identity, ServerLogin};
 use crate::server::secure::Security;
+use crate::server::told::Lines;
 use crate::wire::startup::NEWEST_MINOR;
 
 /// How long a connection may take to be brought back to order after its client has gone, before it is closed instead.
@@ -591,6 +592,8 @@ impl World {
                 .or(database.mode)
                 .unwrap_or(pool.mode),
             errors: pool.errors,
+            is_auto: !self.config.databases.contains_key(name),
+            lines: Lines::of(&self.config.log),
             limits: PoolLimits {
                 size: user
                     .and_then(|user| user.pool_size)

@@ -9,7 +9,7 @@ use super::stream::Stream;
 pub struct TlsInUse {
     /// The protocol's version.
     pub version: &'static str,
-    /// The cipher suite, by its registered name.
+    /// The cipher suite, as rustls calls it.
     pub cipher: &'static str,
 }
 
@@ -17,10 +17,16 @@ impl std::fmt::Display for TlsInUse {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/", self.version)?;
         // rustls marks the suites of TLS 1.3, the registry does not.
-        match self.cipher.strip_prefix("TLS13_") {
-            Some(name) => write!(f, "TLS_{name}"),
-            None => f.write_str(self.cipher),
+        if let Some(name) = self.cipher.strip_prefix("TLS13_") {
+            return write!(f, "TLS_{name}");
         }
+        // For older ones OpenSSL, and so Postgres and PgBouncer, have names of their own.
+        let Some(name) = self.cipher.strip_prefix("TLS_") else {
+            return f.write_str(self.cipher);
+        };
+        let name = name.replace("_WITH_", "-").replace("AES_", "AES");
+        let name = name.replace("POLY1305_SHA256", "POLY1305");
+        f.write_str(&name.replace('_', "-"))
     }
 }
 
@@ -54,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cipher_suite_has_its_registered_name() {
+    fn a_cipher_suite_has_the_name_that_openssl_gives_it() {
         let shown = |cipher| {
             let version = "TLSv1.3";
             TlsInUse { version, cipher }.to_string()
@@ -65,7 +71,11 @@ mod tests {
         );
         assert_eq!(
             shown("TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"),
-            "TLSv1.3/TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"
+            "TLSv1.3/ECDHE-RSA-AES128-GCM-SHA256"
+        );
+        assert_eq!(
+            shown("TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256"),
+            "TLSv1.3/ECDHE-ECDSA-CHACHA20-POLY1305"
         );
     }
 }

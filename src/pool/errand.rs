@@ -26,7 +26,10 @@ pub struct Errand {
 #[derive(Debug)]
 pub enum Task {
     /// Connect and log in.
-    Dial,
+    Dial {
+        /// It is one of its pool's reserve.
+        from_reserve: bool,
+    },
     /// Close, and say when Postgres has freed the slot.
     Close(Box<Connection>, Discard),
     /// Bring it back to order after its client left it half-way.
@@ -91,6 +94,26 @@ impl Discard {
     }
 }
 
+impl Discard {
+    /// Why PgBouncer would say that it closes the server connection.
+    pub fn as_pgbouncer(self) -> &'static str {
+        match self {
+            Self::Book(CloseReason::ServerIdle) => "server idle timeout",
+            Self::Book(CloseReason::ServerLifetime) => "server lifetime over",
+            Self::Book(
+                CloseReason::MadeRoom | CloseReason::OverBudget | CloseReason::OverLimit,
+            ) => "evicted",
+            Self::Book(CloseReason::Reconnect) => "database configuration changed",
+            Self::Book(CloseReason::Paused) => "pause mode",
+            Self::Died | Self::MoveFailed => "server conn crashed?",
+            Self::Abandoned => "client disconnect while server was not ready",
+            Self::Probe => "auth query complete",
+            Self::Replication => "client close request",
+            Self::ResetFailed => "reset query failed",
+        }
+    }
+}
+
 impl Errand {
     /// Does it. Must run on `thread`.
     pub async fn run(self) {
@@ -101,8 +124,14 @@ impl Errand {
             task,
         } = self;
         match task {
-            Task::Dial => pool.dial(server).await,
+            Task::Dial { from_reserve } => {
+                if from_reserve {
+                    pool.tells_of_reserve();
+                }
+                pool.dial(server).await;
+            }
             Task::Close(connection, reason) => {
+                pool.tells_of_end(server, connection.route.place(), reason);
                 let (database, user, pid) = (&pool.database, &pool.user, connection.key.pid);
                 tracing::debug!(
                     database,

@@ -157,10 +157,19 @@ impl Pools {
             return Arc::clone(pool);
         }
         let settings = settings();
-        self.update(|state, _| match state.by_name.get(&key) {
-            Some(pool) => Arc::clone(pool),
-            None => self.add(state, key, settings),
-        })
+        let says = settings.is_auto && settings.lines.any && purpose == Purpose::Clients;
+        let (pool, is_first) = self.update(|state, _| {
+            if let Some(pool) = state.by_name.get(&key) {
+                return (Arc::clone(pool), false);
+            }
+            let is_first = says && state.pools_of(Some(database)).next().is_none();
+            (self.add(state, key, settings), is_first)
+        });
+        if is_first {
+            let said = format!("registered new auto-database: {database}");
+            tracing::info!(said, "new database");
+        }
+        pool
     }
 
     /// A pool in which one password of `pool`'s user is tried, with `settings`. Each try has its own, so that nothing a try
@@ -322,6 +331,7 @@ impl Pools {
     /// second.
     pub fn sweep(&self) {
         self.forget_fruitless();
+        let mut ends = Vec::new();
         self.update(|state, now| {
             let State {
                 book,
@@ -338,11 +348,15 @@ impl Pools {
                 if parked.is_fit() {
                     continue;
                 }
-                let pool = book.server(*server).map(|server| server.pool);
+                let Some(view) = book.server(*server) else {
+                    continue;
+                };
                 if book.die(now, *server, actions) {
-                    *connection = None;
-                    let pool = pool.and_then(|pool| pools.get(pool.index())?.as_ref());
-                    if let Some(pool) = pool {
+                    let pool = pools.get(view.pool.index()).and_then(Option::as_ref);
+                    if let (Some(pool), Some((_, dead))) = (pool, connection.take()) {
+                        let age = now.saturating_sub(view.since);
+                        let teller = pool.teller_of(&view);
+                        ends.push((teller, dead.route.place().clone(), age));
                         pool.doubtful.store(true, Ordering::Relaxed);
                         if let Some(counts) = &counts[pool.place().host.index()] {
                             counts.closed(Discard::Died, pool);
@@ -351,6 +365,9 @@ impl Pools {
                 }
             }
         });
+        for (teller, place, age) in ends {
+            teller.closing(&place, Discard::Died.as_pgbouncer(), age);
+        }
     }
 
     /// Forgets pools whose every login was refused and that nobody uses: their names came from clients.

@@ -69,7 +69,10 @@ impl PostgresCounts {
         self.failures.add(error.as_str());
         let is_there = !matches!(
             error,
-            DialError::Timeout(_) | DialError::Unreachable { .. } | DialError::Insecure { .. }
+            DialError::Timeout(_)
+                | DialError::NoAddress { .. }
+                | DialError::Unreachable { .. }
+                | DialError::Insecure { .. }
         );
         self.last.store(1 + u8::from(is_there), Relaxed);
     }

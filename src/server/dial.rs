@@ -10,7 +10,9 @@ use super::connection::Connection;
 use super::login::{Identity, LoginError, Welcome, ask, ask_noting, login};
 use super::reach::{Place, Unreachable, reach};
 use super::secure::{Attempt, Route, SecureError, Security, binding};
+use super::told::Teller;
 use crate::config::checked::{Host, Tcp};
+use crate::net::line::Line;
 use crate::net::packet::Packets;
 use crate::net::stream::Stream;
 use crate::wire::reply::{Report, Severity, SqlState};
@@ -42,6 +44,15 @@ pub enum DialError {
     /// Connect and login took too long.
     #[error("no login within {0:?}")]
     Timeout(Duration),
+    /// The last host tried has no address.
+    #[error("cannot connect to {host}: {cause}")]
+    NoAddress {
+        /// The host.
+        host: String,
+        /// Why.
+        #[source]
+        cause: std::io::Error,
+    },
     /// No host could be reached.
     #[error("cannot connect to {host}: {cause}")]
     Unreachable {
@@ -91,6 +102,22 @@ impl Target {
     }
 }
 
+impl From<Unreachable> for DialError {
+    fn from(unreachable: Unreachable) -> Self {
+        let Unreachable {
+            host,
+            cause,
+            is_unknown,
+        } = unreachable;
+        let host = name(&host);
+        if is_unknown {
+            Self::NoAddress { host, cause }
+        } else {
+            Self::Unreachable { host, cause }
+        }
+    }
+}
+
 impl DialError {
     /// Whether another try may succeed without anybody changing anything: Postgres is down, starting, or full.
     pub fn is_passing(&self) -> bool {
@@ -106,8 +133,9 @@ impl DialError {
     }
 
     /// The words for metrics.
-    pub const WORDS: [&str; 6] = [
+    pub const WORDS: [&str; 7] = [
         "timeout",
+        "no_address",
         "unreachable",
         "tls",
         "login",
@@ -119,11 +147,12 @@ impl DialError {
     pub fn as_str(&self) -> &'static str {
         let place = match self {
             Self::Timeout(_) => 0,
-            Self::Unreachable { .. } => 1,
-            Self::Insecure { .. } => 2,
-            Self::Login(_) => 3,
-            Self::ConnectQuery(_) => 4,
-            Self::Limit(_) => 5,
+            Self::NoAddress { .. } => 1,
+            Self::Unreachable { .. } => 2,
+            Self::Insecure { .. } => 3,
+            Self::Login(_) => 4,
+            Self::ConnectQuery(_) => 5,
+            Self::Limit(_) => 6,
         };
         Self::WORDS[place]
     }
@@ -230,22 +259,27 @@ const REFUSAL_LIMIT: Duration = Duration::from_secs(1);
 pub async fn dial(
     target: &Target,
     ask_limit: bool,
+    teller: &Teller,
 ) -> Result<(Connection, Option<u32>), DialError> {
-    timeout(target.limit, connect_in_some_version(target, ask_limit))
-        .await
-        .map_err(|_| DialError::Timeout(target.limit))?
+    timeout(
+        target.limit,
+        connect_in_some_version(target, ask_limit, teller),
+    )
+    .await
+    .map_err(|_| DialError::Timeout(target.limit))?
 }
 
 /// Asks for the newest protocol version first. Postgres itself answers with what it has; what stands before it may refuse.
 async fn connect_in_some_version(
     target: &Target,
     ask_limit: bool,
+    teller: &Teller,
 ) -> Result<(Connection, Option<u32>), DialError> {
-    match connect_and_log_in(target, ask_limit).await {
+    match connect_and_log_in(target, ask_limit, teller).await {
         Err(error) if target.identity.minor > 0 && error.may_depend_on_version() => {
             let mut plain = target.clone();
             plain.identity.minor = 0;
-            connect_and_log_in(&plain, ask_limit).await
+            connect_and_log_in(&plain, ask_limit, teller).await
         }
         outcome => outcome,
     }
@@ -254,15 +288,12 @@ async fn connect_in_some_version(
 async fn connect_and_log_in(
     target: &Target,
     ask_limit: bool,
+    teller: &Teller,
 ) -> Result<(Connection, Option<u32>), DialError> {
     let reached = reach(&target.hosts_in_turn(), &target.tcp, target.limit).await;
-    let (stream, place) =
-        reached.map_err(|Unreachable { host, cause }| DialError::Unreachable {
-            host: name(&host),
-            cause,
-        })?;
+    let (stream, place) = reached?;
     let (first, second) = target.security.attempts(&place.host);
-    let mut entered = enter(target, stream, place.clone(), first).await;
+    let mut entered = enter(target, stream, place.clone(), first, teller).await;
     if let (Err(failed), Some(second)) = (&entered, second)
         && failed.may_go_well_with(&second)
     {
@@ -271,7 +302,7 @@ async fn connect_and_log_in(
             host: name(&place.host),
             cause,
         })?;
-        let retried = enter(target, stream, place, second).await;
+        let retried = enter(target, stream, place, second, teller).await;
         // That there is no TLS either says less than why it was tried.
         if !matches!(&retried, Err(failed) if matches!(failed.error, DialError::Insecure { .. })) {
             entered = retried;
@@ -353,7 +384,9 @@ async fn enter(
     stream: Stream,
     place: Place,
     attempt: Attempt,
+    teller: &Teller,
 ) -> Result<Entered, Failed> {
+    teller.connected(&place, &Line::of(&stream));
     let host = Arc::clone(&place.host);
     let secured = Route::secure(place, stream, attempt).await;
     let (stream, route) = secured.map_err(|cause| Failed {
@@ -363,6 +396,7 @@ async fn enter(
         },
         secured: true,
     })?;
+    teller.secured(route.place(), &Line::of(&stream));
     let secured = stream.tls().is_some();
     let end_point = binding(&stream);
     let mut packets = Packets::new(stream);

@@ -11,3 +11,4 @@ pub mod prepared;
 pub mod reach;
 pub mod secure;
 pub mod state;
+pub mod told;

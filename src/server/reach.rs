@@ -29,6 +29,8 @@ pub struct Unreachable {
     /// Why.
     #[source]
     pub cause: io::Error,
+    /// Its name leads to no address.
+    pub is_unknown: bool,
 }
 
 impl Place {
@@ -69,8 +71,25 @@ async fn reach_by(
         }
     }
     let (host, cause) = failed.expect("a checked configuration names at least one host");
-    let host = Arc::clone(host);
-    Err(Unreachable { host, cause })
+    Err(Unreachable {
+        host: Arc::clone(host),
+        is_unknown: matches!(cause, Failure::NoAddress(_)),
+        cause: cause.into_inner(),
+    })
+}
+
+/// Why one host could not be reached.
+enum Failure {
+    NoAddress(io::Error),
+    NoConnection(io::Error),
+}
+
+impl Failure {
+    fn into_inner(self) -> io::Error {
+        match self {
+            Self::NoAddress(error) | Self::NoConnection(error) => error,
+        }
+    }
 }
 
 async fn reach_one(
@@ -78,15 +97,17 @@ async fn reach_one(
     tcp: &Tcp,
     until: Instant,
     look_up: impl AsyncFn(&str, u16) -> io::Result<Vec<SocketAddr>>,
-) -> io::Result<(Stream, Place)> {
+) -> Result<(Stream, Place), Failure> {
     let addresses: Vec<_> = match &**host {
         Host::Tcp(name, port) => {
-            let found = within(until, look_up(name, *port)).await?;
+            let found = within(until, look_up(name, *port)).await;
+            let found = found.map_err(Failure::NoAddress)?;
             found.into_iter().map(Some).collect()
         }
         Host::Unix(..) => vec![None],
     };
-    let mut outcome = Err(io::Error::new(io::ErrorKind::NotFound, "it has no address"));
+    let nothing = io::Error::new(io::ErrorKind::NotFound, "it has no address");
+    let mut outcome = Err(Failure::NoAddress(nothing));
     for (index, address) in addresses.iter().enumerate() {
         let host = Arc::clone(host);
         let place = Place {
@@ -96,7 +117,8 @@ async fn reach_one(
         let until = share(until, addresses.len() - index);
         outcome = within(until, place.connect(tcp))
             .await
-            .map(|stream| (stream, place));
+            .map(|stream| (stream, place))
+            .map_err(Failure::NoConnection);
         if outcome.is_ok() {
             break;
         }

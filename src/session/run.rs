@@ -198,7 +198,7 @@ impl End {
         let words = match self {
             Self::Goodbye => "client close request",
             Self::ClientGone(_) => "client unexpected eof",
-            Self::Refused(Refused::QueryWait { .. }) => "query_wait_timeout",
+            Self::Refused(refused) => return refused.as_pgbouncer(),
             Self::TransactionBlock => "transaction blocks not allowed in statement pooling mode",
             Self::Overdue(overdue) => overdue_text(*overdue),
             other => {

@@ -40,7 +40,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::pgbouncer::{Kind, Place, Running};
 use super::postgres::Postgres;
@@ -320,13 +320,20 @@ impl Talk<'_> {
     }
 
     fn await_log(&self, text: &str) {
-        eventually(&format!("{}: the log has {text:?}", self.name), || {
-            self.running
-                .place
-                .read("log")
-                .lines()
-                .any(|line| is_like(&format!("*{text}*"), line))
-        });
+        let (pattern, deadline) = (format!("*{text}*"), Instant::now() + PATIENCE);
+        loop {
+            let log = self.running.place.read("log");
+            if log.lines().any(|line| is_like(&pattern, line)) {
+                return;
+            }
+            let who = self.running.kind.name();
+            assert!(
+                Instant::now() < deadline,
+                "{}: waited in vain for {text:?} in the log of {who}:\n{log}",
+                self.name
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     fn ask_postgres(&self, sql: &str) -> Vec<String> {

@@ -175,6 +175,7 @@ impl Denied {
         match self {
             Self::Login(LoginError::Io(_)) => "client unexpected eof".to_owned(),
             Self::TooSlow => "client_login_timeout".to_owned(),
+            Self::Refused(refused) => refused.as_pgbouncer(),
             Self::Disabled(name) => format!("database \"{name}\" is disabled"),
             Self::Nameless => "bouncer config error".to_owned(),
             other => other

@@ -58,16 +58,20 @@ struct Said {
     user: Option<String>,
     database: Option<String>,
     peer: Option<String>,
+    /// Where a server connection leads.
+    server: Option<String>,
     others: String,
 }
 
 impl Said {
     fn line(&self) -> String {
         let mut line = String::new();
-        if let Some(peer) = &self.peer {
+        let client = self.peer.as_ref().map(|peer| ('C', peer));
+        let whose = client.or(self.server.as_ref().map(|server| ('S', server)));
+        if let Some((kind, place)) = whose {
             let database = self.database.as_deref().unwrap_or("(nodb)");
             let user = self.user.as_deref().unwrap_or("(nouser)");
-            line = format!("C-{:#x}: {database}/{user}@{peer} ", self.id);
+            line = format!("{kind}-{:#x}: {database}/{user}@{place} ", self.id);
         }
         if let Some(words) = &self.words {
             line.push_str(words);
@@ -86,6 +90,7 @@ impl Said {
             "user" => self.user = Some(value),
             "database" => self.database = Some(value),
             "peer" => self.peer = Some(value),
+            "server" => self.server = Some(value),
             name => {
                 let _ = write!(self.others, " {name}={value}");
             }
@@ -128,6 +133,12 @@ mod tests {
             said.line(),
             "C-0x0: (nodb)/(nouser)@10.0.0.1:4711 login service=site"
         );
+        let server = Said {
+            server: said.peer.take(),
+            ..Said::default()
+        };
+        assert_eq!(server.line(), "S-0x0: (nodb)/(nouser)@10.0.0.1:4711 ");
+        said.peer = server.server;
         (said.id, said.user) = (42, Some("alice\nROOT".to_owned()));
         said.database = Some("shop".to_owned());
         said.words = Some("closing because: client close request (age=3s)".to_owned());

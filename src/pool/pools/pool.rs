@@ -15,7 +15,8 @@ use super::{PoolSettings, Pools, Purpose, Refused};
 use crate::config::checked::Secret;
 use crate::metrics::{Traffic, in_micros};
 use crate::pool::book::{
-    Asked, HostId, Party, PoolId, PoolPlace, PoolView, Refusal, Retry, ServerId, ThreadId, WaiterId,
+    Asked, HostId, Party, PoolId, PoolPlace, PoolView, Refusal, Retry, ServerId, ServerView,
+    ThreadId, WaiterId,
 };
 use crate::pool::errand::{Discard, Errand, Task};
 use crate::pool::lease::{Lease, Ticket};
@@ -25,6 +26,8 @@ use crate::server::connection::Connection;
 use crate::server::dial::DialError;
 use crate::server::login::{ServerLogin, Welcome};
 use crate::server::prepared::Store;
+use crate::server::reach::Place;
+use crate::server::told::Teller;
 use crate::wire::parameters::Parameters;
 use crate::wire::reply::SqlState;
 
@@ -512,10 +515,53 @@ impl Pool {
         let settings = self.settings();
         let host = self.place().host;
         let ask_limit = self.pools.wants_limit(host);
-        match crate::server::dial::dial(&settings.target, ask_limit).await {
+        let (teller, began) = (self.teller(server).0, Instant::now());
+        match crate::server::dial::dial(&settings.target, ask_limit, &teller).await {
             Ok((connection, limit)) => self.dialed(server, connection, host, limit, &settings),
-            Err(error) => self.dial_failed(server, host, &error, &settings),
+            Err(error) => {
+                teller.failed(&error, &settings.target.hosts, began.elapsed());
+                self.dial_failed(server, host, &error, &settings);
+            }
         }
+    }
+
+    /// Who tells of a server connection, and its age.
+    fn teller(&self, server: ServerId) -> (Teller, Duration) {
+        if !self.settings.read().lines.any {
+            return Default::default();
+        }
+        let Some(view) = self.pools.read(|book| book.server(server)) else {
+            return Default::default();
+        };
+        let age = self.now().saturating_sub(view.since);
+        (self.teller_of(&view), age)
+    }
+
+    /// Who tells of a server connection of its own.
+    pub(super) fn teller_of(&self, view: &ServerView) -> Teller {
+        Teller {
+            number: view.number,
+            database: Arc::clone(&self.name),
+            user: Arc::clone(&self.role),
+            lines: self.settings.read().lines,
+        }
+    }
+
+    /// Tells that a server connection is made beyond its size.
+    pub(in crate::pool) fn tells_of_reserve(&self) {
+        let (database, user) = (&self.database, &self.user);
+        if self.settings.read().lines.any {
+            let said = format!("{database}/{user} taking connection from reserve_pool");
+            tracing::warn!(said, "reserve");
+        } else {
+            tracing::debug!(database, user, "a server connection from the reserve");
+        }
+    }
+
+    /// Tells that a server connection is being closed.
+    pub(in crate::pool) fn tells_of_end(&self, server: ServerId, place: &Place, reason: Discard) {
+        let (teller, age) = self.teller(server);
+        teller.closing(place, reason.as_pgbouncer(), age);
     }
 
     fn dialed(
@@ -571,8 +617,10 @@ impl Pool {
         error: &DialError,
         settings: &PoolSettings,
     ) {
+        // Postgres' own words were told in PgBouncer's.
+        let was_told = settings.lines.any && matches!(error, DialError::Login(_));
         let cause = format!("{} as {}: {error}", self.database, self.user);
-        if repeats::is_news("server login failed", cause) {
+        if !was_told && repeats::is_news("server login failed", cause) {
             tracing::warn!(database = self.database, user = self.user, %error, "server login failed");
         }
         let failure = Failure {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::config::checked::Errors;
-use crate::wire::reply::{Report, Severity, SqlState};
+use crate::wire::reply::{Report, ServerError, Severity, SqlState};
 
 /// Why a session gets no server connection, and what its client is told.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -48,6 +48,18 @@ impl Refused {
         match self {
             Self::Login { code, .. } => *code,
             Self::QueryWait { .. } | Self::PoolRemoved => None,
+        }
+    }
+
+    /// Why PgBouncer would say that it closes the client's connection.
+    pub fn as_pgbouncer(&self) -> String {
+        const HEADER: usize = 5;
+        match self {
+            Self::QueryWait { .. } => "query_wait_timeout".to_owned(),
+            Self::Login { message, .. } => {
+                ServerError::parse(message.get(HEADER..).unwrap_or_default()).message
+            }
+            Self::PoolRemoved => "database removed".to_owned(),
         }
     }
 

@@ -6,6 +6,7 @@ use crate::config::checked::{Errors, Mode};
 use crate::pool::book::PoolLimits;
 use crate::server::dial::Target;
 use crate::server::login::ServerLogin;
+use crate::server::told::Lines;
 use crate::wire::parameters::{DEPLOYMENT, options_without};
 use crate::wire::startup::Startup;
 
@@ -18,6 +19,10 @@ pub struct PoolSettings {
     pub mode: Mode,
     /// In whose words clients are told why they get no server connection, or lose it.
     pub errors: Errors,
+    /// Its database is listed nowhere, and found by `*`.
+    pub is_auto: bool,
+    /// What is told of its server connections.
+    pub lines: Lines,
     /// Sizes.
     pub limits: PoolLimits,
     /// The longest wait for a server connection.

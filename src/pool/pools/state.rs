@@ -141,11 +141,14 @@ impl State {
                     self.counts_of(pool.place().host)
                         .dials
                         .fetch_add(1, Relaxed);
+                    let size = pool.settings.read().limits.size;
+                    let have = self.book.pool(pool.id).map_or(0, |view| view.tally.total());
+                    let from_reserve = size > 0 && have > size;
                     errands.push(Errand {
                         pool,
                         thread,
                         server,
-                        task: Task::Dial,
+                        task: Task::Dial { from_reserve },
                     });
                 }
                 Action::Close {

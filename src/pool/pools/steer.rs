@@ -300,7 +300,10 @@ impl Pools {
 }
 
 impl State {
-    fn pools_of<'a>(&'a self, database: Option<&'a str>) -> impl Iterator<Item = &'a Arc<Pool>> {
+    pub(super) fn pools_of<'a>(
+        &'a self,
+        database: Option<&'a str>,
+    ) -> impl Iterator<Item = &'a Arc<Pool>> {
         let all = self.by_name.values();
         all.filter(move |pool| database.is_none_or(|name| pool.database == name))
     }

@@ -206,6 +206,8 @@ impl House {
             query_wait: None,
             server_lifetime: None,
             server_login_retry: Duration::from_millis(10),
+            is_auto: false,
+            lines: crate::server::told::Lines::default(),
             server_reset_query: "DISCARD ALL".into(),
             max_prepared_statements: 100,
             recover_limit: PATIENCE,
