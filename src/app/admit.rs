@@ -111,7 +111,7 @@ fn pooler_error(id: u32, user: &str, database: &str, peer: Peer, error: &str) {
 }
 
 /// PgBouncer's line about the end of a connection.
-fn closing(because: &str, age: Duration) -> String {
+pub(super) fn closing(because: &str, age: Duration) -> String {
     format!("closing because: {because} (age={}s)", age.as_secs())
 }
 
@@ -135,7 +135,7 @@ async fn admit(
     let mut greeted = match reception.in_time(greet(stream, peer, tls)).await {
         Ok(Greeting::Startup(greeted)) => greeted,
         Ok(Greeting::Cancel(key, line)) => {
-            app.cancel(&key).await;
+            app.cancel(&key, peer).await;
             drop(line);
             return None;
         }

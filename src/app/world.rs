@@ -645,11 +645,7 @@ impl World {
                 in_turn: pool.server_round_robin,
             },
             query_wait: self.timeouts(server_user, database).query_wait,
-            cancel_limit: if timeouts.cancel.is_zero() {
-                FOR_EVER
-            } else {
-                timeouts.cancel
-            },
+            cancel_limit: self.cancel_limit(),
             server_lifetime: match database.server_lifetime {
                 Some(own) => Some(own).filter(|own| !own.is_zero()),
                 None => timeouts.server_lifetime,
@@ -703,6 +699,14 @@ impl World {
         let user = self.config.users.get(user).map(|user| user.timeouts);
         let own = user.unwrap_or_default().or(database.timeouts);
         own.over(&self.config.timeouts)
+    }
+
+    /// How long a cancel request may take.
+    pub fn cancel_limit(&self) -> Duration {
+        match self.config.timeouts.cancel {
+            Duration::ZERO => FOR_EVER,
+            limit => limit,
+        }
     }
 
     /// How long a session may do what. A service's limits come before those of the user, the database and the process.

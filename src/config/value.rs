@@ -180,6 +180,20 @@ pub(super) fn port(given: &Given<'_>) -> Parsed<u16> {
         .ok_or_else(|| given.not("a port, from 0 to 65535"))
 }
 
+/// One port.
+pub(super) fn fixed_port(given: &Given<'_>) -> Parsed<u16> {
+    let port = port(given).ok().filter(|port| *port > 0);
+    port.ok_or_else(|| given.not("a port, from 1 to 65535"))
+}
+
+/// A process's number among its peers; 0 = none.
+pub(super) fn peer_id(given: &Given<'_>) -> Parsed<u16> {
+    let number = count(given).ok();
+    number
+        .and_then(|number| u16::try_from(number).ok())
+        .ok_or_else(|| given.not("a whole number from 0 to 65535"))
+}
+
 /// A port, or ports with commas between them; `location::pair` reads them.
 pub(super) fn ports(given: &Given<'_>) -> Parsed<String> {
     match given {
