@@ -27,6 +27,8 @@ rows! {
     modes_are_those_of_pgbouncer: "modes",
     sessions_begin_as_with_pgbouncer: "sessions",
     logins_are_those_of_pgbouncer: "logins",
+    tls_is_that_of_pgbouncer: "tls",
+    proofs_are_those_of_pgbouncer: "proofs",
     the_console_is_that_of_pgbouncer: "console",
     processes_and_sockets_are_those_of_pgbouncer: "processes",
     the_log_is_that_of_pgbouncer: "log",

@@ -399,6 +399,9 @@ fn hba(config: &Config, lenient: bool) -> Result<(HbaFile, Option<Mistakes>), So
 
 /// What TLS towards directories takes, where it is wanted. Whether the options of `ldap` can be used is found out here too.
 fn directory(config: &Config, hba: &HbaFile) -> Result<Option<Arc<Connector>>, SourceError> {
+    if cfg!(not(feature = "pam")) && (config.auth.method == AuthMethod::Pam || hba.asks_pam()) {
+        return Err(SourceError::NotBuilt(vec!["pam"]));
+    }
     let own = config
         .auth
         .ldap_options
@@ -465,6 +468,7 @@ impl World {
                 | AuthMethod::Cert
                 | AuthMethod::Hba
                 | AuthMethod::Ldap
+                | AuthMethod::Pam
         );
         // A forced user says nothing about who the client is.
         let forces = self

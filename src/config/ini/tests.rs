@@ -469,7 +469,6 @@ x = 1
 fn what_would_be_unsafe_to_ignore_is_a_mistake() {
     for (lines, text) in [
         ("disable_pqexec = 1", "cannot be refused"),
-        ("auth_type = pam", "not part of this version"),
         ("auth_type = ldap", "needs ldap_options"),
         (
             "auth_type = ldap\nauth_ldap_options = ldapserver=a",
@@ -517,6 +516,54 @@ fn the_options_of_ldap_are_postgres_own_and_their_password_is_not_shown() {
         .expect("every key is there");
     assert!(shown.value.contains("ldapbindpasswd=***"), "{shown:?}");
     assert!(!shown.value.contains("s${e}cret"), "{shown:?}");
+}
+
+#[test]
+fn lists_of_suites_become_one_and_what_is_left_out_is_told() {
+    let lines = "client_tls_sslmode = allow\nclient_tls_key_file = k\nclient_tls_cert_file = c\n\
+                 client_tls_ciphers = AES128-SHA:ECDHE+AESGCM:!ECDSA\nclient_tls13_ciphers = TLS_AES_128_GCM_SHA256\n\
+                 client_tls_ecdhcurve = P-384:P-521\nserver_tls_ciphers = fast\nserver_tls13_ciphers = TLS_CHACHA20_POLY1305_SHA256\n";
+    let imported = right(&format!("[databases]\n* =\n[pgbouncer]\n{lines}"));
+    let names = |tls: &Tls| -> Vec<&str> { tls.ciphers.iter().map(|suite| suite.name()).collect() };
+    assert_eq!(
+        names(&imported.config.tls_client),
+        [
+            "TLS_AES_128_GCM_SHA256",
+            "ECDHE-RSA-AES256-GCM-SHA384",
+            "ECDHE-RSA-AES128-GCM-SHA256"
+        ]
+    );
+    assert_eq!(imported.config.tls_client.curves, [Curve::P384]);
+    let of_server = names(&imported.config.tls_server);
+    assert_eq!(of_server[0], "TLS_CHACHA20_POLY1305_SHA256");
+    assert_eq!(of_server.len(), 7);
+    let notes: Vec<_> = imported.notes.iter().map(ToString::to_string).collect();
+    let notes = notes.join("\n");
+    for told in ["no such suite: AES128-SHA", "no such curve: P-521"] {
+        assert!(notes.contains(told), "{notes}");
+    }
+    let tls = "client_tls_sslmode = allow\nclient_tls_key_file = k\nclient_tls_cert_file = c\n";
+    for (line, text) in [
+        ("client_tls_ciphers = RC4", "failed to set ciphers"),
+        (
+            "client_tls13_ciphers = nosuch",
+            "failed to set the TLSv1.3 cipher suites",
+        ),
+        (
+            "client_tls_ecdhcurve = sect571r1",
+            "failed to set ecdhcurve",
+        ),
+        (
+            "server_tls13_ciphers = nosuch",
+            "failed to set the TLSv1.3 cipher suites",
+        ),
+    ] {
+        let mistakes = mistakes(&format!("[databases]\n* =\n[pgbouncer]\n{tls}{line}\n"));
+        assert!(mistakes[0].contains(text), "{line}: {mistakes:?}");
+        assert!(mistakes[0].starts_with("pgbouncer.ini:7:"), "{mistakes:?}");
+    }
+    // As it was, as long as nobody says otherwise.
+    assert_eq!(settings(tls).tls_client.ciphers, []);
 }
 
 #[test]
