@@ -201,6 +201,8 @@ pub struct Timeouts {
     pub server_lifetime: Option<Duration>,
     /// Forwarding a cancel request; zero = no limit of ours.
     pub cancel: Duration,
+    /// How long SUSPEND waits for open transactions.
+    pub suspend: Option<Duration>,
 }
 
 /// What one database or user has instead of the general timeouts: `None` = nothing, zero = no limit.

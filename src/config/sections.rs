@@ -120,6 +120,7 @@ fn timeouts(mut table: Table<'_, '_>) -> Timeouts {
         server_idle: table.get("server_idle", value::timeout),
         server_lifetime: table.get("server_lifetime", value::timeout),
         cancel: table.get("cancel", value::duration),
+        suspend: table.get("suspend", value::timeout),
     };
     table.finish();
     timeouts

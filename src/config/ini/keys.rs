@@ -191,7 +191,7 @@ keys! {
     "so_reuseport" = "0"; Switch; Without("one process serves on all threads, and no second one can listen on its port"),
     "stats_period" = "60"; Seconds; Idle(STATISTICS),
     "stats_users" = ""; List; Same("auth", "stats"),
-    "suspend_timeout" = "10"; Seconds; Idle("there is no SUSPEND"),
+    "suspend_timeout" = "10"; Seconds; Same("timeouts", "suspend"),
     "syslog" = "0"; Switch; Without("the log goes to standard error and to logfile"),
     "syslog_facility" = "daemon"; Text; Idle("there is no syslog"),
     "syslog_ident" = "pgbouncer"; Text; Idle("there is no syslog"),
