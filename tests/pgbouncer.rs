@@ -28,12 +28,9 @@ rows! {
     sessions_begin_as_with_pgbouncer: "sessions",
     logins_are_those_of_pgbouncer: "logins",
     the_console_is_that_of_pgbouncer: "console",
-<<<<<<< HEAD
     commands_are_those_of_pgbouncer: "commands",
     databases_and_users_have_the_settings_of_pgbouncer: "entries",
-=======
     processes_and_sockets_are_those_of_pgbouncer: "processes",
->>>>>>> main
     the_log_is_that_of_pgbouncer: "log",
 }
 

@@ -309,8 +309,10 @@ impl Talk<'_> {
             }
             "without" => {
                 let ini = self.running.place.read("pgbouncer.ini");
-                let kept = ini.lines().filter(|line| !line.starts_with(rest));
-                let kept: String = kept.map(|line| format!("{line}\n")).collect();
+                let mut kept = String::new();
+                for line in ini.lines().filter(|line| !line.starts_with(rest)) {
+                    let _ = writeln!(kept, "{line}");
+                }
                 self.running.place.write("pgbouncer.ini", &kept);
             }
             "ini" => self
