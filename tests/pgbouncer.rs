@@ -29,6 +29,7 @@ rows! {
     logins_are_those_of_pgbouncer: "logins",
     the_console_is_that_of_pgbouncer: "console",
     the_log_is_that_of_pgbouncer: "log",
+    server_connections_are_those_of_pgbouncer: "servers",
 }
 
 /// How many rows are tried at the same time.
