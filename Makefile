@@ -25,9 +25,8 @@ fmt:
 lint:
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 
-# --no-fail-fast: one report of everything that is wrong.
 unit: deps
-	$(CARGO) test --locked --no-fail-fast
+	@CARGO=$(CARGO) scripts/test.sh
 
 deny:
 	@if ! [ -f deny.toml ]; then :; \

@@ -104,7 +104,7 @@ families! {
     SERVICE_REFUSALS = Counter "pgweir_service_refusals_total" ["service", "reason"] "clients":
         "Clients of a service that were sent away although they may come: one too many, or no server connection for it.";
     CANCEL_REQUESTS = Counter "pgweir_cancel_requests_total" ["result"] "requests":
-        "Cancel requests of clients: passed to their session, or unknown because nobody has that key.";
+        "Cancel requests: passed to their session, forwarded to a peer that has it, lost on the way there, or unknown because nobody has that key.";
 
     WAITING = Gauge "pgweir_clients_waiting" ["database", "user"] "sessions":
         "Clients in the pool's queue, logins among them.";
@@ -228,8 +228,8 @@ pub struct Metrics {
     pub cancel_requests: Reasons,
 }
 
-/// What may come of a cancel request: it was passed on, or nobody has that key.
-pub const CANCEL_RESULTS: [&str; 2] = ["passed", "unknown"];
+/// What may come of a cancel request: its session was told, a peer was told, a peer could not be told, or nobody has that key.
+pub const CANCEL_RESULTS: [&str; 4] = ["passed", "forwarded", "lost", "unknown"];
 
 /// What may come of reading the configuration again.
 pub const RELOAD_RESULTS: [&str; 2] = ["applied", "refused"];
@@ -268,10 +268,9 @@ impl Metrics {
         self.sessions_ended.add(reason);
     }
 
-    /// Counts a cancel request, and whether its key was somebody's.
-    pub fn cancel_asked(&self, passed: bool) {
-        self.cancel_requests
-            .add(CANCEL_RESULTS[usize::from(!passed)]);
+    /// Counts a cancel request, by what came of it.
+    pub fn cancel_asked(&self, result: &'static str) {
+        self.cancel_requests.add(result);
     }
 
     /// Counts that the configuration was read again.

@@ -28,6 +28,7 @@ rows! {
     sessions_begin_as_with_pgbouncer: "sessions",
     logins_are_those_of_pgbouncer: "logins",
     the_console_is_that_of_pgbouncer: "console",
+    processes_and_sockets_are_those_of_pgbouncer: "processes",
     the_log_is_that_of_pgbouncer: "log",
     server_connections_are_those_of_pgbouncer: "servers",
 }

@@ -161,12 +161,12 @@ pub const COMMANDS: &[Command] = &[
     ),
     Command::show(
         "SHOW PEERS",
-        "other processes that cancel requests are sent on to: none yet",
+        "other processes that cancel requests are passed on to",
         show::pools::PEERS,
     ),
     Command::show(
         "SHOW PEER_POOLS",
-        "the cancel requests that are sent on to them: none yet",
+        "the cancel requests that are under way to them",
         show::pools::PEER_POOLS,
     ),
     Command::show(

@@ -233,6 +233,7 @@ mod tests {
         let process = |user: &str| Process {
             pidfile: None,
             user: Some(user.to_owned()),
+            peer_id: 0,
         };
         let error = become_user(&process("no such user")).unwrap_err();
         assert!(error.to_string().contains("no such user"), "{error}");

@@ -28,6 +28,7 @@ use crate::policy::budget::{Backend, Whose};
 use crate::policy::deployment::{DeploymentRow, Unknown};
 use crate::pool::book::Gate;
 use crate::pool::pools::{Pools, Shutting, Vouched};
+use crate::server::peers::PeerRow;
 use crate::wire::parameters::Parameters;
 use crate::wire::startup::{Startup, secret_length};
 
@@ -70,7 +71,7 @@ impl Reception<'_> {
         }
         let proof = self.identify(greeted).await?;
         // Whoever claims a name without proof may be anybody on the network. On this machine it is who could reach Postgres alike.
-        if proof == Proof::None && !is_local(greeted.peer) {
+        if matches!(proof, Proof::None) && !is_local(greeted.peer) {
             return Err(Denied::Unproved);
         }
         let user = &greeted.startup.user;
@@ -232,6 +233,10 @@ impl Process for App {
 
     fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    fn peers(&self) -> Vec<PeerRow> {
+        self.peers.rows()
     }
 
     fn own(&self) -> &Own {

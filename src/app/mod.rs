@@ -3,6 +3,7 @@
 pub mod admit;
 pub mod background;
 pub mod built;
+mod cancel;
 mod console;
 pub mod demo;
 pub mod http;

@@ -16,6 +16,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval, interval_at};
 use tokio_util::sync::CancellationToken;
 
 use super::admit::denied::Denied;
+use super::admit::elsewhere::Elsewhere;
 use super::look_up::LookUps;
 use super::memory::Keeper;
 use super::page::{self, Page};
@@ -37,8 +38,8 @@ use crate::metrics::Metrics;
 use crate::net::listen::Listener;
 use crate::pool::book::ThreadId;
 use crate::pool::pools::{Pool, Pools, Purpose};
+use crate::server::peers::Peers;
 use crate::session::run::End;
-use crate::wire::startup::CancelKey;
 
 /// The port in the name of the unix socket, where no TCP address gives one.
 const DEFAULT_PORT: u16 = 6432;
@@ -120,12 +121,16 @@ pub struct App {
     pub quotas: Quotas,
     /// Users who are listed nowhere.
     pub look_ups: LookUps,
+    /// Passwords that others check.
+    pub elsewhere: Elsewhere,
     /// What is left to the next process.
     pub memory: Keeper,
     /// Deployments, and what they have left behind.
     pub reaping: Reaping,
     /// Every series.
     pub metrics: Metrics,
+    /// Other processes that cancel requests are passed on to.
+    pub peers: Peers,
     /// Who has what at each Postgres, alerts and incidents.
     pub watch: Watch,
     /// What the status page remembers.
@@ -153,19 +158,6 @@ impl App {
     /// Whether log lines are to be PgBouncer's.
     pub fn logs_as_pgbouncer(&self) -> bool {
         self.world.read().config.log.format == LogFormat::PgBouncer
-    }
-
-    /// Stops what a session runs, if the key is right. Returns when that was passed on.
-    pub async fn cancel(&self, key: &CancelKey) {
-        let asked = self.directory.ask_to_cancel(key);
-        self.metrics.cancel_asked(asked.is_some());
-        if let Some(asked) = asked {
-            // Nobody ever sends anything: whoever is done with it drops the other end.
-            let _ = asked.await;
-        } else {
-            // Postgres answers a wrong key with silence too.
-            tracing::debug!(pid = key.pid, "cancel request for nobody");
-        }
     }
 
     /// Has sessions look at themselves that have done the same for too long.
@@ -218,6 +210,8 @@ impl App {
         let new = Arc::new(new);
         *self.world.write() = Arc::clone(&new);
         self.look_ups.forget_all();
+        self.directory.set_peer_id(new.config.process.peer_id);
+        self.peers.keep(&new.config.peers, new.config.pool.size);
         self.pools
             .all()
             .iter()
@@ -292,13 +286,16 @@ pub fn serve(source: Source, drain_limit: Duration) -> Result<(), StartError> {
         admins: Arc::default(),
         quotas: Quotas::default(),
         look_ups: LookUps::default(),
+        elsewhere: Elsewhere::default(),
         metrics: Metrics::new(&Denied::WORDS, &End::WORDS),
         reachable: Reachable::default(),
         memory,
         reaping: Reaping::after(&known),
+        peers: Peers::default(),
         watch: Watch::new(),
         page: Page::default(),
     });
+    app.directory.set_peer_id(config.process.peer_id);
     // Held until the drain is over: a data thread ends, and its sessions with it, when nobody can send it clients any more.
     let dealer = Arc::new(Dealer::new(arrivals));
     let mut door = Some(FrontDoor {
@@ -442,13 +439,12 @@ fn listen(config: &Config) -> Result<Vec<Listener>, StartError> {
         addresses,
         unix_socket_dir,
         unix_socket_port,
-        backlog,
         ..
     } = &config.listen;
     let failed = |address: String| move |cause| StartError::Listen { address, cause };
     let mut listeners = vec![];
     for address in addresses {
-        let listener = Listener::tcp(*address, &config.tcp, *backlog);
+        let listener = Listener::tcp(*address, &config.tcp, &config.listen);
         listeners.push(listener.map_err(failed(address.to_string()))?);
     }
     if let Some(directory) = unix_socket_dir {

@@ -1,7 +1,7 @@
 //! Who is connected: sessions by id, reachable from any thread, and counts of clients against their caps.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 use std::time::{Duration, SystemTime};
@@ -108,8 +108,8 @@ impl Entry {
         Arc::clone(&self.who.lock())
     }
 
-    fn has_pid_of_server(&self) -> bool {
-        self.secret[0] & OF_SERVER != 0
+    fn has_other_pid(&self) -> bool {
+        self.secret[0] & OTHER_PID != 0
     }
 
     /// Says which task to wake. Once, from that task.
@@ -179,8 +179,8 @@ impl Entry {
     }
 }
 
-/// Set in the first byte of the secrets of those who were told a server's process id.
-const OF_SERVER: u8 = 0x80;
+/// Set in the first byte of the secrets of those who were told another process id than their number.
+const OTHER_PID: u8 = 0x80;
 
 /// All sessions of the process.
 #[derive(Debug)]
@@ -190,8 +190,10 @@ pub struct Directory {
     /// Milliseconds, moved on by the janitor: reading it costs no system call.
     clock: AtomicU64,
     sessions: DashMap<u32, Arc<Entry>>,
-    /// Those whose clients were told a server's process id, by that: several servers may have the same.
-    of_servers: DashMap<u32, Vec<Arc<Entry>>>,
+    /// Those whose clients were told another process id than their number, by that: several may have been told the same.
+    by_pid: DashMap<u32, Vec<Arc<Entry>>>,
+    /// The id of this process among its peers; 0 = it has none.
+    peer_id: AtomicU16,
     /// Who waits for a cancel to be passed on, by the session's number.
     cancelers: DashMap<u32, Vec<oneshot::Sender<()>>>,
     /// Why sessions are to leave that were asked to, likewise.
@@ -209,7 +211,8 @@ impl Default for Directory {
             began: (Instant::now(), SystemTime::now()),
             clock: AtomicU64::default(),
             sessions: DashMap::default(),
-            of_servers: DashMap::default(),
+            by_pid: DashMap::default(),
+            peer_id: AtomicU16::default(),
             cancelers: DashMap::default(),
             sentences: DashMap::default(),
             moved: DashMap::default(),
@@ -310,12 +313,12 @@ impl Drop for Listed {
         self.directory.cancelers.remove(&id);
         self.directory.sentences.remove(&id);
         self.directory.moved.remove(&id);
-        if self.entry.has_pid_of_server() {
-            let of_servers = &self.directory.of_servers;
-            if let Some(mut others) = of_servers.get_mut(&pid) {
+        if self.entry.has_other_pid() {
+            let by_pid = &self.directory.by_pid;
+            if let Some(mut others) = by_pid.get_mut(&pid) {
                 others.retain(|entry| entry.id != id);
             }
-            of_servers.remove_if(&pid, |_, others| others.is_empty());
+            by_pid.remove_if(&pid, |_, others| others.is_empty());
         }
     }
 }
@@ -326,7 +329,18 @@ impl Directory {
         self.list_as(peer, Line::default(), who, None, secret_length)
     }
 
-    /// Lists a session. `server`: the process id of the server connection that it keeps for its life, which its client is told.
+    /// Says what id this process has among its peers, from now on; 0 = none.
+    pub fn set_peer_id(&self, id: u16) {
+        self.peer_id.store(id, Ordering::Relaxed);
+    }
+
+    /// The id of this process among its peers; 0 = it has none.
+    pub fn peer_id(&self) -> u16 {
+        self.peer_id.load(Ordering::Relaxed)
+    }
+
+    /// Lists a session. `server`: the process id of the server connection that it keeps for its life, which its client is told,
+    /// unless this process has peers: then a process id has to say whose it is.
     pub fn list_as(
         self: &Arc<Self>,
         peer: Peer,
@@ -345,18 +359,19 @@ impl Directory {
             if id == 0 {
                 continue;
             }
-            let mut of_server = server.map(|pid| self.of_servers.entry(pid).or_default());
-            let mut secret = new_secret(server.is_some(), secret_length);
-            while of_server
+            let mut key = self.new_key(id, server, secret_length);
+            let mut others =
+                (key.secret[0] & OTHER_PID != 0).then(|| self.by_pid.entry(key.pid).or_default());
+            while others
                 .iter()
-                .any(|others| others.iter().any(|other| other.secret == secret))
+                .any(|others| others.iter().any(|other| other.secret == key.secret))
             {
-                secret = new_secret(true, secret_length);
+                key.secret = self.new_key(id, server, secret_length).secret;
             }
             let entry = Arc::new(Entry {
                 id,
-                pid: server.unwrap_or(id),
-                secret,
+                pid: key.pid,
+                secret: key.secret,
                 asked: AtomicU8::new(0),
                 waker: OnceLock::new(),
                 doing: AtomicU64::new(
@@ -378,13 +393,29 @@ impl Directory {
                 since: Instant::now(),
             });
             place.insert(Arc::clone(&entry));
-            if let Some(others) = &mut of_server {
+            if let Some(others) = &mut others {
                 others.push(Arc::clone(&entry));
             }
             return Listed {
                 entry,
                 directory: Arc::clone(self),
             };
+        }
+    }
+
+    /// What a client may be told. The process id is random where it has to say whose it is.
+    fn new_key(&self, id: u32, server: Option<u32>, secret_length: usize) -> CancelKey {
+        let secret = |other_pid| new_secret(other_pid, secret_length);
+        match (self.peer_id(), server) {
+            (0, None) => CancelKey {
+                pid: id,
+                secret: secret(false),
+            },
+            (0, Some(pid)) => CancelKey {
+                pid,
+                secret: secret(true),
+            },
+            (peer, _) => CancelKey::among_peers(peer, rand::random(), secret(true)),
         }
     }
 
@@ -419,13 +450,22 @@ impl Directory {
 
     /// The session that a cancel request names, if its secret is right.
     pub fn by_key(&self, key: &CancelKey) -> Option<Arc<Entry>> {
+        let found = self.by_exact_key(key);
+        if found.is_some() || self.peer_id() == 0 {
+            return found;
+        }
+        // It may have come from a peer, which has counted down.
+        self.by_exact_key(&key.as_given_out())
+    }
+
+    fn by_exact_key(&self, key: &CancelKey) -> Option<Arc<Entry>> {
         let is_right = |entry: &&Arc<Entry>| bool::from(entry.secret.ct_eq(&key.secret));
         if let Some(entry) = self.sessions.get(&key.pid)
             && is_right(&entry.value())
         {
             return Some(Arc::clone(&entry));
         }
-        let others = self.of_servers.get(&key.pid)?;
+        let others = self.by_pid.get(&key.pid)?;
         others.iter().find(is_right).map(Arc::clone)
     }
 
@@ -586,10 +626,10 @@ impl Directory {
     }
 }
 
-/// A new secret. Where a session's number and another's server agree, this bit tells their keys apart.
-fn new_secret(of_server: bool, length: usize) -> Box<[u8]> {
+/// A new secret. Where a session's number is the process id that another was told, this bit tells their keys apart.
+fn new_secret(other_pid: bool, length: usize) -> Box<[u8]> {
     let mut secret: Box<[u8]> = (0..length).map(|_| rand::random()).collect();
-    secret[0] = secret[0] & !OF_SERVER | if of_server { OF_SERVER } else { 0 };
+    secret[0] = secret[0] & !OTHER_PID | if other_pid { OTHER_PID } else { 0 };
     secret
 }
 
@@ -736,7 +776,40 @@ mod tests {
         assert!(directory.by_key(&CancelKey { pid, secret }).is_none());
         assert!(find(&own).is_some() && find(&two).is_some() && find(&other).is_some());
         drop((own, two, other));
-        assert!(directory.is_empty() && directory.of_servers.is_empty());
+        assert!(directory.is_empty() && directory.by_pid.is_empty());
+    }
+
+    #[test]
+    fn among_peers_a_key_says_whose_it_is_and_is_right_however_often_it_was_passed_on() {
+        for length in [4, 32] {
+            let directory = Arc::new(Directory::default());
+            directory.set_peer_id(0x0102);
+            let list = |server| {
+                directory.list_as(Peer::Unix(None), Line::default(), who(), server, length)
+            };
+            let sessions = [list(None), list(Some(77)), list(Some(77))];
+            for listed in &sessions {
+                let (pid, secret) = listed.entry().key();
+                assert_eq!((pid & 0x80ff_ff00, secret[3] & 3), (0x0002_0100, 3));
+                let secret: Box<[u8]> = secret.into();
+                let mut key = Some(CancelKey { pid, secret });
+                for _ in 0..=3 {
+                    let this = key.expect("it may be passed on three times");
+                    let found = directory.by_key(&this).expect("its key is right");
+                    assert_eq!(found.id(), listed.entry().id());
+                    key = this.passed_on();
+                }
+                assert_eq!(key, None);
+            }
+            // Whoever was told a key before the id was another keeps it.
+            let (pid, secret) = sessions[0].entry().key();
+            let secret: Box<[u8]> = secret.into();
+            let key = CancelKey { pid, secret };
+            directory.set_peer_id(9);
+            assert!(directory.by_key(&key).is_some());
+            drop(sessions);
+            assert!(directory.is_empty() && directory.by_pid.is_empty());
+        }
     }
 
     #[test]

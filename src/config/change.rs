@@ -7,7 +7,7 @@ use std::fmt;
 
 use super::checked::{
     Alerts, Auth, Budget, Config, Database, Deployments, Incidents, Limits, Listen, Log, Match,
-    OwnTimeouts, PoolDefaults, Pressure, Process, Runtime, Service, ServiceLimits, Services,
+    OwnTimeouts, Peer, PoolDefaults, Pressure, Process, Runtime, Service, ServiceLimits, Services,
     SessionDefaults, Tcp, Timeouts, Tls, User,
 };
 use super::raw::dotted;
@@ -116,7 +116,7 @@ fn written(name: &str, value: &dyn Written) -> String {
 }
 
 fn is_of_an_entry(name: &str) -> bool {
-    ["databases.", "users."]
+    ["databases.", "users.", "peers."]
         .iter()
         .any(|table| name.starts_with(table))
         || (name.starts_with("services.") && !name.starts_with("services.\"*\""))
@@ -150,7 +150,7 @@ fn effect_of(name: &str) -> Effect {
         | "pool.disable_pqexec"
         | "incidents.directory"
         | "incidents.keep" => Effect::Restart,
-        "listen.http_password" => Effect::Live,
+        "listen.http_password" | "process.peer_id" => Effect::Live,
         _ if ["listen.", "tcp.", "process."]
             .iter()
             .any(|table| name.starts_with(table)) =>
@@ -204,6 +204,7 @@ fn config(note: Note<'_>, old: &Config, new: &Config) {
         databases: _,
         any_database: _,
         users: _,
+        peers: _,
         services: _,
         pressure: _,
         alerts: _,
@@ -235,6 +236,14 @@ fn config(note: Note<'_>, old: &Config, new: &Config) {
         &by_name(&new.users),
         user,
     );
+    let peers = [&old.peers, &new.peers].map(by_id);
+    entries(
+        note,
+        "peers",
+        &by_name(&peers[0]),
+        &by_name(&peers[1]),
+        peer,
+    );
     all_services(note, &old.services, &new.services);
     pressure(note, "pressure", &old.pressure, &new.pressure);
     alerts(note, "alerts", &old.alerts, &new.alerts);
@@ -262,7 +271,7 @@ macro_rules! compare {
 }
 
 compare! { listen: Listen {
-    addresses, unix_socket_dir, unix_socket_mode, unix_socket_group, unix_socket_port, backlog, http, http_password,
+    addresses, unix_socket_dir, unix_socket_mode, unix_socket_group, unix_socket_port, backlog, reuse_port, http, http_password,
     proxy_protocol_from,
 } }
 
@@ -287,7 +296,7 @@ compare! { timeouts: Timeouts {
 compare! { tcp: Tcp { keepalive_idle, keepalive_interval, keepalive_count, user_timeout, keepalive, socket_buffer } }
 
 compare! { auth: Auth {
-    method, users_file, hba_file, ident_file, query_user, query_database, query, admins, stats, login_notify_message,
+    method, users_file, hba_file, ident_file, ldap_options, query_user, query_database, query, admins, stats, login_notify_message,
     scram_iterations,
 } }
 
@@ -301,6 +310,8 @@ compare! { database: Database {
 compare! { session_defaults: SessionDefaults { application_name, client_encoding, datestyle, timezone } }
 
 compare! { user: User { password, mode, pool_size, reserve_size, max_servers, max_clients } with timeouts: own_timeouts }
+
+compare! { peer: Peer { host, pool_size } }
 
 compare! { own_timeouts: OwnTimeouts { client_idle, idle_transaction, transaction, query, query_wait } }
 
@@ -323,7 +334,7 @@ compare! { incidents: Incidents { directory, keep, snapshot_every } }
 
 compare! { log: Log { level, format, connections, disconnections, pooler_errors, stats, stats_period, file, stderr } }
 
-compare! { process: Process { pidfile, user } }
+compare! { process: Process { pidfile, user, peer_id } }
 
 compare! { runtime: Runtime { threads } }
 
@@ -385,6 +396,11 @@ fn by_name<T>(entries: &BTreeMap<String, T>) -> Named<'_, T> {
         .iter()
         .map(|(name, entry)| (name.as_str(), entry))
         .collect()
+}
+
+fn by_id(peers: &BTreeMap<u16, Peer>) -> BTreeMap<String, Peer> {
+    let named = |(id, peer): (&u16, &Peer)| (id.to_string(), peer.clone());
+    peers.iter().map(named).collect()
 }
 
 fn by_service(listed: &[Service]) -> Named<'_, Service> {
@@ -455,7 +471,7 @@ mod tests {
     fn every_setting_of_the_file_is_told() {
         let told = settings(&config("[databases.\"*\"]\nurl = \"postgres://db\""));
         for name in crate::config::settings() {
-            let of_an_entry = ["databases.", "users.", "services."];
+            let of_an_entry = ["databases.", "users.", "peers.", "services."];
             if !of_an_entry.iter().any(|table| name.starts_with(table)) {
                 assert!(told.iter().any(|setting| setting.name == name), "{name}");
             }

@@ -10,6 +10,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use regex::Regex;
 
+use super::ldap_options::LdapOptions;
+
 /// A whole checked configuration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -37,6 +39,8 @@ pub struct Config {
     pub any_database: Option<Database>,
     /// Users listed in `[users]`.
     pub users: BTreeMap<String, User>,
+    /// Other processes behind the same address, by their `process.peer_id`.
+    pub peers: BTreeMap<u16, Peer>,
     /// Services: the defaults, then those listed, in file order.
     pub services: Services,
     /// When the reaper shortens its patience.
@@ -68,6 +72,8 @@ pub struct Listen {
     pub unix_socket_port: u16,
     /// How many connections the kernel may hold until they are accepted.
     pub backlog: u32,
+    /// Whether other processes may listen on the same TCP addresses.
+    pub reuse_port: bool,
     /// HTTP: status page, metrics and health.
     pub http: Option<SocketAddr>,
     /// What the status page and the metrics ask for; `None` = nothing.
@@ -297,6 +303,8 @@ pub enum AuthMethod {
     Cert,
     /// As the HBA file says.
     Hba,
+    /// Password in clear, which a directory checks.
+    Ldap,
 }
 
 /// Authentication.
@@ -310,6 +318,8 @@ pub struct Auth {
     pub hba_file: Option<PathBuf>,
     /// Ident maps.
     pub ident_file: Option<PathBuf>,
+    /// Where the directory is, and how it is asked.
+    pub ldap_options: Option<LdapOptions>,
     /// The role that runs `query`.
     pub query_user: Option<String>,
     /// The database in which it runs.
@@ -422,6 +432,15 @@ pub enum Host {
     Tcp(String, u16),
     /// Directory of the unix socket (or `@name`), and port.
     Unix(String, u16),
+}
+
+/// Another process of pgweir or PgBouncer, behind the same address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Where it alone listens.
+    pub host: Host,
+    /// How many cancel requests may be on their way to it at once; `None` = as many as a pool's server connections.
+    pub pool_size: Option<u32>,
 }
 
 /// One entry of `[databases]`.
@@ -711,6 +730,8 @@ pub struct Process {
     pub pidfile: Option<PathBuf>,
     /// Whom it becomes before it listens; `None` = it stays who it is.
     pub user: Option<String>,
+    /// Its number among the processes behind one address; 0 = it has none.
+    pub peer_id: u16,
 }
 
 /// Threads.

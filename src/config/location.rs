@@ -214,7 +214,7 @@ fn split_address(address: &str) -> Result<(&str, &str), String> {
     Ok(address.split_once(':').unwrap_or((address, "")))
 }
 
-fn host(name: &str, port: u16) -> Result<Host, String> {
+pub(super) fn host(name: &str, port: u16) -> Result<Host, String> {
     if name.starts_with(['/', '@']) && name.len() > 1 {
         return Ok(Host::Unix(name.to_owned(), port));
     }

@@ -8,6 +8,7 @@ pub mod checked;
 pub mod hba_file;
 pub mod ident_file;
 pub mod ini;
+pub mod ldap_options;
 pub mod users_file;
 
 mod check;
@@ -168,9 +169,10 @@ pub fn default_threads(cores: usize) -> usize {
     (cores / 2).clamp(1, MOST)
 }
 
-/// The dotted name of every setting, `NAME` standing for the name of a database, user or service.
+/// The dotted name of every setting, `NAME` standing for the name of a database, user, peer or service.
 pub fn settings() -> Vec<String> {
-    let document = Document::parse("[databases.NAME]\n[users.NAME]\n[services.NAME]\n");
+    let document =
+        Document::parse("[databases.NAME]\n[users.NAME]\n[peers.NAME]\n[services.NAME]\n");
     let mut notes = Notes::new(&|_| None);
     sections::read(document.root(&mut notes));
     notes.asked().map(str::to_owned).collect()

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::checked::{
     Alerts, Auth, Budget, Config, Database, Deployments, Incidents, Limits, Listen, Log, Match,
-    OwnTimeouts, PoolDefaults, Pressure, Process, Runtime, Service, ServiceLimits, Services,
+    OwnTimeouts, Peer, PoolDefaults, Pressure, Process, Runtime, Service, ServiceLimits, Services,
     SessionDefaults, Tcp, Timeouts, Tls, User,
 };
 use super::location::{self, Location};
@@ -13,6 +13,9 @@ use super::{default_threads, value};
 
 /// The entry that stands for all others.
 const STAR: &str = "*";
+
+/// Where a peer listens if it does not say so: PgBouncer's port, and ours.
+const PEER_PORT: u16 = 6432;
 
 /// Names that clients use for the console.
 const RESERVED: [&str; 2] = ["pgweir", "pgbouncer"];
@@ -36,6 +39,7 @@ pub(super) fn read(mut root: Table<'_, '_>) -> Config {
         databases,
         any_database,
         users: users(root.child("users")),
+        peers: peers(root.child("peers")),
         services: services(root.child("services")),
         pressure: pressure(root.child("pressure")),
         alerts: alerts(root.child("alerts")),
@@ -56,6 +60,7 @@ fn listen(mut table: Table<'_, '_>) -> Listen {
         unix_socket_group: table.get("unix_socket_group", value::optional_text),
         unix_socket_port: table.get("unix_socket_port", value::port),
         backlog: table.get("backlog", value::positive),
+        reuse_port: table.get("reuse_port", value::boolean),
         http: table.get("http", value::optional_address),
         http_password: table.get("http_password", value::optional_secret),
         proxy_protocol_from: table.list("proxy_protocol_from", value::network),
@@ -161,6 +166,7 @@ fn auth(mut table: Table<'_, '_>) -> Auth {
         users_file: table.get("users_file", value::path),
         hba_file: table.get("hba_file", value::path),
         ident_file: table.get("ident_file", value::path),
+        ldap_options: table.get("ldap_options", value::ldap_options),
         query_user: table.get("query_user", value::optional_text),
         query_database: table.get("query_database", value::optional_text),
         query: table
@@ -342,6 +348,43 @@ fn users(mut table: Table<'_, '_>) -> BTreeMap<String, User> {
     users
 }
 
+fn peers(mut table: Table<'_, '_>) -> BTreeMap<u16, Peer> {
+    let mut peers = BTreeMap::new();
+    for entry in &table.entries() {
+        let id = entry.name.parse().ok().filter(|id| *id > 0);
+        if id.is_none() {
+            let message = "a peer is named by its peer_id, a number from 1 to 65535";
+            table.notes.missing(entry.at, message);
+        }
+        let peer = peer(table.entry(entry));
+        if let (Some(id), Some(peer)) = (id, peer) {
+            peers.insert(id, peer);
+        }
+    }
+    peers
+}
+
+fn peer(mut table: Table<'_, '_>) -> Option<Peer> {
+    let host = table.find("host", value::text);
+    let port = table.find("port", value::fixed_port);
+    let pool_size = table.find("pool_size", value::positive);
+    let name = table.name_of("host");
+    let (notes, at) = (&mut *table.notes, table.at);
+    let host = if let Some(host) = host {
+        let found = location::host(&host, port.unwrap_or(PEER_PORT));
+        if found.is_err() {
+            let message = "host must be a name, an address, a directory (unix socket) or @name";
+            notes.contradiction(std::slice::from_ref(&name), message);
+        }
+        found.ok()
+    } else {
+        notes.missing_one_of(std::slice::from_ref(&name), at, "a peer needs its host");
+        None
+    };
+    table.finish();
+    host.map(|host| Peer { host, pool_size })
+}
+
 fn user(mut table: Table<'_, '_>) -> User {
     let user = User {
         password: table.find("password", value::secret),
@@ -477,6 +520,7 @@ fn process(mut table: Table<'_, '_>) -> Process {
     let process = Process {
         pidfile: table.get("pidfile", value::path),
         user: table.get("user", value::optional_text),
+        peer_id: table.get("peer_id", value::peer_id),
     };
     table.finish();
     process

@@ -14,6 +14,7 @@ use super::checked::{
     TlsMode, TlsVersion,
 };
 use super::env::{self, Lookup};
+use super::ldap_options::LdapOptions;
 
 /// What a key was given, with the environment put in.
 #[derive(Clone)]
@@ -187,6 +188,20 @@ pub(super) fn port(given: &Given<'_>) -> Parsed<u16> {
     number
         .and_then(|number| u16::try_from(number).ok())
         .ok_or_else(|| given.not("a port, from 0 to 65535"))
+}
+
+/// One port.
+pub(super) fn fixed_port(given: &Given<'_>) -> Parsed<u16> {
+    let port = port(given).ok().filter(|port| *port > 0);
+    port.ok_or_else(|| given.not("a port, from 1 to 65535"))
+}
+
+/// A process's number among its peers; 0 = none.
+pub(super) fn peer_id(given: &Given<'_>) -> Parsed<u16> {
+    let number = count(given).ok();
+    number
+        .and_then(|number| u16::try_from(number).ok())
+        .ok_or_else(|| given.not("a whole number from 0 to 65535"))
 }
 
 /// A port, or ports with commas between them; `location::pair` reads them.
@@ -430,8 +445,16 @@ pub(super) fn auth_method(given: &Given<'_>) -> Parsed<AuthMethod> {
             ("scram-sha-256", AuthMethod::ScramSha256),
             ("cert", AuthMethod::Cert),
             ("hba", AuthMethod::Hba),
+            ("ldap", AuthMethod::Ldap),
         ],
     )
+}
+
+/// The options of `ldap`.
+pub(super) fn ldap_options(given: &Given<'_>) -> Parsed<Option<LdapOptions>> {
+    optional_text(given)?
+        .map(|text| LdapOptions::parse(&text))
+        .transpose()
 }
 
 /// A TLS mode.

@@ -64,13 +64,14 @@ impl Drop for SocketFile {
 
 impl Listener {
     /// Listens on a TCP address. On Linux what is accepted inherits the options of `tcp` from it.
-    pub fn tcp(address: SocketAddr, tcp: &Tcp, backlog: u32) -> io::Result<Self> {
+    pub fn tcp(address: SocketAddr, tcp: &Tcp, listen: &Listen) -> io::Result<Self> {
         let socket = Socket::new(
             Domain::for_address(address),
             Type::STREAM,
             Some(Protocol::TCP),
         )?;
         socket.set_reuse_address(true)?;
+        socket.set_reuse_port(listen.reuse_port)?;
         if address.is_ipv6() {
             socket.set_only_v6(true)?;
         }
@@ -78,7 +79,7 @@ impl Listener {
         socket.bind(&address.into())?;
         let bound = socket.local_addr()?.as_socket();
         let name = bound.unwrap_or(address).to_string();
-        Self::start(socket, name, None, backlog)
+        Self::start(socket, name, None, listen.backlog)
     }
 
     /// Listens on `.s.PGSQL.{port}` in `directory`; `@name` is abstract. A file that nobody answers on is replaced.
@@ -191,9 +192,10 @@ mod tests {
     use super::*;
     use crate::config;
 
-    fn defaults() -> Tcp {
+    fn defaults() -> (Tcp, Listen) {
         let text = "[databases.\"*\"]\nurl = \"postgres://db\"\n";
-        config::parse(text, "pooler.toml", &|_| None).unwrap().tcp
+        let config = config::parse(text, "pooler.toml", &|_| None).unwrap();
+        (config.tcp, config.listen)
     }
 
     #[track_caller]
@@ -212,8 +214,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_dead_peer_is_noticed_within_a_minute_on_both_sides() {
-        let tcp = defaults();
-        let listener = Listener::tcp("127.0.0.1:0".parse().unwrap(), &tcp, 8).unwrap();
+        let (tcp, listen) = defaults();
+        let listener = Listener::tcp("127.0.0.1:0".parse().unwrap(), &tcp, &listen).unwrap();
         let place = listener.name().parse().unwrap();
         let accepting = listener.register().unwrap();
         let dialing = crate::net::stream::Stream::connect_to(place, &tcp);

@@ -67,6 +67,58 @@ pub struct CancelKey {
     pub secret: Box<[u8]>,
 }
 
+/// The bits of a key that say how often a request with it may still be passed on. They are all set when it is given out.
+const HOPS: u8 = 0b11;
+
+/// Where they are: in the last byte of the secret that protocol 3.0 has.
+const HOPS_AT: usize = 3;
+
+/// Where several processes stand behind one address, a key says whose it is, so that a cancel request finds its way. The layout is
+/// PgBouncer's, for both to be peers of each other: the id of the process is in the second and third byte of the process id, the
+/// lower half first, and what is left of the process id is random.
+impl CancelKey {
+    /// The process id and the secret that a client of the process `peer` is told.
+    pub fn among_peers(peer: u16, random: u32, mut secret: Box<[u8]>) -> Self {
+        let [first, _, _, last] = random.to_be_bytes();
+        let [low, high] = peer.to_le_bytes();
+        if let Some(byte) = secret.get_mut(HOPS_AT) {
+            *byte |= HOPS;
+        }
+        Self {
+            // Process ids are positive int4 to most drivers.
+            pid: u32::from_be_bytes([first & 0x7f, low, high, last]),
+            secret,
+        }
+    }
+
+    /// The id of the process that gave it out, if that has any.
+    pub fn peer(&self) -> u16 {
+        let [_, low, high, _] = self.pid.to_be_bytes();
+        u16::from_le_bytes([low, high])
+    }
+
+    /// The key for the next process; `None` if the request was passed on as often as it may be.
+    pub fn passed_on(&self) -> Option<Self> {
+        let mut next = self.clone();
+        let byte = next.secret.get_mut(HOPS_AT)?;
+        if *byte & HOPS == 0 {
+            return None;
+        }
+        *byte -= 1;
+        Some(next)
+    }
+
+    /// As it was given out, however often the request was passed on.
+    #[must_use]
+    pub fn as_given_out(&self) -> Self {
+        let mut key = self.clone();
+        if let Some(byte) = key.secret.get_mut(HOPS_AT) {
+            *byte |= HOPS;
+        }
+        key
+    }
+}
+
 impl std::fmt::Debug for CancelKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "CancelKey({}, ***)", self.pid)

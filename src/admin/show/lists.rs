@@ -36,9 +36,9 @@ fn lists(call: &Call) -> Rows {
     Ok(vec![
         row!["databases", super::databases::rows(call)?.len()],
         row!["users", super::users::rows(call)?.len()],
-        row!["peers", 0u8],
+        row!["peers", process.config().peers.len()],
         row!["pools", pools],
-        row!["peer_pools", 0u8],
+        row!["peer_pools", process.peers().len()],
         row!["free_clients", 0u8],
         row!["used_clients", sessions],
         row!["login_clients", login],

@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use super::{OWN, Rows, load_balance, mode, own_sessions};
 use crate::admin::command::{Call, Run};
 use crate::admin::table::{Row, int4, text};
+use crate::config::checked::{Host, Peer};
 use crate::pool::view::{PoolRow, ServerState};
 use crate::row;
+use crate::server::peers::PeerRow;
 
 /// SHOW POOLS: those of clients, and the console's.
 pub const POOLS: Run = Run::Show {
@@ -32,7 +34,7 @@ pub const POOLS: Run = Run::Show {
     rows,
 };
 
-/// SHOW PEERS: nothing passes cancel requests on to others yet.
+/// SHOW PEERS: as configured, this process among them if it is.
 pub const PEERS: Run = Run::Show {
     columns: &[
         int4("peer_id"),
@@ -40,10 +42,10 @@ pub const PEERS: Run = Run::Show {
         int4("port"),
         int4("pool_size"),
     ],
-    rows: |_| Ok(vec![]),
+    rows: peers,
 };
 
-/// SHOW PEER_POOLS: likewise.
+/// SHOW PEER_POOLS: those that something was passed on to.
 pub const PEER_POOLS: Run = Run::Show {
     columns: &[
         int4("peer_id"),
@@ -52,7 +54,7 @@ pub const PEER_POOLS: Run = Run::Show {
         int4("sv_active_cancel"),
         int4("sv_login"),
     ],
-    rows: |_| Ok(vec![]),
+    rows: peer_pools,
 };
 
 #[expect(clippy::unnecessary_wraps, reason = "tables may fail")]
@@ -67,6 +69,23 @@ pub(super) fn rows(call: &Call) -> Rows {
     let own = (OWN.to_owned(), OWN.to_owned());
     rows.insert(own, own_row(own_sessions(call)));
     Ok(rows.into_values().collect())
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "tables may fail")]
+fn peers(call: &Call) -> Rows {
+    let config = call.process.config();
+    let row = |(id, peer): (&u16, &Peer)| {
+        let (Host::Tcp(host, port) | Host::Unix(host, port)) = &peer.host;
+        let size = peer.pool_size.unwrap_or(config.pool.size);
+        row![*id, host.clone(), *port, size]
+    };
+    Ok(config.peers.iter().map(row).collect())
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "tables may fail")]
+fn peer_pools(call: &Call) -> Rows {
+    let row = |row: PeerRow| row![row.id, row.sent, row.waiting, row.sent, row.dialing];
+    Ok(call.process.peers().into_iter().map(row).collect())
 }
 
 fn pool_row(row: &PoolRow) -> Row {

@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -10,8 +10,9 @@ use super::keys::{KEYS, Kind};
 use super::{Imported, Surroundings, import};
 use crate::config::change;
 use crate::config::checked::{
-    AuthMethod, Config, Host, Mode, Secret, SessionDefaults, TlsMode, User,
+    AuthMethod, Config, Host, Mode, Peer, Secret, SessionDefaults, TlsMode, User,
 };
+use crate::config::ldap_options::Naming;
 use crate::config::mistake::Mistakes;
 
 /// Files that exist in a test alone.
@@ -486,7 +487,11 @@ x = 1
 fn what_would_be_unsafe_to_ignore_is_a_mistake() {
     for (lines, text) in [
         ("auth_type = pam", "not part of this version"),
-        ("auth_type = ldap", "not part of this version"),
+        ("auth_type = ldap", "needs ldap_options"),
+        (
+            "auth_type = ldap\nauth_ldap_options = ldapserver=a",
+            "needs ldapbasedn",
+        ),
         ("auth_type = trust", "lets in whom auth_file lists"),
         ("auth_type = cert", "client_tls_sslmode=verify-full"),
         ("auth_type = hba", "needs hba_file"),
@@ -508,6 +513,27 @@ fn what_would_be_unsafe_to_ignore_is_a_mistake() {
         assert!(mistakes[0].contains(text), "{lines}: {mistakes:?}");
         assert!(mistakes[0].starts_with("pgbouncer.ini:"), "{mistakes:?}");
     }
+}
+
+#[test]
+fn the_options_of_ldap_are_postgres_own_and_their_password_is_not_shown() {
+    let options = "ldapserver=a ldapbasedn=\"dc=x, dc=y\" ldapbinddn=cn=r ldapbindpasswd=s${e}cret";
+    let text =
+        format!("[databases]\n* =\n[pgbouncer]\nauth_type = ldap\nauth_ldap_options = {options}\n");
+    let imported = right(&text);
+    assert_eq!(imported.config.auth.method, AuthMethod::Ldap);
+    let options = imported.config.auth.ldap_options.expect("there are some");
+    let Naming::Search { bind_password, .. } = options.naming else {
+        panic!("it searches");
+    };
+    assert_eq!(bind_password.expose(), "s${e}cret");
+    let shown = imported
+        .settings
+        .iter()
+        .find(|setting| setting.name == "auth_ldap_options")
+        .expect("every key is there");
+    assert!(shown.value.contains("ldapbindpasswd=***"), "{shown:?}");
+    assert!(!shown.value.contains("s${e}cret"), "{shown:?}");
 }
 
 #[test]
@@ -534,8 +560,8 @@ fn a_contradiction_is_where_the_ini_has_it() {
 #[test]
 fn nothing_without_effect_is_passed_over_in_silence() {
     let imported = right(
-        "[pgbouncer]\npkt_buf = 8192\nresolv_conf = /x\nso_reuseport = 0\nmin_pool_size = 30\npeer_id = 1\n\
-         client_tls_ciphers = DEFAULT@SECLEVEL=2\n[databases]\na = host=x,y\n[peers]\n1 = host=x\n",
+        "[pgbouncer]\npkt_buf = 8192\nresolv_conf = /x\nserver_reset_query_always = 0\nmin_pool_size = 30\n\
+         client_tls_ciphers = DEFAULT@SECLEVEL=2\n[databases]\na = host=x,y\n",
     );
     let notes: Vec<_> = imported
         .notes
@@ -547,16 +573,35 @@ fn nothing_without_effect_is_passed_over_in_silence() {
         [
             (Idle, "pkt_buf = 8192"),
             (Without, "resolv_conf = /x"),
-            (Without, "peer_id = 1"),
             (Without, "client_tls_ciphers = DEFAULT@SECLEVEL=2"),
             (Differs, "min_pool_size = 30"),
-            (Without, "[peers] 1"),
         ]
     );
     assert_eq!(
         imported.notes[1].to_string(),
         "pgbouncer.ini:3: resolv_conf = /x: has no effect: each new server connection asks the system's resolver"
     );
+}
+
+#[test]
+fn peers_are_peers() {
+    let imported = right(
+        "[pgbouncer]\npeer_id = 1\nso_reuseport = 1\n[databases]\n*=\n[peers]\n; us\n1 = host=/run/one\n\
+         0x2 = host=b port=7000 pool_size=0\n3 = host=c pool_size=4\n",
+    );
+    let unix = |path: &str, port| Host::Unix(path.to_owned(), port);
+    let tcp = |name: &str, port| Host::Tcp(name.to_owned(), port);
+    let peer = |host, pool_size| Peer { host, pool_size };
+    let peers = BTreeMap::from([
+        (1, peer(unix("/run/one", 6432), None)),
+        (2, peer(tcp("b", 7000), Some(1_000_000))),
+        (3, peer(tcp("c", 6432), Some(4))),
+    ]);
+    assert_eq!(imported.config.peers, peers);
+    assert_eq!(imported.config.process.peer_id, 1);
+    assert!(imported.config.listen.reuse_port && imported.notes.is_empty());
+    let table = "# us\n[peers.\"1\"]\nhost = \"/run/one\"\n";
+    assert!(imported.toml.contains(table), "{}", imported.toml);
 }
 
 #[test]

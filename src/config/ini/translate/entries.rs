@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::super::connect_string::{self, Pair};
 use super::super::syntax::Entry;
 use super::super::toml::{self, Origin};
-use super::super::{Weight, value};
+use super::super::value;
 use super::group::{Group, Pairs, once, unlimited};
 use super::{CONSOLE, Named, Translator, unknown};
 
@@ -127,10 +127,13 @@ impl Translator<'_> {
     pub(super) fn peers(&mut self, peers: Named) {
         for entry in peers.0 {
             let id = value::integer(&entry.key).filter(|id| (1..=0xFFFF).contains(id));
-            if id.is_none() {
+            let Some(id) = id else {
                 let message = "ids of peers must be a number larger than 0 and at most 65535";
                 self.wrong.push((entry.at, message.to_owned()));
-            }
+                continue;
+            };
+            let table = toml::name("peers", &id.to_string());
+            self.begin(&table, &entry);
             let Some(pairs) = self.pairs(&entry, "connection string") else {
                 continue;
             };
@@ -138,18 +141,22 @@ impl Translator<'_> {
             let pairs = self.known(pairs, &entry, "connection parameter: ", &known);
             let mut group = Group {
                 translator: self,
-                table: "peers",
+                table: &table,
                 pairs: &pairs,
             };
-            let _ = (group.port(), group.number("pool_size"));
-            if !pairs.0.contains_key("host") {
-                let message = format!("host was not provided for peer {}", entry.key);
-                self.wrong.push((entry.value_at, message));
+            match group.get("host") {
+                Some(_) => group.text("host", "host"),
+                None => group.wrong(
+                    entry.value_at,
+                    format!("host was not provided for peer {}", entry.key),
+                ),
             }
-            let text = "cancel requests are not passed on to other processes yet";
-            let setting = format!("[peers] {}", entry.key);
-            self.note(Weight::Without, entry.at, setting, text);
-            self.file.trailing.extend(entry.comments);
+            if let Some((at, port)) = group.port() {
+                group.set("port", port.to_string(), at);
+            }
+            if let Some((at, size)) = group.number("pool_size") {
+                group.set("pool_size", unlimited(size).to_string(), at);
+            }
         }
     }
 
