@@ -298,7 +298,11 @@ impl Credential {
 
     /// A user whose password somebody else has found right.
     pub fn vouched(name: &str, password: &Secret) -> Self {
-        Self::new(name, Standing::Password, Measure::plain(password.clone()))
+        Self::new(
+            name,
+            Standing::Password,
+            Measure::plain(password.clone(), DEFAULT_ITERATIONS),
+        )
     }
 
     /// The user's name.
