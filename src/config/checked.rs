@@ -116,6 +116,7 @@ pub enum Errors {
 
 /// Defaults of every pool.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 pub struct PoolDefaults {
     /// How long a client keeps a server connection.
     pub mode: Mode,

@@ -21,6 +21,7 @@ pub struct Check {
 
 /// What may change while a pool is in use.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 pub struct PoolSettings {
     /// Where and as whom to log in.
     pub target: Target,
