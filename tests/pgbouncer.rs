@@ -30,8 +30,11 @@ rows! {
     tls_is_that_of_pgbouncer: "tls",
     proofs_are_those_of_pgbouncer: "proofs",
     the_console_is_that_of_pgbouncer: "console",
+    commands_are_those_of_pgbouncer: "commands",
+    databases_and_users_have_the_settings_of_pgbouncer: "entries",
     processes_and_sockets_are_those_of_pgbouncer: "processes",
     the_log_is_that_of_pgbouncer: "log",
+    server_connections_are_those_of_pgbouncer: "servers",
 }
 
 /// How many rows are tried at the same time.

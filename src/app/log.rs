@@ -150,8 +150,8 @@ fn filter(level: &str, pooler_errors: bool) -> EnvFilter {
     EnvFilter::new(format!("{level}{errors}"))
 }
 
-/// Once a minute: how busy it was, in PgBouncer's words, and what was said again and again.
-pub fn end_minute(averages: &Totals) {
+/// Tells how busy it was, in PgBouncer's words.
+pub fn tell_averages(averages: &Totals) {
     let Totals {
         transactions,
         queries,
@@ -170,6 +170,10 @@ pub fn end_minute(averages: &Totals) {
          {binds} binds/s, in {received} B/s, out {sent} B/s, xact {transaction_time} us, query {query_time} us, \
          wait {wait_time} us"
     );
+}
+
+/// Once a minute: what was said again and again.
+pub fn end_minute() {
     for repeats::Repeated { what, cause, count } in repeats::end_period() {
         tracing::info!(count, cause, "again within the last minute: {what}");
     }
