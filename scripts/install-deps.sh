@@ -57,6 +57,8 @@ has pgbouncer || [ -x /usr/sbin/pgbouncer ] || missing+=(pgbouncer)
 # Exporters that read the console.
 has prometheus-sql-exporter || missing+=(prometheus-sql-exporter)
 has prometheus-pgbouncer-exporter || missing+=(prometheus-pgbouncer-exporter)
+# A test is handed its sockets.
+has systemd-socket-activate || missing+=(systemd)
 # A test asks from another address than the loopback's, in a network of its own.
 has unshare || missing+=(util-linux)
 has ip || missing+=(iproute2)

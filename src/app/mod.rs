@@ -1,5 +1,6 @@
 //! Who is accepted and sent where; start, reload, drain.
 
+mod activation;
 pub mod admit;
 pub mod background;
 pub mod built;

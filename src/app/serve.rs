@@ -25,7 +25,7 @@ use super::reap::Reaping;
 use super::watch::{self, Watch};
 use super::worker::{self, Dealer, FrontDoor, Inbox};
 use super::world::{Source, SourceError, World};
-use super::{http, log, notify};
+use super::{activation, http, log, notify};
 use crate::admin::own::Own;
 use crate::admin::process::Shutdown;
 use crate::client::credentials::Credentials;
@@ -175,6 +175,7 @@ impl App {
     /// Reads the configuration again. A wrong one changes nothing; a right one ends what was set since the last.
     pub fn reload(&self) -> Result<(), SourceError> {
         let _one_at_a_time = self.reloading.lock();
+        let _told = notify::Reloading::begin();
         let old = self.world();
         let new = self.source.load(&old.credentials, Some(&old.tls));
         self.metrics.reloaded(new.is_ok());
@@ -429,7 +430,16 @@ fn listen(config: &Config) -> Result<Vec<Listener>, StartError> {
         ..
     } = &config.listen;
     let failed = |address: String| move |cause| StartError::Listen { address, cause };
-    let mut listeners = vec![];
+    let mut listeners = activation::sockets(&config.tcp).map_err(failed("LISTEN_FDS".into()))?;
+    if !listeners.is_empty() {
+        for listener in &listeners {
+            tracing::info!(
+                address = listener.name(),
+                "socket passed from service manager, listening"
+            );
+        }
+        return Ok(listeners);
+    }
     for address in addresses {
         let listener = Listener::tcp(*address, &config.tcp, &config.listen);
         listeners.push(listener.map_err(failed(address.to_string()))?);

@@ -109,6 +109,25 @@ impl Listener {
         Self::start(socket, path.clone(), Some(SocketFile(path)), listen.backlog)
     }
 
+    /// One that listens already and was handed to this process. Its file, if it has one, is left to whoever made it.
+    pub fn from_socket(socket: OwnedFd, tcp: &Tcp) -> io::Result<Self> {
+        let socket = Socket::from(socket);
+        let address = socket.local_addr()?;
+        let name = match address.as_socket() {
+            Some(address) => {
+                tune(&socket, tcp)?;
+                address.to_string()
+            }
+            None => unix_name(&address),
+        };
+        socket.set_nonblocking(true)?;
+        Ok(Self {
+            socket,
+            name,
+            file: None,
+        })
+    }
+
     fn start(
         socket: Socket,
         name: String,
@@ -140,6 +159,14 @@ impl Listener {
             is_unix,
             _file: file,
         })
+    }
+}
+
+fn unix_name(address: &socket2::SockAddr) -> String {
+    match (address.as_pathname(), address.as_abstract_namespace()) {
+        (Some(path), _) => path.display().to_string(),
+        (None, Some(name)) => format!("@{}", String::from_utf8_lossy(name)),
+        (None, None) => "unix".to_owned(),
     }
 }
 
