@@ -329,7 +329,7 @@ compare! { alerts: Alerts { total_servers, login_failures, webhook, webhook_ca, 
 
 compare! { incidents: Incidents { directory, keep, snapshot_every } }
 
-compare! { log: Log { level, format, connections, disconnections, pooler_errors, file, stderr } }
+compare! { log: Log { level, format, connections, disconnections, pooler_errors, file, stderr, syslog, syslog_ident, syslog_facility, syslog_socket } }
 
 compare! { process: Process { pidfile, user, peer_id } }
 

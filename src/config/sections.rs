@@ -498,6 +498,10 @@ fn log(mut table: Table<'_, '_>) -> Log {
         pooler_errors: table.get("pooler_errors", value::boolean),
         file: table.get("file", value::path),
         stderr: table.get("stderr", value::boolean),
+        syslog: table.get("syslog", value::boolean),
+        syslog_ident: table.get("syslog_ident", value::text),
+        syslog_facility: table.get("syslog_facility", value::facility),
+        syslog_socket: table.get("syslog_socket", value::needed_path),
     };
     table.finish();
     log

@@ -95,6 +95,12 @@ const RESOLVES: &str = "each new server connection asks the system's resolver";
 
 const STATISTICS: &str = "statistics are not written to the log; listen.http has them as metrics";
 
+/// What PgBouncer calls the facilities of syslog; any other word is `user`.
+pub(super) const FACILITIES: &[&str] = &[
+    "auth", "authpriv", "daemon", "user", "local0", "local1", "local2", "local3", "local4",
+    "local5", "local6", "local7",
+];
+
 const SERVICE: &str = "a name for Windows and syslog";
 
 const CHECK: &str = "an idle server connection that has died is noticed without a query";
@@ -192,9 +198,9 @@ keys! {
     "stats_period" = "60"; Seconds; Idle(STATISTICS),
     "stats_users" = ""; List; Same("auth", "stats"),
     "suspend_timeout" = "10"; Seconds; Idle("there is no SUSPEND"),
-    "syslog" = "0"; Switch; Without("the log goes to standard error and to logfile"),
-    "syslog_facility" = "daemon"; Text; Idle("there is no syslog"),
-    "syslog_ident" = "pgbouncer"; Text; Idle("there is no syslog"),
+    "syslog" = "0"; Switch; Same("log", "syslog"),
+    "syslog_facility" = "daemon"; Text; Own,
+    "syslog_ident" = "pgbouncer"; Text; Same("log", "syslog_ident"),
     "tcp_defer_accept" = "1"; WholeSeconds; Idle("a socket that says nothing costs little"),
     "tcp_keepalive" = "1"; Switch; Without("keepalive is always on"),
     "tcp_keepcnt" = "0"; Count; Same("tcp", "keepalive_count"),
