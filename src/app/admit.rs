@@ -23,7 +23,7 @@ use super::worker::Arrival;
 use super::world::World;
 use crate::client::directory::{Entry, Seat};
 use crate::client::end::ClientEnd;
-use crate::client::greet::{GreetError, Greeted, Greeting, Secured, greet};
+use crate::client::greet::{GreetError, Greeted, Greeting, Secured, announced, greet};
 use crate::client::login::LoginError;
 use crate::config::checked::{AuthMethod, Database, Mode};
 use crate::metrics::Counts;
@@ -119,8 +119,8 @@ async fn admit(
     thread: ThreadId,
     arrival: Arrival,
 ) -> Option<(Arc<Entry>, Session)> {
-    let peer = arrival.peer;
-    let stream = arrival.socket.register().ok()?;
+    let mut peer = arrival.peer;
+    let mut packets = Packets::new(arrival.socket.register().ok()?);
     let reception = Reception {
         app,
         thread,
@@ -130,7 +130,13 @@ async fn admit(
     // Counted before it says a word, so that silent sockets are bounded too; told only once it can hear.
     let seat = app.clients.enter(reception.world.config.limits.max_clients);
     let tls = reception.world.tls.client.as_deref();
-    let mut greeted = match reception.in_time(greet(stream, peer, tls)).await {
+    let greeting = async {
+        if reception.world.is_proxy(peer) {
+            peer = announced(&mut packets, peer).await?;
+        }
+        greet(packets, peer, tls).await
+    };
+    let mut greeted = match reception.in_time(greeting).await {
         Ok(Greeting::Startup(greeted)) => greeted,
         Ok(Greeting::Cancel(key, line)) => {
             app.cancel(&key, peer).await;

@@ -3,7 +3,6 @@
 mod activation;
 pub mod admit;
 pub mod background;
-pub mod built;
 mod cancel;
 mod console;
 pub mod demo;

@@ -149,7 +149,7 @@ fn effect_of(name: &str) -> Effect {
         | "log.stderr"
         | "incidents.directory"
         | "incidents.keep" => Effect::Restart,
-        "listen.http_password" | "process.peer_id" => Effect::Live,
+        "listen.http_password" | "listen.proxy_protocol_from" | "process.peer_id" => Effect::Live,
         _ if ["listen.", "tcp.", "process."]
             .iter()
             .any(|table| name.starts_with(table)) =>

@@ -25,6 +25,11 @@ pub enum Peer {
 }
 
 impl Peer {
+    /// Over TCP from there. An IPv4 address that a socket for both families tells as an IPv6 one is what it is.
+    pub fn of(address: SocketAddr) -> Self {
+        Self::Tcp(SocketAddr::new(address.ip().to_canonical(), address.port()))
+    }
+
     /// The address, if it has one.
     pub fn ip(self) -> Option<IpAddr> {
         match self {
@@ -197,7 +202,7 @@ impl Accepting {
         let (socket, address) = self.socket.async_io(Interest::READABLE, accept).await?;
         Ok(
             match address.and_then(|address| SocketAddr::try_from(address).ok()) {
-                Some(address) => (Unregistered::Tcp(socket.into()), Peer::Tcp(address)),
+                Some(address) => (Unregistered::Tcp(socket.into()), Peer::of(address)),
                 None => local(socket),
             },
         )

@@ -4,6 +4,7 @@ pub mod edit;
 pub mod exchange;
 pub mod md5;
 pub mod parameters;
+pub mod proxy;
 pub mod reply;
 pub mod scan;
 pub mod scram;
