@@ -19,6 +19,7 @@ use self::welcome::{Welcomed, hello};
 use super::console::is_console;
 use super::page::Whom;
 use super::serve::App;
+use super::takeover;
 use super::worker::Arrival;
 use super::world::World;
 use crate::client::directory::{Entry, Seat};
@@ -119,8 +120,12 @@ async fn admit(
     thread: ThreadId,
     arrival: Arrival,
 ) -> Option<(Arc<Entry>, Session)> {
-    let mut peer = arrival.peer;
-    let mut packets = Packets::new(arrival.socket.register().ok()?);
+    let Arrival {
+        socket,
+        mut peer,
+        arriving,
+    } = arrival;
+    let mut packets = Packets::new(socket.register().ok()?);
     let reception = Reception {
         app,
         thread,
@@ -156,7 +161,13 @@ async fn admit(
             return None;
         }
     };
+    if takeover::is_asked(&greeted.startup) {
+        drop((arriving, seat));
+        Box::pin(takeover::hand_over(app, *greeted)).await;
+        return None;
+    }
     if is_console(&greeted.startup.database) {
+        drop(arriving);
         Box::pin(serve_console(reception, *greeted, seat)).await;
         return None;
     }
@@ -347,7 +358,7 @@ impl Reception<'_> {
             .app
             .directory
             .list_as(*peer, line, who, server, secret_length);
-        if self.app.is_draining() {
+        if !self.app.lets_in() {
             return Err(Denied::Draining);
         }
         let notice = self.world.config.auth.login_notify_message.as_deref();
@@ -418,7 +429,7 @@ impl Reception<'_> {
     }
 
     pub(super) fn refuse_early(&self) -> Result<(), Denied> {
-        if self.app.is_draining() {
+        if !self.app.lets_in() {
             return Err(Denied::Draining);
         }
         Ok(())

@@ -23,6 +23,7 @@ pub mod reap;
 mod scrape;
 pub mod serve;
 pub mod steer;
+pub mod takeover;
 pub mod watch;
 pub mod webhook;
 pub mod worker;

@@ -240,6 +240,13 @@ impl Source {
         Ok(config.process)
     }
 
+    /// Where it is to listen; likewise.
+    pub fn listen(&self) -> Result<checked::Listen, Mistakes> {
+        let written = self.read()?;
+        let config = self.config(written.text.as_ref(), &Overrides::default())?;
+        Ok(config.listen)
+    }
+
     fn read(&self) -> Result<Written, Mistakes> {
         match self {
             Self::File(path) => Ok(Written {

@@ -80,6 +80,22 @@ pub struct Listen {
     pub proxy_protocol_from: Vec<IpNet>,
 }
 
+/// The port in the name of the unix socket, where no TCP address gives one.
+const DEFAULT_PORT: u16 = 6432;
+
+impl Listen {
+    /// The port in the name of the unix socket.
+    pub fn unix_port(&self) -> u16 {
+        match self.unix_socket_port {
+            0 => self
+                .addresses
+                .first()
+                .map_or(DEFAULT_PORT, SocketAddr::port),
+            given => given,
+        }
+    }
+}
+
 /// How long a client keeps a server connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Mode {

@@ -5,6 +5,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
+use std::sync::{Arc, Weak};
 
 use rustix::net::SocketFlags;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -52,7 +53,7 @@ impl std::fmt::Display for Peer {
 /// A listening socket, not yet registered with a reactor. A unix socket's file is removed when it is dropped.
 #[derive(Debug)]
 pub struct Listener {
-    socket: Socket,
+    socket: Arc<Socket>,
     name: String,
     file: Option<SocketFile>,
 }
@@ -127,7 +128,7 @@ impl Listener {
         };
         socket.set_nonblocking(true)?;
         Ok(Self {
-            socket,
+            socket: Arc::new(socket),
             name,
             file: None,
         })
@@ -141,7 +142,20 @@ impl Listener {
     ) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+        let socket = Arc::new(socket);
         Ok(Self { socket, name, file })
+    }
+
+    /// The same, with the file of its unix socket as our own.
+    #[must_use]
+    pub fn with_file(mut self) -> Self {
+        self.file = Some(SocketFile(self.name.clone()));
+        self
+    }
+
+    /// The socket itself, for as long as this process listens on it.
+    pub fn socket(&self) -> Weak<Socket> {
+        Arc::downgrade(&self.socket)
     }
 
     /// The address as bound, with the port that the kernel chose for port 0.
@@ -162,7 +176,7 @@ impl Listener {
             socket,
             name,
             is_unix,
-            _file: file,
+            file,
         })
     }
 }
@@ -178,10 +192,10 @@ fn unix_name(address: &socket2::SockAddr) -> String {
 /// A listening socket whose connections are being accepted.
 #[derive(Debug)]
 pub struct Accepting {
-    socket: AsyncFd<Socket>,
+    socket: AsyncFd<Arc<Socket>>,
     name: String,
     is_unix: bool,
-    _file: Option<SocketFile>,
+    file: Option<SocketFile>,
 }
 
 impl Accepting {
@@ -195,10 +209,17 @@ impl Accepting {
         &self.name
     }
 
+    /// Gives it up to another process, which has it too: the file stays.
+    pub fn leave(mut self) {
+        if let Some(file) = self.file.take() {
+            std::mem::forget(file);
+        }
+    }
+
     /// Waits for the next connection, which is registered with no reactor. Cancel-safe.
     pub async fn accept(&self) -> io::Result<(Unregistered, Peer)> {
         const FLAGS: SocketFlags = SocketFlags::NONBLOCK.union(SocketFlags::CLOEXEC);
-        let accept = |socket: &Socket| Ok(rustix::net::acceptfrom_with(socket, FLAGS)?);
+        let accept = |socket: &Arc<Socket>| Ok(rustix::net::acceptfrom_with(socket, FLAGS)?);
         let (socket, address) = self.socket.async_io(Interest::READABLE, accept).await?;
         Ok(
             match address.and_then(|address| SocketAddr::try_from(address).ok()) {
