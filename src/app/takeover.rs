@@ -41,7 +41,7 @@ const ASKS: &str = "pgweir.takeover";
 const MOST: usize = 64;
 
 /// How long the next process may take to serve, and the running one to answer.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 /// What the running process says with the sockets, and what the next one says when it serves.
 const HERE: u8 = b'+';

@@ -143,12 +143,15 @@ mod tests {
         let syslog = syslog(&place);
         syslog.send(Level::WARN, b"2026-11-27T19:12:00Z  WARN what\n");
         let heard = heard(&socket);
-        let (head, text) = heard.split_once(": ").unwrap();
+        let (begin, text) = heard.split_once(": ").unwrap();
         assert_eq!(text, "WARN what");
         // local3.warning, and a time of 15 letters.
         let tail = format!(" weir[{}]", std::process::id());
-        assert!(head.starts_with("<156>") && head.ends_with(&tail), "{head}");
-        assert_eq!(head.len(), "<156>".len() + 15 + tail.len(), "{head}");
+        assert!(
+            begin.starts_with("<156>") && begin.ends_with(&tail),
+            "{begin}"
+        );
+        assert_eq!(begin.len(), "<156>".len() + 15 + tail.len(), "{begin}");
     }
 
     #[test]
@@ -156,7 +159,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let place = directory.path().join("log");
         let syslog = syslog(&place);
-        let line = [b'x'; 20_000];
+        let line = vec![b'x'; 20_000];
         syslog.send(Level::INFO, &line);
         let socket = UnixDatagram::bind(&place).unwrap();
         for _ in 0..10_000 {
