@@ -59,6 +59,8 @@ has prometheus-sql-exporter || missing+=(prometheus-sql-exporter)
 has prometheus-pgbouncer-exporter || missing+=(prometheus-pgbouncer-exporter)
 # A test is handed its sockets.
 has systemd-socket-activate || missing+=(systemd)
+# A directory that checks passwords. Only installed, never started as a service.
+{ has slapd || [ -x /usr/sbin/slapd ]; } || missing+=(slapd)
 # A test asks from another address than the loopback's, in a network of its own.
 has unshare || missing+=(util-linux)
 has ip || missing+=(iproute2)
@@ -93,7 +95,7 @@ if [ ${#missing[@]} -gt 0 ]; then
   case " ${missing[*]} " in
     *" pgbouncer "*) if [ -d /run/systemd/system ]; then as_root systemctl disable --quiet pgbouncer || true; fi ;;
   esac
-  for service in prometheus prometheus-sql-exporter prometheus-pgbouncer-exporter; do
+  for service in slapd prometheus prometheus-sql-exporter prometheus-pgbouncer-exporter; do
     case " ${missing[*]} " in
       *" $service "*) if [ -d /run/systemd/system ]; then as_root systemctl disable --quiet "$service" || true; fi ;;
     esac

@@ -2,6 +2,7 @@
 
 mod belong;
 pub(super) mod denied;
+pub(super) mod elsewhere;
 pub(super) mod proof;
 mod seats;
 pub(super) mod welcome;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
 use self::denied::Denied;
+use self::proof::Proof;
 use self::welcome::{Welcomed, hello};
 use super::console::is_console;
 use super::page::Whom;
@@ -309,11 +311,16 @@ impl Reception<'_> {
             packets.write(&answer).await.map_err(LoginError::Io)?;
         }
         let found = self.in_time(self.find(startup)).await?;
-        let credential = &found.credential;
-        if !self.world.passes_through() {
-            self.in_time(self.prove(packets, startup, *peer, secured, credential))
-                .await
-                .inspect_err(|_| found.doubt())?;
+        let mut credential = &found.credential;
+        let proof = if self.world.passes_through() {
+            Proof::None
+        } else {
+            let proving = self.prove(packets, startup, *peer, secured, credential);
+            let proof = self.in_time(proving).await;
+            proof.inspect_err(|_| found.doubt())?
+        };
+        if let Proof::Vouched(by) = &proof {
+            credential = by;
         }
         let database = self.database(startup)?;
         let replicates = startup.is_replication();

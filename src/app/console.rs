@@ -71,7 +71,7 @@ impl Reception<'_> {
         }
         let proof = self.identify(greeted).await?;
         // Whoever claims a name without proof may be anybody on the network. On this machine it is who could reach Postgres alike.
-        if proof == Proof::None && !is_local(greeted.peer) {
+        if matches!(proof, Proof::None) && !is_local(greeted.peer) {
             return Err(Denied::Unproved);
         }
         let user = &greeted.startup.user;

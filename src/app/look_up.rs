@@ -16,7 +16,7 @@ use super::admit::denied::Denied;
 use super::admit::welcome::give_back;
 use super::world::HowToLookUp;
 use crate::client::credentials::Credential;
-use crate::config::checked::{Errors, Secret};
+use crate::config::checked::{AuthMethod, Errors, Secret};
 use crate::pool::book::ServiceLimits;
 use crate::pool::pools::Refused;
 use crate::server::login::{LoginError, Row};
@@ -221,6 +221,10 @@ impl Reception<'_> {
             credential,
             remembered: None,
         };
+        // Whoever has somebody else check passwords has users there.
+        if self.world.config.auth.method == AuthMethod::Ldap {
+            return Ok(listed(known.unknown(user)));
+        }
         if let Some(credential) = known.get(user) {
             return Ok(listed(Arc::clone(credential)));
         }

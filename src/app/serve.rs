@@ -17,6 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
 use tokio_util::sync::CancellationToken;
 
 use super::admit::denied::Denied;
+use super::admit::elsewhere::Elsewhere;
 use super::look_up::LookUps;
 use super::memory::Keeper;
 use super::page::{self, Page};
@@ -120,6 +121,8 @@ pub struct App {
     pub quotas: Quotas,
     /// Users who are listed nowhere.
     pub look_ups: LookUps,
+    /// Passwords that others check.
+    pub elsewhere: Elsewhere,
     /// What is left to the next process.
     pub memory: Keeper,
     /// Deployments, and what they have left behind.
@@ -301,6 +304,7 @@ pub fn serve_after(
         admins: Arc::default(),
         quotas: Quotas::default(),
         look_ups: LookUps::default(),
+        elsewhere: Elsewhere::default(),
         metrics: Metrics::new(&Denied::WORDS, &End::WORDS),
         reachable: Reachable::default(),
         memory,

@@ -8,6 +8,7 @@ use crate::admin::process::Shutdown;
 use crate::client::credentials::{Credential, Credentials};
 use crate::client::directory::Who;
 use crate::client::greet::Secured;
+use crate::client::ldap::{self, trust::Trust};
 use crate::client::patience::Patience;
 use crate::config::change::between;
 use crate::config::checked::{
@@ -16,6 +17,7 @@ use crate::config::checked::{
 use crate::config::hba_file::HbaFile;
 use crate::config::ident_file::IdentMap;
 use crate::config::ini::{self, Note, Setting, Weight};
+use crate::config::ldap_options::Safety;
 use crate::config::{self, Mistakes, Overrides, SetError};
 use crate::net::listen::Peer;
 use crate::net::tls::accept::Acceptor;
@@ -101,6 +103,9 @@ pub enum SourceError {
     /// The file, or the command line, has mistakes: all of them.
     #[error("{0}")]
     Config(#[from] config::Mistakes),
+    /// The directory cannot be asked that way.
+    #[error("LDAP options: {0}")]
+    Directory(String),
     /// The certificates, keys or authorities are not right.
     #[error("{0}")]
     Tls(#[from] TlsError),
@@ -160,6 +165,8 @@ pub struct World {
     pub classifier: Classifier,
     /// Certificates, keys and authorities.
     pub tls: TlsSides,
+    /// TLS towards directories, where the options of `ldap` want it.
+    pub directory: Option<Arc<Connector>>,
     /// Whom the names in certificates may log in as; `None`: as that name.
     idents: Option<Arc<IdentMap>>,
     /// Who may come in how, with `method = "hba"`.
@@ -221,6 +228,7 @@ impl Source {
             credentials: Arc::new(known.successor(users(&config)?)),
             classifier: Classifier::new(&config.services),
             tls: TlsSides::read(&config, tls)?,
+            directory: directory(&config, &hba)?,
             idents: idents(&config)?.map(Arc::new),
             hba: Arc::new(hba),
             passed_over,
@@ -298,12 +306,19 @@ impl Source {
         } else {
             Arc::clone(&world.credentials)
         };
-        let (idents, hba, passed_over) = if touches(&["auth."]) {
+        let (idents, hba, passed_over, directory) = if touches(&["auth."]) {
             let (hba, passed_over) = self.hba(&config).map_err(wrong)?;
             let idents = idents(&config).map_err(wrong)?.map(Arc::new);
-            (idents, Arc::new(hba), passed_over)
+            let directory = directory(&config, &hba).map_err(wrong)?;
+            (idents, Arc::new(hba), passed_over, directory)
         } else {
-            (world.idents.clone(), Arc::clone(&world.hba), None)
+            let directory = world.directory.clone();
+            (
+                world.idents.clone(),
+                Arc::clone(&world.hba),
+                None,
+                directory,
+            )
         };
         let tls = if touches(&["tls."]) {
             TlsSides::read(&config, Some(&world.tls)).map_err(|error| wrong(error.into()))?
@@ -314,6 +329,7 @@ impl Source {
             credentials,
             classifier: Classifier::new(&config.services),
             tls,
+            directory,
             idents,
             hba,
             passed_over,
@@ -377,6 +393,22 @@ fn hba(config: &Config, lenient: bool) -> Result<(HbaFile, Option<Mistakes>), So
     }
 }
 
+/// What TLS towards directories takes, where it is wanted. Whether the options of `ldap` can be used is found out here too.
+fn directory(config: &Config, hba: &HbaFile) -> Result<Option<Arc<Connector>>, SourceError> {
+    let own = config
+        .auth
+        .ldap_options
+        .iter()
+        .filter(|_| config.auth.method == AuthMethod::Ldap);
+    let mut wanted = false;
+    for options in own.chain(hba.ldap()) {
+        ldap::check(options).map_err(SourceError::Directory)?;
+        wanted |= options.safety != Safety::None;
+    }
+    let connector = wanted.then(|| Trust::of_this_machine().connector());
+    Ok(connector.transpose()?)
+}
+
 fn read(path: &Path) -> Result<String, SourceError> {
     std::fs::read_to_string(path).map_err(|cause| SourceError::Unreadable {
         path: path.to_owned(),
@@ -421,7 +453,11 @@ impl World {
         let auth = &self.config.auth;
         let asks_secrets = !matches!(
             auth.method,
-            AuthMethod::Trust | AuthMethod::Any | AuthMethod::Cert | AuthMethod::Hba
+            AuthMethod::Trust
+                | AuthMethod::Any
+                | AuthMethod::Cert
+                | AuthMethod::Hba
+                | AuthMethod::Ldap
         );
         // A forced user says nothing about who the client is.
         let forces = self
@@ -753,6 +789,7 @@ mod tests {
             credentials: Arc::new(Credentials::new([0; 32], [])),
             classifier: Classifier::new(&config.services),
             tls: TlsSides::read(&config, None).unwrap(),
+            directory: None,
             idents: None,
             notes: Vec::new(),
             theirs: Vec::new(),

@@ -273,6 +273,11 @@ impl Credential {
         }
     }
 
+    /// A user whose password somebody else has found right.
+    pub fn vouched(name: &str, password: &Secret) -> Self {
+        Self::new(name, Standing::Password, Measure::plain(password.clone()))
+    }
+
     /// The user's name.
     pub fn name(&self) -> &str {
         &self.name

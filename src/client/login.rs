@@ -49,6 +49,14 @@ pub enum LoginError {
     /// The user at the other end of the unix socket may not be this one.
     #[error("peer authentication failed for user {0:?}")]
     Peer(String),
+    /// Whoever was asked about the password did not say yes.
+    #[error("{by} authentication failed for user {user:?}")]
+    Elsewhere {
+        /// Who was asked.
+        by: &'static str,
+        /// About whom.
+        user: String,
+    },
     /// A mechanism that was not offered.
     #[error("client selected an invalid SASL authentication mechanism")]
     Mechanism,
@@ -60,7 +68,9 @@ impl LoginError {
         let code = match self {
             Self::Io(_) => return None,
             Self::Password(_) | Self::Proof(_) => SqlState::INVALID_PASSWORD,
-            Self::Certificate(_) | Self::Peer(_) => SqlState::INVALID_AUTHORIZATION,
+            Self::Certificate(_) | Self::Peer(_) | Self::Elsewhere { .. } => {
+                SqlState::INVALID_AUTHORIZATION
+            }
             Self::Scram(_) | Self::Unexpected(_) | Self::Mechanism => SqlState::PROTOCOL_VIOLATION,
         };
         let text = match self {
@@ -69,6 +79,9 @@ impl LoginError {
             }
             Self::Certificate(user) => {
                 format!("certificate authentication failed for user \"{user}\"")
+            }
+            Self::Elsewhere { by, user } => {
+                format!("{by} authentication failed for user \"{user}\"")
             }
             Self::Peer(user) => format!("peer authentication failed for user \"{user}\""),
             error => error.to_string(),

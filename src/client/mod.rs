@@ -4,6 +4,7 @@ pub mod credentials;
 pub mod directory;
 pub mod end;
 pub mod greet;
+pub mod ldap;
 pub mod login;
 pub mod patience;
 pub mod reaped;

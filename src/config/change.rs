@@ -294,7 +294,7 @@ compare! { timeouts: Timeouts {
 compare! { tcp: Tcp { keepalive_idle, keepalive_interval, keepalive_count, user_timeout } }
 
 compare! { auth: Auth {
-    method, users_file, hba_file, ident_file, query_user, query_database, query, admins, stats, login_notify_message,
+    method, users_file, hba_file, ident_file, ldap_options, query_user, query_database, query, admins, stats, login_notify_message,
 } }
 
 compare! { tls: Tls { mode, certificate, key, ca, min_version } }

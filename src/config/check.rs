@@ -133,6 +133,12 @@ fn auth(config: &Config, notes: &mut Notes<'_>) {
             "method = \"hba\" needs hba_file",
         );
     }
+    if auth.method == AuthMethod::Ldap && auth.ldap_options.is_none() {
+        notes.contradiction(
+            &names("auth", ["method", "ldap_options"]),
+            "method = \"ldap\" needs ldap_options",
+        );
+    }
     if auth.method == AuthMethod::Cert && !config.tls_client.mode.verifies() {
         let names = ["auth.method".to_owned(), "tls.client.mode".to_owned()];
         notes.contradiction(&names, "method = \"cert\" needs [tls.client] with mode \"verify-full\" (or \"verify-ca\") and its files");

@@ -10,6 +10,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use regex::Regex;
 
+use super::ldap_options::LdapOptions;
+
 /// A whole checked configuration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -299,6 +301,8 @@ pub enum AuthMethod {
     Cert,
     /// As the HBA file says.
     Hba,
+    /// Password in clear, which a directory checks.
+    Ldap,
 }
 
 /// Authentication.
@@ -312,6 +316,8 @@ pub struct Auth {
     pub hba_file: Option<PathBuf>,
     /// Ident maps.
     pub ident_file: Option<PathBuf>,
+    /// Where the directory is, and how it is asked.
+    pub ldap_options: Option<LdapOptions>,
     /// The role that runs `query`.
     pub query_user: Option<String>,
     /// The database in which it runs.

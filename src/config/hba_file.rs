@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 
+use super::ldap_options::LdapOptions;
 use super::mistake::{Mistake, Mistakes};
 
 /// How deep `@file` may lead on.
@@ -61,6 +62,8 @@ pub enum Method {
     Cert(Option<String>),
     /// By being that user of this machine, or one that the map named here maps to it.
     Peer(Option<String>),
+    /// By its password in clear, which a directory checks.
+    Ldap(Box<LdapOptions>),
 }
 
 /// A client that wants to log in.
@@ -79,6 +82,14 @@ pub struct Asking<'a> {
 }
 
 impl HbaFile {
+    /// The options of the records that ask a directory.
+    pub fn ldap(&self) -> impl Iterator<Item = &LdapOptions> {
+        self.0.iter().filter_map(|record| match &record.method {
+            Method::Ldap(options) => Some(&**options),
+            _ => None,
+        })
+    }
+
     /// The method of the first record that fits.
     pub fn method(&self, asking: &Asking<'_>) -> Option<&Method> {
         let mut fitting = self.0.iter().filter(|record| record.fits(asking));
@@ -125,24 +136,47 @@ fn parse_with(text: &str, path: &Path, read: Read<'_>) -> (HbaFile, Option<Mista
     let mut records = Vec::new();
     let mut wrong = Vec::new();
     for (index, line) in text.lines().enumerate() {
-        match record(line, path, read) {
-            Ok(record) => records.extend(record),
-            Err(message) => wrong.push(Mistake {
-                line: index + 1,
-                column: 1,
-                message,
-            }),
-        }
+        let message = match record(line, path, read) {
+            Ok(record) => {
+                records.extend(record);
+                continue;
+            }
+            Err(Wrong { message, instead }) => {
+                records.extend(instead.map(|record| *record));
+                message
+            }
+        };
+        wrong.push(Mistake {
+            line: index + 1,
+            column: 1,
+            message,
+        });
     }
     let file = path.display().to_string();
     let wrong = (!wrong.is_empty()).then(|| Mistakes::new(&file, wrong));
     (HbaFile(records), wrong)
 }
 
+/// What is wrong with a record.
+struct Wrong {
+    message: String,
+    /// What takes its place: who it is for is not to come in by one further down.
+    instead: Option<Box<Record>>,
+}
+
+impl From<String> for Wrong {
+    fn from(message: String) -> Self {
+        Self {
+            message,
+            instead: None,
+        }
+    }
+}
+
 /// Reads the file behind an `@`.
 type Read<'a> = &'a dyn Fn(&Path) -> io::Result<String>;
 
-fn record(line: &str, path: &Path, read: Read<'_>) -> Result<Option<Record>, String> {
+fn record(line: &str, path: &Path, read: Read<'_>) -> Result<Option<Record>, Wrong> {
     let mut fields = fields(line)?.into_iter();
     let Some(kind) = fields.next() else {
         return Ok(None);
@@ -170,28 +204,46 @@ fn record(line: &str, path: &Path, read: Read<'_>) -> Result<Option<Record>, Str
             };
             Kind::Host { tls, network }
         }
-        other => return Err(format!("unknown type {other:?}")),
+        other => return Err(format!("unknown type {other:?}").into()),
     };
     let method = next("the method")?;
     let method = single(&method, "the method")?;
+    if method == "ldap" {
+        // The options are separated by commas or blanks.
+        let options = fields.flatten().map(|word| word.text);
+        let options = LdapOptions::of(options);
+        let with = |method| Record {
+            kind,
+            databases,
+            users,
+            method,
+        };
+        return match options {
+            Ok(options) => Ok(Some(with(Method::Ldap(Box::new(options))))),
+            Err(message) => Err(Wrong {
+                message,
+                instead: Some(Box::new(with(Method::Reject))),
+            }),
+        };
+    }
     let mut map = None;
     for option in fields {
         match single(&option, "an option")?.split_once('=') {
             Some(("map", name)) if !name.is_empty() => map = Some(name.to_owned()),
-            _ => return Err("has an option other than map=NAME".to_owned()),
+            _ => return Err("has an option other than map=NAME".to_owned().into()),
         }
     }
     let method = match (method, map) {
         ("cert", map) => Method::Cert(map),
         ("peer", map) if kind == Kind::Local => Method::Peer(map),
-        ("peer", _) => return Err("peer is for local records alone".to_owned()),
-        (_, Some(_)) => return Err("map= is for cert and peer alone".to_owned()),
+        ("peer", _) => return Err("peer is for local records alone".to_owned().into()),
+        (_, Some(_)) => return Err("map= is for cert and peer alone".to_owned().into()),
         ("trust", None) => Method::Trust,
         ("reject", None) => Method::Reject,
         ("password", None) => Method::Password,
         ("md5", None) => Method::Md5,
         ("scram-sha-256", None) => Method::ScramSha256,
-        (other, None) => return Err(format!("unsupported method {other:?}")),
+        (other, None) => return Err(format!("unsupported method {other:?}").into()),
     };
     Ok(Some(Record {
         kind,
@@ -449,7 +501,7 @@ mod tests {
             "nosuch all all trust",
             "local all",
             "local all all",
-            "local all all ldap",
+            "local all all nosuch",
             "local all all trust map=x",
             "local all all peer map=",
             "host all all all peer",
@@ -474,6 +526,21 @@ mod tests {
         assert_eq!(lines, (1..=broken.len()).collect::<Vec<_>>(), "{wrong}");
         assert_eq!(file.0.len(), 1);
         assert!(wrong.to_string().starts_with("hba:1:1: "));
+    }
+
+    #[test]
+    fn a_directory_has_its_options_in_the_record_and_a_wrong_one_lets_nobody_past() {
+        let text = "local all ann ldap ldapserver=a, ldapprefix=\"uid=\" ldapsuffix=\",dc=x\"\n\
+                    local all bob ldap ldapserver=a\nlocal all all trust\n";
+        let (file, wrong) = parse_with(text, Path::new("hba"), NOBODY);
+        let wrong = wrong.unwrap().to_string();
+        assert_eq!(wrong, "hba:2:1: needs ldapbasedn, ldapprefix or ldapsuffix");
+        let options = "ldapserver=a ldapprefix=uid= ldapsuffix=\",dc=x\"";
+        let options = LdapOptions::parse(options).unwrap();
+        let method = |user| file.method(&asking("unix", "x", user)).cloned();
+        assert_eq!(method("ann"), Some(Method::Ldap(Box::new(options))));
+        assert_eq!(method("bob"), Some(Method::Reject));
+        assert_eq!(method("carl"), Some(Method::Trust));
     }
 
     proptest! {

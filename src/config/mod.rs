@@ -8,6 +8,7 @@ pub mod checked;
 pub mod hba_file;
 pub mod ident_file;
 pub mod ini;
+pub mod ldap_options;
 pub mod users_file;
 
 mod check;

@@ -157,6 +157,7 @@ fn auth(mut table: Table<'_, '_>) -> Auth {
         users_file: table.get("users_file", value::path),
         hba_file: table.get("hba_file", value::path),
         ident_file: table.get("ident_file", value::path),
+        ldap_options: table.get("ldap_options", value::ldap_options),
         query_user: table.get("query_user", value::optional_text),
         query_database: table.get("query_database", value::optional_text),
         query: table

@@ -14,6 +14,7 @@ use super::checked::{
     Secret, TlsMode, TlsVersion,
 };
 use super::env::{self, Lookup};
+use super::ldap_options::LdapOptions;
 
 /// What a key was given, with the environment put in.
 #[derive(Clone)]
@@ -434,8 +435,16 @@ pub(super) fn auth_method(given: &Given<'_>) -> Parsed<AuthMethod> {
             ("scram-sha-256", AuthMethod::ScramSha256),
             ("cert", AuthMethod::Cert),
             ("hba", AuthMethod::Hba),
+            ("ldap", AuthMethod::Ldap),
         ],
     )
+}
+
+/// The options of `ldap`.
+pub(super) fn ldap_options(given: &Given<'_>) -> Parsed<Option<LdapOptions>> {
+    optional_text(given)?
+        .map(|text| LdapOptions::parse(&text))
+        .transpose()
 }
 
 /// A TLS mode.

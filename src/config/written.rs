@@ -11,6 +11,7 @@ use super::checked::{
     AuthMethod, Balance, Errors, Facility, Host, LogFormat, MaxServers, Mode, Negotiation, Pattern,
     Secret, TlsMode, TlsVersion,
 };
+use super::ldap_options::LdapOptions;
 
 /// A value of a setting.
 pub(super) trait Written {
@@ -131,7 +132,7 @@ words! {
     Mode { Transaction = "transaction", Session = "session", Statement = "statement" }
     AuthMethod {
         Trust = "trust", Password = "password", Md5 = "md5", ScramSha256 = "scram-sha-256", Cert = "cert", Hba = "hba",
-        Any = "any",
+        Any = "any", Ldap = "ldap",
     }
     TlsMode {
         Disable = "disable", Allow = "allow", Prefer = "prefer", Require = "require", VerifyCa = "verify-ca",
@@ -146,6 +147,12 @@ words! {
         Local2 = "local2", Local3 = "local3", Local4 = "local4", Local5 = "local5", Local6 = "local6", Local7 = "local7",
     }
     LogFormat { Text = "text", Json = "json", PgBouncer = "pgbouncer" }
+}
+
+impl Written for LdapOptions {
+    fn written(&self) -> String {
+        self.shown().to_owned()
+    }
 }
 
 impl Written for MaxServers {

@@ -2,6 +2,7 @@
 
 pub mod edit;
 pub mod exchange;
+pub mod ldap;
 pub mod md5;
 pub mod parameters;
 pub mod proxy;

@@ -24,6 +24,7 @@ pub mod process;
 pub mod proxy;
 pub mod raw;
 pub mod script;
+pub mod slapd;
 pub mod wait;
 pub mod watch;
 
@@ -33,6 +34,7 @@ pub use pooler::Pooler;
 pub use postgres::{Method, Postgres};
 pub use proxy::{Fault, Proxy, Side};
 pub use raw::{Batch, Message, Raw, ServerError};
+pub use slapd::Slapd;
 pub use wait::{eventually, until};
 pub use watch::Watch;
 

@@ -58,10 +58,30 @@ impl Pooler {
         Self::must_serve(postgres_port, toml, users)
     }
 
+    /// The same, with variables in its environment.
+    #[track_caller]
+    pub fn serve_with_environment(
+        postgres: &Postgres,
+        toml: &str,
+        environment: &[(&str, &str)],
+    ) -> Self {
+        Self::must_serve_with(postgres.port(), toml, USERS, environment)
+    }
+
     #[track_caller]
     fn must_serve(postgres_port: u16, toml: &str, users: &str) -> Self {
+        Self::must_serve_with(postgres_port, toml, users, &[])
+    }
+
+    #[track_caller]
+    fn must_serve_with(
+        postgres_port: u16,
+        toml: &str,
+        users: &str,
+        environment: &[(&str, &str)],
+    ) -> Self {
         for _ in 0..10 {
-            match Self::try_serve(postgres_port, toml, users) {
+            match Self::try_serve_with(postgres_port, toml, users, environment) {
                 Ok(pooler) => return pooler,
                 Err(refused) if refused.log.contains("in use") => {}
                 Err(refused) => panic!("pgweir ended with {}:\n{}", refused.status, refused.log),
@@ -72,6 +92,15 @@ impl Pooler {
 
     /// The same, for configurations that pgweir should refuse.
     pub fn try_serve(postgres_port: u16, toml: &str, users: &str) -> Result<Self, Refused> {
+        Self::try_serve_with(postgres_port, toml, users, &[])
+    }
+
+    fn try_serve_with(
+        postgres_port: u16,
+        toml: &str,
+        users: &str,
+        environment: &[(&str, &str)],
+    ) -> Result<Self, Refused> {
         let directory = scratch();
         let (port, http) = two_ports();
         let text = Self::complete(toml, port, http, postgres_port, directory.path());
@@ -79,7 +108,14 @@ impl Pooler {
         fs::write(directory.path().join("users.txt"), users).expect("the directory is ours");
         fs::write(&file, text).expect("the directory is ours");
         let arguments = ["serve".to_owned(), file.display().to_string()];
-        Self::launch(&arguments, port, http, postgres_port, directory)
+        Self::launch(
+            &arguments,
+            environment,
+            port,
+            http,
+            postgres_port,
+            directory,
+        )
     }
 
     /// Starts `pgweir serve --to URL --listen ADDRESS`, without a file.
@@ -94,7 +130,7 @@ impl Pooler {
             &format!("127.0.0.1:{port}"),
         ]
         .map(str::to_owned);
-        Self::launch(&arguments, port, 0, 0, scratch()).unwrap_or_else(|refused| {
+        Self::launch(&arguments, &[], port, 0, 0, scratch()).unwrap_or_else(|refused| {
             panic!("pgweir ended with {}:\n{}", refused.status, refused.log)
         })
     }
@@ -132,6 +168,7 @@ impl Pooler {
 
     fn launch(
         arguments: &[String],
+        environment: &[(&str, &str)],
         port: u16,
         http: u16,
         postgres_port: u16,
@@ -142,6 +179,7 @@ impl Pooler {
         let mut command = Command::new(program());
         command
             .args(arguments)
+            .envs(environment.iter().copied())
             .current_dir(directory.path())
             .stdout(log.try_clone().expect("files can be shared"))
             .stderr(log);

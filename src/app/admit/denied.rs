@@ -197,6 +197,9 @@ impl Denied {
             Self::NoDatabase(name) => return Some(format!("no such database: {name}")),
             Self::Login(LoginError::Password(_)) => "password authentication failed",
             Self::Login(LoginError::Proof(_)) => "SASL authentication failed",
+            Self::Login(LoginError::Elsewhere { by, .. }) => {
+                return Some(format!("{by} authentication failed"));
+            }
             Self::Stranger(_) => "\"trust\" authentication failed",
             Self::Rejected => "login rejected",
             Self::NoRecord(_) => "no authentication method is found",

@@ -21,10 +21,12 @@ use crate::server::login::ServerLogin;
 use crate::wire::startup::Startup;
 
 /// What a client has done to show who it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub(in crate::app) enum Proof {
     /// Enough.
     Given,
+    /// Enough, to somebody else. With this it logs in to Postgres.
+    Vouched(Arc<Credential>),
     /// Nothing: none was asked for.
     None,
 }
@@ -75,6 +77,11 @@ impl Reception<'_> {
             AuthMethod::Password => Method::Password,
             AuthMethod::Md5 => Method::Md5,
             AuthMethod::ScramSha256 => Method::Scram,
+            AuthMethod::Ldap => {
+                let options = &self.world.config.auth.ldap_options;
+                let options = options.as_ref().expect("a checked configuration has them");
+                return self.prove_by_ldap(packets, user, options).await;
+            }
             AuthMethod::Hba => {
                 let record = self.record(startup, peer, secured)?;
                 match record {
@@ -96,6 +103,9 @@ impl Reception<'_> {
                             return Ok(Proof::Given);
                         }
                         return Err(LoginError::Peer(user.clone()).into());
+                    }
+                    hba_file::Method::Ldap(options) => {
+                        return self.prove_by_ldap(packets, user, options).await;
                     }
                     hba_file::Method::Password => Method::Password,
                     hba_file::Method::Md5 => Method::Md5,

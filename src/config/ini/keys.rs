@@ -120,7 +120,7 @@ keys! {
     "auth_file" = ""; File; Same("auth", "users_file"),
     "auth_hba_file" = ""; File; Same("auth", "hba_file"),
     "auth_ident_file" = ""; File; Same("auth", "ident_file"),
-    "auth_ldap_options" = ""; Text; Without("LDAP is not part of this version"),
+    "auth_ldap_options" = ""; Text; Own,
     "auth_query" = super::translate::AUTH_QUERY; Text; Own,
     "auth_type" = "md5"; Word(AUTH_TYPES); Own,
     "auth_user" = ""; Text; Same("auth", "query_user"),

@@ -12,6 +12,7 @@ use crate::config::change;
 use crate::config::checked::{
     AuthMethod, Config, Host, Mode, Peer, Secret, SessionDefaults, TlsMode, User,
 };
+use crate::config::ldap_options::Naming;
 use crate::config::mistake::Mistakes;
 
 /// Files that exist in a test alone.
@@ -469,7 +470,11 @@ fn what_would_be_unsafe_to_ignore_is_a_mistake() {
     for (lines, text) in [
         ("disable_pqexec = 1", "cannot be refused"),
         ("auth_type = pam", "not part of this version"),
-        ("auth_type = ldap", "not part of this version"),
+        ("auth_type = ldap", "needs ldap_options"),
+        (
+            "auth_type = ldap\nauth_ldap_options = ldapserver=a",
+            "needs ldapbasedn",
+        ),
         ("auth_type = trust", "lets in whom auth_file lists"),
         ("auth_type = cert", "client_tls_sslmode=verify-full"),
         ("auth_type = hba", "needs hba_file"),
@@ -491,6 +496,27 @@ fn what_would_be_unsafe_to_ignore_is_a_mistake() {
         assert!(mistakes[0].contains(text), "{lines}: {mistakes:?}");
         assert!(mistakes[0].starts_with("pgbouncer.ini:"), "{mistakes:?}");
     }
+}
+
+#[test]
+fn the_options_of_ldap_are_postgres_own_and_their_password_is_not_shown() {
+    let options = "ldapserver=a ldapbasedn=\"dc=x, dc=y\" ldapbinddn=cn=r ldapbindpasswd=s${e}cret";
+    let text =
+        format!("[databases]\n* =\n[pgbouncer]\nauth_type = ldap\nauth_ldap_options = {options}\n");
+    let imported = right(&text);
+    assert_eq!(imported.config.auth.method, AuthMethod::Ldap);
+    let options = imported.config.auth.ldap_options.expect("there are some");
+    let Naming::Search { bind_password, .. } = options.naming else {
+        panic!("it searches");
+    };
+    assert_eq!(bind_password.expose(), "s${e}cret");
+    let shown = imported
+        .settings
+        .iter()
+        .find(|setting| setting.name == "auth_ldap_options")
+        .expect("every key is there");
+    assert!(shown.value.contains("ldapbindpasswd=***"), "{shown:?}");
+    assert!(!shown.value.contains("s${e}cret"), "{shown:?}");
 }
 
 #[test]

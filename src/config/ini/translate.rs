@@ -16,6 +16,7 @@ use super::keys::{self, KEYS, Key, Kind};
 use super::syntax::{Entry, Lines, Section};
 use super::toml::{self, Origin};
 use super::{Note, Place, Setting, Surroundings, Weight, value};
+use crate::config::ldap_options::LdapOptions;
 use crate::config::raw::DEFAULTS;
 
 /// PgBouncer's built-in query, which is what `query = "default"` does here.
@@ -281,6 +282,11 @@ impl Translator<'_> {
             }
             Kind::Seconds => value::seconds(text)
                 .map_or_else(|| text.to_owned(), |time| time.as_secs_f64().to_string()),
+            // There may be a password in it.
+            Kind::Text if key.name == "auth_ldap_options" && !text.is_empty() => {
+                LdapOptions::parse(text)
+                    .map_or_else(|_| "***".to_owned(), |options| options.shown().to_owned())
+            }
             Kind::Text | Kind::File | Kind::List | Kind::Word(_) => text.to_owned(),
         };
         Setting {

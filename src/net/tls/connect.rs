@@ -38,12 +38,21 @@ impl Connector {
         if let Some(previous) = previous.filter(same) {
             return Ok(Arc::clone(previous));
         }
-        Ok(Arc::new(Self {
-            usual: Arc::new(config(tls, &files, false)?),
-            named: Arc::new(config(tls, &files, true)?),
+        Ok(Arc::new(Self::new(tls, files, &[ALPN])?))
+    }
+
+    /// The same for servers that are no Postgres.
+    pub fn for_others(tls: &Tls) -> Result<Arc<Self>, TlsError> {
+        Ok(Arc::new(Self::new(tls, Files::read(tls)?, &[])?))
+    }
+
+    fn new(tls: &Tls, files: Files, protocols: &[&[u8]]) -> Result<Self, TlsError> {
+        Ok(Self {
+            usual: Arc::new(config(tls, &files, false, protocols)?),
+            named: Arc::new(config(tls, &files, true, protocols)?),
             min_version: tls.min_version,
             files,
-        }))
+        })
     }
 
     /// What rustls is given for a host whose name nobody looks at.
@@ -76,7 +85,12 @@ impl fmt::Debug for Connector {
     }
 }
 
-fn config(tls: &Tls, files: &Files, named: bool) -> Result<ClientConfig, TlsError> {
+fn config(
+    tls: &Tls,
+    files: &Files,
+    named: bool,
+    protocols: &[&[u8]],
+) -> Result<ClientConfig, TlsError> {
     let own = tls.certificate.clone().unwrap_or_default();
     let unusable = |cause| TlsError::Unusable {
         path: own.clone(),
@@ -105,6 +119,6 @@ fn config(tls: &Tls, files: &Files, named: bool) -> Result<ClientConfig, TlsErro
             .map_err(unusable)?,
         None => builder.with_no_client_auth(),
     };
-    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
     Ok(config)
 }

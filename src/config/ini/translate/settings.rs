@@ -225,13 +225,21 @@ impl Translator<'_> {
         let method = self.word("auth_type");
         let named = match method.as_str() {
             "plain" => "password",
-            "pam" | "ldap" => {
+            "pam" => {
                 let text = format!("auth_type = {method} is not part of this version");
                 return self.wrong_setting("auth_type", text);
             }
             same => same,
         };
         self.write("auth", "method", toml::text(named), &["auth_type"]);
+        let options = self.text("auth_ldap_options");
+        if method == "ldap" {
+            let options = toml::text(options);
+            self.write("auth", "ldap_options", options, &["auth_ldap_options"]);
+        } else if !options.is_empty() {
+            let text = "of use with auth_type = ldap alone";
+            self.note_setting(Weight::Idle, "auth_ldap_options", text);
+        }
         let has_own = |entry: &Entry| has_key(&entry.value, "auth_user");
         let looks_up = !self.text("auth_user").is_empty() || databases.0.iter().any(has_own);
         if method == "trust" && !looks_up && self.text("auth_file").is_empty() {
