@@ -65,6 +65,7 @@ async fn relay<S: Pipe>(client: S, server: S) {
                 stint: &mut stint,
                 epoch,
                 blocks: true,
+                simple: true,
                 tracking: None,
             };
             let said = relay.client_said(cx, &input[at..], &[]);
@@ -82,6 +83,7 @@ async fn relay<S: Pipe>(client: S, server: S) {
             stint: &mut stint,
             epoch,
             blocks: true,
+            simple: true,
             tracking: None,
         };
         let Ok(_proof) = poll_fn(|cx| relay.poll(cx, &mut scratch)).await else {

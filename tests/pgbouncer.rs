@@ -30,6 +30,7 @@ rows! {
     the_console_is_that_of_pgbouncer: "console",
     processes_and_sockets_are_those_of_pgbouncer: "processes",
     the_log_is_that_of_pgbouncer: "log",
+    server_connections_are_those_of_pgbouncer: "servers",
 }
 
 /// How many rows are tried at the same time.

@@ -387,6 +387,7 @@ impl Reception<'_> {
             seats,
             startup: Arc::clone(&accepted.parameters),
             // In session mode the server connection is the client's own, and so are the names on it.
+            simple: !self.world.config.pool.disable_pqexec,
             prepared: if settings.mode == Mode::Session {
                 0
             } else {

@@ -181,8 +181,8 @@ fn filter(level: &str, pooler_errors: bool) -> EnvFilter {
     EnvFilter::new(format!("{level}{errors}"))
 }
 
-/// Once a minute: how busy it was, in PgBouncer's words, and what was said again and again.
-pub fn end_minute(averages: &Totals) {
+/// Tells how busy it was, in PgBouncer's words.
+pub fn tell_averages(averages: &Totals) {
     let Totals {
         transactions,
         queries,
@@ -201,6 +201,10 @@ pub fn end_minute(averages: &Totals) {
          {binds} binds/s, in {received} B/s, out {sent} B/s, xact {transaction_time} us, query {query_time} us, \
          wait {wait_time} us"
     );
+}
+
+/// Once a minute: what was said again and again.
+pub fn end_minute() {
     let lost = syslog::lost();
     if lost > 0 {
         tracing::warn!(lost, "syslog did not take every line of the last minute");

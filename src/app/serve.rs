@@ -13,7 +13,7 @@ use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::task::{JoinSet, spawn_blocking};
-use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, interval_at};
 use tokio_util::sync::CancellationToken;
 
 use super::admit::denied::Denied;
@@ -32,7 +32,7 @@ use super::{activation, http, log, notify};
 use crate::admin::own::Own;
 use crate::admin::process::Shutdown;
 use crate::client::credentials::Credentials;
-use crate::client::directory::{Directory, Quota};
+use crate::client::directory::{Ask, Directory, Quota};
 use crate::client::statements::bound_memory;
 use crate::config::change::{Effect, between};
 use crate::config::checked::{Config, Listen, LogFormat};
@@ -41,7 +41,6 @@ use crate::net::listen::Listener;
 use crate::net::stream::unix_path;
 use crate::pool::book::ThreadId;
 use crate::pool::pools::{Pool, Pools, Purpose};
-use crate::pool::stats::STATS_PERIOD;
 use crate::server::peers::Peers;
 use crate::session::run::End;
 
@@ -50,6 +49,9 @@ const TICK: Duration = Duration::from_millis(50);
 
 /// How often sessions are looked at that may have done the same for too long.
 const HURRY: Duration = Duration::from_millis(250);
+
+/// How often it is told what was said again and again.
+const MINUTE: Duration = Duration::from_mins(1);
 
 /// How often idle connections are looked at that Postgres may have closed.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -178,6 +180,13 @@ impl App {
         let world = self.world();
         self.directory
             .hurry(&world.least_patience(), |who| world.patience(who));
+        if world.config.pool.server_fast_close {
+            for keeper in self.pools.keepers_of_replaced() {
+                if let Some(entry) = self.directory.by_id(keeper) {
+                    entry.ask(Ask::Replace);
+                }
+            }
+        }
     }
 
     /// Drops what nobody uses any more. Called about once a second.
@@ -510,7 +519,8 @@ fn listen(config: &Config, taken: Vec<OwnedFd>) -> Result<Vec<Listener>, StartEr
 /// Looks after what time brings.
 async fn keep_time(app: Arc<App>, end: CancellationToken) {
     let (mut tick, mut hurry, mut sweep) = (interval(TICK), interval(HURRY), interval(SWEEP));
-    let mut stats = interval_at(Instant::now() + STATS_PERIOD, STATS_PERIOD);
+    let mut repeated = interval_at(Instant::now() + MINUTE, MINUTE);
+    let mut stats = StatsClock::new(&app);
     let mut look = interval(page::LOOK);
     for interval in [&mut tick, &mut hurry, &mut look] {
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -526,13 +536,42 @@ async fn keep_time(app: Arc<App>, end: CancellationToken) {
                 app.hurry();
                 app.reap();
             }
-            _ = sweep.tick() => app.sweep(),
-            _ = stats.tick() => {
-                log::end_minute(&app.pools.end_stats_period());
-                app.console.end_stats_period(STATS_PERIOD);
+            _ = sweep.tick() => {
+                app.sweep();
+                stats.follow(&app);
             }
+            _ = stats.ticks.tick() => stats.end_period(&app),
+            _ = repeated.tick() => log::end_minute(),
             _ = look.tick() => app.page.look(&app),
             () = end.cancelled() => return,
+        }
+    }
+}
+
+/// Looks after `log.stats_period`, which may change.
+struct StatsClock {
+    period: Duration,
+    ticks: Interval,
+}
+
+impl StatsClock {
+    fn new(app: &App) -> Self {
+        let period = app.world().config.log.stats_period;
+        let ticks = interval_at(Instant::now() + period, period);
+        Self { period, ticks }
+    }
+
+    fn follow(&mut self, app: &App) {
+        if app.world().config.log.stats_period != self.period {
+            *self = Self::new(app);
+        }
+    }
+
+    fn end_period(&self, app: &App) {
+        let averages = app.pools.end_stats_period();
+        app.console.end_stats_period(self.period);
+        if app.world().config.log.stats {
+            log::tell_averages(&averages);
         }
     }
 }

@@ -25,7 +25,7 @@ use crate::net::tls::connect::Connector;
 use crate::net::tls::files::TlsError;
 use crate::policy::service::Classifier;
 use crate::pool::book::{PoolLimits, ServiceLimits};
-use crate::pool::pools::PoolSettings;
+use crate::pool::pools::{Check, PoolSettings};
 use crate::server::dial::Target;
 use crate::server::login::{Identity, ServerLogin};
 use crate::server::secure::Security;
@@ -33,6 +33,8 @@ use crate::server::told::Lines;
 use crate::wire::startup::NEWEST_MINOR;
 
 /// How long a connection may take to be brought back to order after its client has gone, before it is closed instead.
+const NO_WORDS: &str = "<empty>";
+
 const RECOVER_LIMIT: Duration = Duration::from_secs(10);
 
 /// Server connections of one database for looking up users.
@@ -225,7 +227,9 @@ impl Source {
         let config = self.config(text.as_ref(), &overrides)?;
         let (hba, passed_over) = self.hba(&config)?;
         Ok(World {
-            credentials: Arc::new(known.successor(users(&config)?)),
+            credentials: Arc::new(
+                known.successor_with(config.auth.scram_iterations, users(&config)?),
+            ),
             classifier: Classifier::new(&config.services),
             tls: TlsSides::read(&config, tls)?,
             directory: directory(&config, &hba)?,
@@ -302,7 +306,9 @@ impl Source {
         };
         let wrong = |error: SourceError| SetError::Wrong(error.to_string());
         let credentials = if touches(&["auth.", "users", "databases"]) {
-            Arc::new(world.credentials.successor(users(&config).map_err(wrong)?))
+            let users = users(&config).map_err(wrong)?;
+            let iterations = config.auth.scram_iterations;
+            Arc::new(world.credentials.successor_with(iterations, users))
         } else {
             Arc::clone(&world.credentials)
         };
@@ -645,6 +651,17 @@ impl World {
             },
             server_login_retry: timeouts.server_login_retry,
             server_reset_query: pool.server_reset_query.clone(),
+            resets_always: pool.server_reset_query_always && !pool.server_reset_query.is_empty(),
+            check: pool.server_check_query.as_deref().map(|query| Check {
+                query: if query == NO_WORDS { "" } else { query }.to_owned(),
+                delay: pool.server_check_delay,
+            }),
+            closes_fast: pool.server_fast_close,
+            forget_after: if self.config.databases.contains_key(name) {
+                timeouts.pool_idle
+            } else {
+                timeouts.auto_database_idle
+            },
             max_prepared_statements: pool.max_prepared_statements,
             recover_limit: RECOVER_LIMIT,
             budget: match budget.max_servers {

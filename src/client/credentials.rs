@@ -70,6 +70,8 @@ enum Shape {
 pub struct Credentials {
     /// From which the secrets of unknown users are made. It stays for the life of the process, lest they change.
     process_key: [u8; 32],
+    /// Of the secrets that are derived from plain passwords.
+    iterations: u32,
     users: HashMap<Box<str>, Arc<Credential>>,
     /// How often each shape was seen. Unknown users take the usual one: where all are alike, as is usual, none stands out.
     shapes: Mutex<BTreeMap<Shape, u64>>,
@@ -80,6 +82,7 @@ impl Credentials {
     pub fn new(process_key: [u8; 32], users: impl IntoIterator<Item = (String, Secret)>) -> Self {
         let nobody = Self {
             process_key,
+            iterations: DEFAULT_ITERATIONS,
             users: HashMap::new(),
             shapes: Mutex::default(),
         };
@@ -89,12 +92,23 @@ impl Credentials {
     /// The users after a reload. Whoever keeps his secret keeps the keys that were derived and learned for it.
     #[must_use]
     pub fn successor(&self, users: impl IntoIterator<Item = (String, Secret)>) -> Self {
+        self.successor_with(self.iterations, users)
+    }
+
+    /// The same, with so many iterations of the secrets that are derived from plain passwords.
+    #[must_use]
+    pub fn successor_with(
+        &self,
+        iterations: u32,
+        users: impl IntoIterator<Item = (String, Secret)>,
+    ) -> Self {
         let users: Vec<_> = users
             .into_iter()
             .map(|(name, secret)| (name, StoredSecret::parse(&secret)))
             .collect();
         let mut next = Self {
             process_key: self.process_key,
+            iterations,
             users: HashMap::with_capacity(users.len()),
             shapes: Mutex::default(),
         };
@@ -106,7 +120,7 @@ impl Credentials {
             let kept = self
                 .users
                 .get(name.as_str())
-                .filter(|kept| kept.holds(&stored));
+                .filter(|kept| kept.holds(&stored, iterations));
             let credential = kept.map_or_else(|| next.make(&name, stored), Arc::clone);
             next.users.insert(name.into(), credential);
         }
@@ -145,7 +159,7 @@ impl Credentials {
         kept: Option<&Arc<Credential>>,
     ) -> Arc<Credential> {
         let stored = StoredSecret::parse(secret);
-        if let Some(kept) = kept.filter(|kept| kept.holds(&stored)) {
+        if let Some(kept) = kept.filter(|kept| kept.holds(&stored, self.iterations)) {
             return Arc::clone(kept);
         }
         self.note_shape(&stored);
@@ -173,7 +187,10 @@ impl Credentials {
 
     fn make(&self, name: &str, stored: StoredSecret) -> Arc<Credential> {
         let (standing, measure) = match stored {
-            StoredSecret::Plain(password) => (Standing::Password, Measure::plain(password)),
+            StoredSecret::Plain(password) => (
+                Standing::Password,
+                Measure::plain(password, self.iterations),
+            ),
             StoredSecret::Md5(hash) => {
                 let mock = mock_secret(name, &self.process_key);
                 (Standing::Password, Measure::Md5 { hash, mock })
@@ -190,7 +207,11 @@ impl Credentials {
         match self.usual_shape() {
             Shape::Plain => Measure::Plain {
                 password: Secret::new(STANDARD.encode(mock.stored_key)),
-                scram: OnceLock::from(mock),
+                iterations: self.iterations,
+                scram: OnceLock::from(ScramSecret {
+                    iterations: self.iterations,
+                    ..mock
+                }),
             },
             Shape::Md5 => Measure::Md5 {
                 hash: Md5Secret::derive(name, &mock.stored_key),
@@ -245,6 +266,7 @@ enum Measure {
     /// With the SCRAM secret that is derived at its first use.
     Plain {
         password: Secret,
+        iterations: u32,
         scram: OnceLock<ScramSecret>,
     },
     /// With a SCRAM secret that never verifies: nothing can be derived from the hash.
@@ -254,9 +276,10 @@ enum Measure {
 }
 
 impl Measure {
-    fn plain(password: Secret) -> Self {
+    fn plain(password: Secret, iterations: u32) -> Self {
         Self::Plain {
             password,
+            iterations,
             scram: OnceLock::new(),
         }
     }
@@ -275,7 +298,11 @@ impl Credential {
 
     /// A user whose password somebody else has found right.
     pub fn vouched(name: &str, password: &Secret) -> Self {
-        Self::new(name, Standing::Password, Measure::plain(password.clone()))
+        Self::new(
+            name,
+            Standing::Password,
+            Measure::plain(password.clone(), DEFAULT_ITERATIONS),
+        )
     }
 
     /// The user's name.
@@ -338,9 +365,13 @@ impl Credential {
     /// The first call for a plain password runs PBKDF2 ([`Credentials::derive_all`] has it done before).
     pub fn scram_secret(&self) -> &ScramSecret {
         match &self.measure {
-            Measure::Plain { password, scram } => scram.get_or_init(|| {
+            Measure::Plain {
+                password,
+                iterations,
+                scram,
+            } => scram.get_or_init(|| {
                 let salt: [u8; SALT_LENGTH] = rand::random();
-                ScramSecret::derive(password.expose().as_bytes(), &salt, DEFAULT_ITERATIONS)
+                ScramSecret::derive(password.expose().as_bytes(), &salt, *iterations)
             }),
             Measure::Md5 { mock, .. } => mock,
             Measure::Scram(secret) => secret,
@@ -383,12 +414,17 @@ impl Credential {
     }
 
     /// Whether this is the credential of `stored`. One without a password holds nothing worth keeping.
-    fn holds(&self, stored: &StoredSecret) -> bool {
+    fn holds(&self, stored: &StoredSecret, iterations: u32) -> bool {
         self.has_password()
             && match (&self.measure, stored) {
-                (Measure::Plain { password, .. }, StoredSecret::Plain(theirs)) => {
-                    password == theirs
-                }
+                (
+                    Measure::Plain {
+                        password,
+                        iterations: own,
+                        ..
+                    },
+                    StoredSecret::Plain(theirs),
+                ) => password == theirs && *own == iterations,
                 (Measure::Md5 { hash, .. }, StoredSecret::Md5(theirs)) => hash == theirs,
                 (Measure::Scram(secret), StoredSecret::Scram(theirs)) => secret == theirs,
                 _ => false,

@@ -34,6 +34,8 @@ pub enum Ask {
     Late = 8,
     /// See whether your client is still there: you do not read from it.
     Look = 16,
+    /// Leave at the next transaction boundary: the server connection that you keep is to be replaced.
+    Replace = 32,
 }
 
 /// Whose a session is. Shared by all sessions that agree in it.
@@ -125,7 +127,7 @@ impl Entry {
         let bit = ask as u8;
         let asked = match ask {
             Ask::Cancel | Ask::Late | Ask::Look => self.asked.fetch_and(!bit, Ordering::AcqRel),
-            Ask::Drain | Ask::Leave => self.asked.load(Ordering::Acquire),
+            Ask::Drain | Ask::Leave | Ask::Replace => self.asked.load(Ordering::Acquire),
         };
         asked & bit != 0
     }

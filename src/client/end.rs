@@ -65,6 +65,8 @@ pub enum Behind {
     Violation(WireError),
     /// More prepared statements than a client may have.
     TooMany(TooMany),
+    /// A simple query, where those are refused.
+    SimpleQuery,
 }
 
 impl<S> ClientEnd<S> {

@@ -147,6 +147,7 @@ fn effect_of(name: &str) -> Effect {
         "runtime.threads"
         | "log.format"
         | "log.stderr"
+        | "pool.disable_pqexec"
         | "incidents.directory"
         | "incidents.keep" => Effect::Restart,
         "listen.http_password" | "listen.proxy_protocol_from" | "process.peer_id" => Effect::Live,
@@ -276,6 +277,7 @@ compare! { listen: Listen {
 
 compare! { pool: PoolDefaults {
     mode, size, min_size, reserve_size, reserve_after, max_prepared_statements, server_reset_query,
+    server_reset_query_always, server_check_query, server_check_delay, server_fast_close, disable_pqexec,
     ignore_startup_parameters, application_name_add_host, server_round_robin, errors,
 } }
 
@@ -288,13 +290,14 @@ compare! { limits: Limits {
 
 compare! { timeouts: Timeouts {
     client_login, client_idle, idle_transaction, transaction, query, query_wait, query_wait_notify,
-    server_connect, server_login_retry, server_idle, server_lifetime, cancel,
+    server_connect, server_login_retry, server_idle, server_lifetime, cancel, pool_idle, auto_database_idle,
 } }
 
-compare! { tcp: Tcp { keepalive_idle, keepalive_interval, keepalive_count, user_timeout } }
+compare! { tcp: Tcp { keepalive_idle, keepalive_interval, keepalive_count, user_timeout, keepalive, socket_buffer } }
 
 compare! { auth: Auth {
     method, users_file, hba_file, ident_file, ldap_options, query_user, query_database, query, admins, stats, login_notify_message,
+    scram_iterations,
 } }
 
 compare! { tls: Tls { mode, certificate, key, ca, min_version } }
@@ -329,7 +332,7 @@ compare! { alerts: Alerts { total_servers, login_failures, webhook, webhook_ca, 
 
 compare! { incidents: Incidents { directory, keep, snapshot_every } }
 
-compare! { log: Log { level, format, connections, disconnections, pooler_errors, file, stderr, syslog, syslog_ident, syslog_facility, syslog_socket } }
+compare! { log: Log { level, format, connections, disconnections, pooler_errors, stats, stats_period, file, stderr, syslog, syslog_ident, syslog_facility, syslog_socket } }
 
 compare! { process: Process { pidfile, user, peer_id } }
 

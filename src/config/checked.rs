@@ -132,6 +132,7 @@ pub enum Errors {
 
 /// Defaults of every pool.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 pub struct PoolDefaults {
     /// How long a client keeps a server connection.
     pub mode: Mode,
@@ -147,6 +148,16 @@ pub struct PoolDefaults {
     pub max_prepared_statements: u32,
     /// Run when a session-mode client leaves; empty = nothing.
     pub server_reset_query: String,
+    /// Whether it is run in every mode, whenever a server connection comes back.
+    pub server_reset_query_always: bool,
+    /// Asked of a server connection that was unused for `server_check_delay` before it is lent; `None` = nothing.
+    pub server_check_query: Option<String>,
+    /// See `server_check_query`.
+    pub server_check_delay: Duration,
+    /// Whether a session-mode client is closed with its server connection as soon as that is to be replaced and has no transaction.
+    pub server_fast_close: bool,
+    /// Whether the simple query protocol is refused.
+    pub disable_pqexec: bool,
     /// Startup parameters of clients that are passed over, as if they had not been sent.
     pub ignore_startup_parameters: Vec<String>,
     /// Whether the address of a client is put behind its application_name at login.
@@ -223,6 +234,10 @@ pub struct Timeouts {
     pub server_lifetime: Option<Duration>,
     /// Forwarding a cancel request; zero = no limit of ours.
     pub cancel: Duration,
+    /// A pool is forgotten that nobody has used for this long.
+    pub pool_idle: Option<Duration>,
+    /// The same for the pools of databases that are found by `*`.
+    pub auto_database_idle: Option<Duration>,
 }
 
 /// What one database or user has instead of the general timeouts: `None` = nothing, zero = no limit.
@@ -282,6 +297,10 @@ pub struct Tcp {
     pub keepalive_count: u32,
     /// TCP_USER_TIMEOUT; `None` = the system's.
     pub user_timeout: Option<Duration>,
+    /// Whether there are any probes.
+    pub keepalive: bool,
+    /// The kernel's buffers for one socket, each direction; 0 = the system's choice.
+    pub socket_buffer: u64,
 }
 
 /// How clients prove who they are.
@@ -330,6 +349,8 @@ pub struct Auth {
     pub stats: Vec<String>,
     /// A notice to everybody who has logged in.
     pub login_notify_message: Option<String>,
+    /// Iterations of the secrets that are derived from plain passwords.
+    pub scram_iterations: u32,
 }
 
 /// The six modes of libpq.
@@ -747,6 +768,10 @@ pub struct Log {
     pub disconnections: bool,
     /// One line per error that pgweir itself sends to a client.
     pub pooler_errors: bool,
+    /// A line with averages at the end of each `stats_period`.
+    pub stats: bool,
+    /// Over how long averages are taken; never zero.
+    pub stats_period: Duration,
     /// A file that lines are appended to.
     pub file: Option<PathBuf>,
     /// Whether lines go to standard error.

@@ -25,7 +25,7 @@ pub enum SetError {
 }
 
 /// What PgBouncer calls settings of ours.
-const ALIASES: [(&str, &str, Unit); 37] = [
+const ALIASES: [(&str, &str, Unit); 65] = [
     ("pool_mode", "pool.mode", Unit::Same),
     ("default_pool_size", "pool.size", Unit::Same),
     ("min_pool_size", "pool.min_size", Unit::Same),
@@ -103,6 +103,58 @@ const ALIASES: [(&str, &str, Unit); 37] = [
     ("log_connections", "log.connections", Unit::Same),
     ("log_disconnections", "log.disconnections", Unit::Same),
     ("log_pooler_errors", "log.pooler_errors", Unit::Same),
+    (
+        "server_reset_query_always",
+        "pool.server_reset_query_always",
+        Unit::Same,
+    ),
+    ("server_check_query", "pool.server_check_query", Unit::Same),
+    (
+        "server_check_delay",
+        "pool.server_check_delay",
+        Unit::Seconds,
+    ),
+    ("server_fast_close", "pool.server_fast_close", Unit::Same),
+    ("server_round_robin", "pool.server_round_robin", Unit::Same),
+    (
+        "application_name_add_host",
+        "pool.application_name_add_host",
+        Unit::Same,
+    ),
+    (
+        "ignore_startup_parameters",
+        "pool.ignore_startup_parameters",
+        Unit::Same,
+    ),
+    ("pool_idle_timeout", "timeouts.pool_idle", Unit::Seconds),
+    (
+        "autodb_idle_timeout",
+        "timeouts.auto_database_idle",
+        Unit::Seconds,
+    ),
+    ("auth_type", "auth.method", Unit::Same),
+    ("auth_hba_file", "auth.hba_file", Unit::Same),
+    ("auth_ident_file", "auth.ident_file", Unit::Same),
+    (
+        "login_notify_message",
+        "auth.login_notify_message",
+        Unit::Same,
+    ),
+    ("scram_iterations", "auth.scram_iterations", Unit::Same),
+    ("client_tls_cert_file", "tls.client.certificate", Unit::Same),
+    ("client_tls_key_file", "tls.client.key", Unit::Same),
+    ("client_tls_ca_file", "tls.client.ca", Unit::Same),
+    ("server_tls_cert_file", "tls.server.certificate", Unit::Same),
+    ("server_tls_key_file", "tls.server.key", Unit::Same),
+    ("server_tls_ca_file", "tls.server.ca", Unit::Same),
+    ("tcp_keepalive", "tcp.keepalive", Unit::Same),
+    ("tcp_keepidle", "tcp.keepalive_idle", Unit::Seconds),
+    ("tcp_keepintvl", "tcp.keepalive_interval", Unit::Seconds),
+    ("tcp_keepcnt", "tcp.keepalive_count", Unit::Same),
+    ("tcp_socket_buffer", "tcp.socket_buffer", Unit::Same),
+    ("log_stats", "log.stats", Unit::Same),
+    ("stats_period", "log.stats_period", Unit::Seconds),
+    ("logfile", "log.file", Unit::Same),
 ];
 
 /// In what PgBouncer counts.

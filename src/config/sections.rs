@@ -78,6 +78,11 @@ fn pool(mut table: Table<'_, '_>) -> PoolDefaults {
         reserve_after: table.get("reserve_after", value::duration),
         max_prepared_statements: table.get("max_prepared_statements", value::count),
         server_reset_query: table.get("server_reset_query", value::text),
+        server_reset_query_always: table.get("server_reset_query_always", value::boolean),
+        server_check_query: table.get("server_check_query", value::optional_text),
+        server_check_delay: table.get("server_check_delay", value::duration),
+        server_fast_close: table.get("server_fast_close", value::boolean),
+        disable_pqexec: table.get("disable_pqexec", value::boolean),
         ignore_startup_parameters: table.list("ignore_startup_parameters", value::text),
         application_name_add_host: table.get("application_name_add_host", value::boolean),
         server_round_robin: table.get("server_round_robin", value::boolean),
@@ -125,6 +130,8 @@ fn timeouts(mut table: Table<'_, '_>) -> Timeouts {
         server_idle: table.get("server_idle", value::timeout),
         server_lifetime: table.get("server_lifetime", value::timeout),
         cancel: table.get("cancel", value::duration),
+        pool_idle: table.get("pool_idle", value::timeout),
+        auto_database_idle: table.get("auto_database_idle", value::timeout),
     };
     table.finish();
     timeouts
@@ -146,6 +153,8 @@ fn tcp(mut table: Table<'_, '_>) -> Tcp {
         keepalive_interval: table.get("keepalive_interval", value::duration),
         keepalive_count: table.get("keepalive_count", value::count),
         user_timeout: table.get("user_timeout", value::timeout),
+        keepalive: table.get("keepalive", value::boolean),
+        socket_buffer: table.get("socket_buffer", value::size),
     };
     table.finish();
     tcp
@@ -166,6 +175,7 @@ fn auth(mut table: Table<'_, '_>) -> Auth {
         admins: table.list("admins", value::text),
         stats: table.list("stats", value::text),
         login_notify_message: table.get("login_notify_message", value::optional_text),
+        scram_iterations: table.get("scram_iterations", value::iterations),
     };
     table.finish();
     auth
@@ -497,6 +507,8 @@ fn log(mut table: Table<'_, '_>) -> Log {
         connections: table.get("connections", value::boolean),
         disconnections: table.get("disconnections", value::boolean),
         pooler_errors: table.get("pooler_errors", value::boolean),
+        stats: table.get("stats", value::boolean),
+        stats_period: table.get("stats_period", value::pause),
         file: table.get("file", value::path),
         stderr: table.get("stderr", value::boolean),
         syslog: table.get("syslog", value::boolean),

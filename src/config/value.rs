@@ -172,6 +172,16 @@ pub(super) fn positive(given: &Given<'_>) -> Parsed<u32> {
         .ok_or_else(|| given.not("a whole number from 1"))
 }
 
+/// Iterations of PBKDF2.
+pub(super) fn iterations(given: &Given<'_>) -> Parsed<u32> {
+    // As many as are accepted of Postgres.
+    const MOST: u32 = 1_000_000;
+    positive(given)
+        .ok()
+        .filter(|number| *number <= MOST)
+        .ok_or_else(|| given.not("a whole number from 1 to 1000000"))
+}
+
 /// One port; 0 = chosen.
 pub(super) fn port(given: &Given<'_>) -> Parsed<u16> {
     let number = count(given).ok();

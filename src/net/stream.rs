@@ -175,13 +175,21 @@ fn tuned(socket: TcpStream, tcp: &Tcp) -> io::Result<Stream> {
     Ok(Stream::Tcp(socket))
 }
 
-/// No Nagle delay, and keepalive as configured.
+/// No Nagle delay; buffers and keepalive as configured.
 pub fn tune<'a, S>(socket: &'a S, tcp: &Tcp) -> io::Result<()>
 where
     SockRef<'a>: From<&'a S>,
 {
     let socket = SockRef::from(socket);
     socket.set_tcp_nodelay(true)?;
+    if let Ok(size @ 1..) = usize::try_from(tcp.socket_buffer) {
+        socket.set_recv_buffer_size(size)?;
+        socket.set_send_buffer_size(size)?;
+    }
+    socket.set_tcp_user_timeout(tcp.user_timeout)?;
+    if !tcp.keepalive {
+        return Ok(());
+    }
     let mut keepalive = TcpKeepalive::new();
     // Zero is the system's own setting; the kernel itself takes none.
     if !tcp.keepalive_idle.is_zero() {
@@ -193,8 +201,7 @@ where
     if tcp.keepalive_count > 0 {
         keepalive = keepalive.with_retries(tcp.keepalive_count);
     }
-    socket.set_tcp_keepalive(&keepalive)?;
-    socket.set_tcp_user_timeout(tcp.user_timeout)
+    socket.set_tcp_keepalive(&keepalive)
 }
 
 impl AsyncRead for Stream {

@@ -1,6 +1,10 @@
 //! What takes time and is done for the pools by tasks of their own: dialling, closing, bringing connections back to order.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use super::book::{CloseReason, ServerId, ThreadId};
 use super::pools::Pool;
@@ -36,6 +40,8 @@ pub enum Task {
     Recover(Box<Connection>),
     /// Make it as new after a session-mode client has left.
     Reset(Box<Connection>),
+    /// Ask whether it is still there, and give it back to who asked.
+    Check(Box<Connection>, oneshot::Sender<Box<Connection>>),
 }
 
 /// Why a server connection is closed.
@@ -53,13 +59,15 @@ pub enum Discard {
     Replication,
     /// `server_reset_query` failed.
     ResetFailed,
+    /// `server_check_query` failed.
+    CheckFailed,
     /// It could not be moved to another thread's reactor.
     MoveFailed,
 }
 
 impl Discard {
     /// The words that there are.
-    pub const WORDS: [&str; 12] = [
+    pub const WORDS: [&str; 13] = [
         "server_idle",
         "server_lifetime",
         "made_room",
@@ -71,6 +79,7 @@ impl Discard {
         "probe",
         "replication",
         "reset_failed",
+        "check_failed",
         "move_failed",
     ];
 
@@ -89,6 +98,7 @@ impl Discard {
             Self::Probe => "probe",
             Self::Replication => "replication",
             Self::ResetFailed => "reset_failed",
+            Self::CheckFailed => "check_failed",
             Self::MoveFailed => "move_failed",
         }
     }
@@ -110,6 +120,7 @@ impl Discard {
             Self::Probe => "auth query complete",
             Self::Replication => "client close request",
             Self::ResetFailed => "reset query failed",
+            Self::CheckFailed => "test query failed",
         }
     }
 }
@@ -148,6 +159,7 @@ impl Errand {
                 match recover(&mut connection, &pool.cancel_way(), settings.recover_limit).await {
                     Some(_proof)
                         if settings.mode == Mode::Session
+                            || settings.resets_always
                             || connection.end.state().is_touched() =>
                     {
                         Box::pin(
@@ -167,6 +179,15 @@ impl Errand {
                     None => pool.discard(server, connection, thread, Discard::Abandoned),
                 }
             }
+            Task::Check(mut connection, to) => {
+                if answers(&mut connection, &pool).await {
+                    if let Err(connection) = to.send(connection) {
+                        pool.put_back(server, connection);
+                    }
+                } else {
+                    pool.discard(server, connection, thread, Discard::CheckFailed);
+                }
+            }
             Task::Reset(mut connection) => {
                 if reset(&mut connection, &pool).await {
                     pool.put_back(server, connection);
@@ -181,15 +202,52 @@ impl Errand {
 /// Makes a session as new, if there is a way to.
 async fn reset(connection: &mut Connection, pool: &Pool) -> bool {
     let settings = pool.settings();
-    // Where clients share connections what one of them did must be undone, whatever is configured for those who do not.
-    let sql = match settings.mode {
-        Mode::Session => &settings.server_reset_query,
-        Mode::Transaction | Mode::Statement => "DISCARD ALL",
-    };
-    if sql.is_empty() {
+    let own = settings.server_reset_query.as_str();
+    let is_shared = settings.mode != Mode::Session;
+    if !is_shared && own.is_empty() {
         return true;
     }
-    let answer = tokio::time::timeout(settings.recover_limit, connection.ask(&query(sql))).await;
+    if !is_shared || settings.resets_always {
+        let is_reset = goes_well(connection, own, settings.recover_limit).await;
+        if !is_reset {
+            return false;
+        }
+    }
+    // Where clients share connections what one of them did must be undone, and the books must be right, whatever is configured.
+    if is_shared && !(settings.resets_always && own.eq_ignore_ascii_case(DISCARD_ALL)) {
+        let is_reset = goes_well(connection, DISCARD_ALL, settings.recover_limit).await;
+        if !is_reset {
+            return false;
+        }
+    }
     connection.end.renewed();
-    matches!(answer, Ok(Ok(None))) && connection.end.settled().is_some()
+    true
+}
+
+const DISCARD_ALL: &str = "DISCARD ALL";
+
+/// Whether Postgres still answers over a connection.
+async fn answers(connection: &mut Connection, pool: &Pool) -> bool {
+    let settings = pool.settings();
+    match &settings.check {
+        // As with PgBouncer an error is an answer: whoever says it is there.
+        Some(check) => ask(connection, &check.query, settings.recover_limit)
+            .await
+            .is_some(),
+        None => true,
+    }
+}
+
+/// Whether a query of pgweir's own has no error.
+async fn goes_well(connection: &mut Connection, sql: &str, limit: Duration) -> bool {
+    ask(connection, sql, limit).await == Some(None)
+}
+
+/// Asks Postgres, and gives the error, if that is the answer. `None`: there was no answer, or not one after which it is idle.
+async fn ask(connection: &mut Connection, sql: &str, limit: Duration) -> Option<Option<Box<[u8]>>> {
+    let answer = timeout(limit, connection.ask(&query(sql)))
+        .await
+        .ok()?
+        .ok()?;
+    connection.end.settled().map(|_| answer)
 }

@@ -1,7 +1,8 @@
 //! A server connection on loan, and a place in the queue for one.
 
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 
 use tokio::sync::oneshot;
 
@@ -114,6 +115,21 @@ impl Lease {
         self.hand_over(Task::Reset);
     }
 
+    /// Whether it was unused for so long that Postgres is to be asked first whether it is still there.
+    pub fn wants_check(&mut self) -> bool {
+        let connection = self.connection();
+        let unused = connection.lent.saturating_sub(connection.rested);
+        self.pool.wants_check(unused)
+    }
+
+    /// Has Postgres asked whether it is still there.
+    pub fn check(mut self) -> Checking {
+        let (to, answer) = oneshot::channel();
+        self.hand_over(|connection| Task::Check(connection, to));
+        let lease = Some(self);
+        Checking { lease, answer }
+    }
+
     /// Cancels what the connection runs. It is not lent to anybody else before that cancel is over.
     /// `cancelers` are dropped when that was passed on.
     pub fn cancel(&mut self, cancelers: Vec<oneshot::Sender<()>>) {
@@ -155,6 +171,40 @@ impl Drop for Lease {
             self.close(Discard::Replication);
         }
         self.hand_over(Task::Recover);
+    }
+}
+
+/// A server connection on loan over which Postgres is being asked whether it is still there. Dropped, it goes back.
+#[derive(Debug)]
+pub struct Checking {
+    /// Without its connection.
+    lease: Option<Lease>,
+    answer: oneshot::Receiver<Box<Connection>>,
+}
+
+impl Checking {
+    /// What came of it; `None`: it is being closed.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Lease>> {
+        let answer = ready!(Pin::new(&mut self.answer).poll(cx));
+        let lease = answer
+            .ok()
+            .zip(self.lease.take())
+            .map(|(mut connection, mut lease)| {
+                connection.lent = in_micros(lease.pool.now());
+                lease.connection = Some(connection);
+                lease
+            });
+        Poll::Ready(lease)
+    }
+}
+
+impl Drop for Checking {
+    fn drop(&mut self) {
+        // From here on it is given back where it is asked.
+        self.answer.close();
+        if let (Ok(connection), Some(lease)) = (self.answer.try_recv(), &self.lease) {
+            lease.pool.put_back(lease.server, connection);
+        }
     }
 }
 

@@ -14,7 +14,7 @@ mod steer;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::task::Waker;
 use std::time::{Duration, SystemTime};
 
@@ -26,8 +26,9 @@ use tokio::time::Instant;
 pub use self::ground::{GroundView, Measured};
 pub(super) use self::pool::Granted;
 pub use self::pool::{Accepted, Checkout, Member, Pool, Vouched};
+use self::pool::{Habits, NEVER};
 pub use self::refused::Refused;
-pub use self::settings::PoolSettings;
+pub use self::settings::{Check, PoolSettings};
 use self::state::{Past, State, put};
 pub use self::steer::{Shutting, SteerError};
 use super::book::{Book, Gate, ServiceId, ServiceLimits};
@@ -223,9 +224,11 @@ impl Pools {
             user,
             purpose,
             place: RwLock::new(place),
+            habits: Habits::of(&settings),
             settings: RwLock::new(Arc::new(settings)),
             welcome: RwLock::default(),
             doubtful: AtomicBool::new(false),
+            unused_since: AtomicU64::new(NEVER),
             last_failure: Mutex::default(),
             vouched: tokio::sync::Mutex::default(),
             statements,
@@ -330,7 +333,7 @@ impl Pools {
     /// Drops idle connections that Postgres has closed, and forgets pools that never came to anything. Called about once a
     /// second.
     pub fn sweep(&self) {
-        self.forget_fruitless();
+        self.forget_unused();
         let mut ends = Vec::new();
         self.update(|state, now| {
             let State {
@@ -370,8 +373,10 @@ impl Pools {
         }
     }
 
-    /// Forgets pools whose every login was refused and that nobody uses: their names came from clients.
-    fn forget_fruitless(&self) {
+    /// Forgets pools whose every login was refused and that nobody uses: their names came from clients. Others when nobody has used
+    /// them for as long as they are to be remembered.
+    fn forget_unused(&self) {
+        let (now, mut forgotten) = (self.now(), Vec::new());
         let mut state = self.state.lock();
         let State {
             book,
@@ -383,14 +388,27 @@ impl Pools {
         by_name.retain(|_, pool| {
             // One in each table: as both are behind this lock, nobody can get hold of a third meanwhile.
             let unused = Arc::strong_count(pool) == 2;
-            let unused = unused && (pool.settings.read().is_probe || pool.welcome.read().is_none());
-            let forget = unused && book.remove_pool(pool.id);
+            let is_fruitless = pool.settings.read().is_probe || pool.welcome.read().is_none();
+            let is_over = pool.is_unused_for_long(now, unused && book.is_empty(pool.id));
+            let forget = unused && (is_fruitless || is_over) && book.remove_pool(pool.id);
             if forget {
                 pools[pool.id.index()] = None;
                 keep(past, pool);
+                if !is_fruitless {
+                    forgotten.push(Arc::clone(pool));
+                }
             }
             !forget
         });
+        let is_gone = |pool: &Pool| !by_name.values().any(|it| it.database == pool.database);
+        let told: Vec<_> = forgotten
+            .into_iter()
+            .map(|pool| (is_gone(&pool), pool))
+            .collect();
+        drop(state);
+        for (is_last, pool) in told {
+            pool.tells_of_forgetting(is_last);
+        }
     }
 
     /// Carries out `change` and what the book wants done after it.

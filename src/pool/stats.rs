@@ -7,9 +7,6 @@ use std::time::Duration;
 
 use crate::metrics::{Tally, Times, Traffic};
 
-/// Over how long averages are taken: PgBouncer's `stats_period`.
-pub const STATS_PERIOD: Duration = Duration::from_mins(1);
-
 macro_rules! totals {
     ($($(#[$doc:meta])* $name:ident: $column:literal = $tally:ident,)*) => {
         /// What was counted. Times are microseconds.

@@ -42,6 +42,8 @@ pub struct Connection {
     pub route: Route,
     /// When it was last lent, in microseconds of the pools' clock.
     pub lent: u64,
+    /// When it last came back, or was made; likewise.
+    pub rested: u64,
     /// Times what its client does.
     pub stint: Stint,
     facts: Arc<Facts>,
@@ -73,6 +75,7 @@ pub struct Moving {
     welcome: Arc<Welcome>,
     route: Route,
     lent: u64,
+    rested: u64,
     facts: Arc<Facts>,
     told: Arc<Parameters>,
 }
@@ -88,6 +91,7 @@ impl Connection {
             welcome,
             route,
             lent: 0,
+            rested: 0,
             stint: Stint::default(),
             facts: Arc::new(facts),
             told: Arc::default(),
@@ -175,6 +179,7 @@ impl Connection {
             welcome,
             route,
             lent,
+            rested,
             stint: _,
             facts,
             told,
@@ -186,6 +191,7 @@ impl Connection {
             welcome,
             route,
             lent,
+            rested,
             facts,
             told,
         })
@@ -362,6 +368,7 @@ impl Moving {
             welcome,
             route,
             lent,
+            rested,
             facts,
             told,
         } = self;
@@ -371,6 +378,7 @@ impl Moving {
             welcome,
             route,
             lent,
+            rested,
             stint: Stint::default(),
             facts,
             told,

@@ -446,6 +446,8 @@ impl Target {
                 keepalive_interval: Duration::ZERO,
                 keepalive_count: 0,
                 user_timeout: None,
+                keepalive: true,
+                socket_buffer: 0,
             },
             security: Security::NONE,
             limit: Duration::ZERO,

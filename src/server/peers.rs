@@ -199,6 +199,8 @@ mod tests {
         keepalive_interval: Duration::ZERO,
         keepalive_count: 0,
         user_timeout: None,
+        keepalive: true,
+        socket_buffer: 0,
     };
 
     const WAY: Way<'_> = Way {

@@ -154,6 +154,8 @@ mod tests {
         keepalive_interval: Duration::ZERO,
         keepalive_count: 0,
         user_timeout: None,
+        keepalive: true,
+        socket_buffer: 0,
     };
 
     const LIMIT: Duration = Duration::from_mins(1);

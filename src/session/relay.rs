@@ -50,6 +50,9 @@ pub enum RelayError {
     /// The client has more prepared statements than it may.
     #[error("{0}")]
     TooManyStatements(#[source] TooMany),
+    /// A simple query, where those are refused.
+    #[error("PQexec disallowed")]
+    SimpleQuery,
     /// Postgres does not give the session the parameters that the client's sessions have. What the client sent was answered with
     /// others.
     #[error("Postgres refuses the session's parameters: {0}")]
@@ -83,6 +86,8 @@ pub struct Relay<'a, C, S> {
     pub epoch: Instant,
     /// Whether the client may open transaction blocks.
     pub blocks: bool,
+    /// Whether it may use the simple query protocol.
+    pub simple: bool,
     /// How prepared statements are kept account of; `None`: they are not.
     pub tracking: Option<Tracking<'a>>,
 }
@@ -199,15 +204,17 @@ where
             Behind::Goodbye => Err(RelayError::Goodbye),
             Behind::Violation(error) => Err(RelayError::Violation(error)),
             Behind::TooMany(error) => Err(RelayError::TooManyStatements(error)),
+            Behind::SimpleQuery => Err(RelayError::SimpleQuery),
         }
     }
 
     /// Notes the messages in `bytes`, and edits them.
     fn translate(&mut self, bytes: &[u8], edit: &mut Edit<'_>) -> Forward {
         let (mut books, tracking) = (self.server.books(), self.tracking);
-        let traffic = self.traffic;
+        let (traffic, simple) = (self.traffic, self.simple);
         self.client.forward(bytes, |statements, seen| {
             let taken = match tracking {
+                _ if !simple && seen.tag == b'Q' => Take::Refuse(Behind::SimpleQuery),
                 None => {
                     books.exchange.client_sent(seen.tag);
                     Take::Done

@@ -21,7 +21,7 @@ use crate::net::stream::Stream;
 use crate::policy::reaper::Sentence;
 use crate::pool::book::{ServiceId, ThreadId};
 use crate::pool::errand::Discard;
-use crate::pool::lease::{Called, Lease, Ticket};
+use crate::pool::lease::{Called, Checking, Lease, Ticket};
 use crate::pool::pools::{Checkout, Member, Refused};
 use crate::repeats::POOLER_ERROR;
 use crate::server::end::{ServerEnd, Settled};
@@ -80,6 +80,12 @@ pub enum End {
     /// pgweir is shutting down.
     #[error("pgweir is shutting down")]
     Drained,
+    /// The server connection that it kept is to be replaced.
+    #[error("database configuration changed")]
+    Replaced,
+    /// It sent a simple query, and those are refused.
+    #[error("PQexec disallowed")]
+    SimpleQuery,
     /// An operator or a limit wants it so.
     #[error("closed by an administrator")]
     Killed,
@@ -97,7 +103,7 @@ impl End {
     }
 
     /// The words that there are.
-    pub const WORDS: [&str; 22] = [
+    pub const WORDS: [&str; 24] = [
         "goodbye",
         "client_gone",
         "protocol_violation",
@@ -109,6 +115,8 @@ impl End {
         "too_many_statements",
         "parameters",
         "drained",
+        "replaced",
+        "simple_query",
         "killed",
         "client_idle",
         "idle_transaction",
@@ -139,6 +147,8 @@ impl End {
             Self::TooManyStatements(_) => "too_many_statements",
             Self::Parameters(_) => "parameters",
             Self::Drained => "drained",
+            Self::Replaced => "replaced",
+            Self::SimpleQuery => "simple_query",
             Self::Killed => "killed",
             Self::Overdue(Overdue::ClientIdle) => "client_idle",
             Self::Overdue(Overdue::IdleTransaction) => "idle_transaction",
@@ -175,6 +185,10 @@ impl End {
                 SqlState::ADMIN_SHUTDOWN,
                 "terminating connection: pgweir is shutting down",
             ),
+            Self::Replaced => Report::new(SqlState::ADMIN_SHUTDOWN, self.to_string())
+                .detail("The server connection that this session kept is to be replaced, as server_fast_close says."),
+            Self::SimpleQuery => Report::new(SqlState::NOT_SUPPORTED, self.to_string())
+                .hint("Simple queries are refused here, as disable_pqexec says: use the extended protocol."),
             Self::Killed => Report::new(
                 SqlState::ADMIN_SHUTDOWN,
                 "terminating connection due to administrator command",
@@ -264,6 +278,7 @@ impl From<RelayError> for End {
             RelayError::ServerLost(error) => Self::ServerLost(error),
             RelayError::TransactionBlock => Self::TransactionBlock,
             RelayError::TooManyStatements(error) => Self::TooManyStatements(error),
+            RelayError::SimpleQuery => Self::SimpleQuery,
             RelayError::Parameters(error) => Self::Parameters(error),
         }
     }
@@ -288,6 +303,8 @@ pub struct Terms {
     pub startup: Arc<Parameters>,
     /// How many prepared statements a server connection keeps; 0 = names are left to the client.
     pub prepared: usize,
+    /// Whether it may use the simple query protocol.
+    pub simple: bool,
 }
 
 /// Says where a session belongs whose client has given itself another name.
@@ -341,6 +358,8 @@ enum Phase {
     EarlyLeased(Lease, Box<[u8]>),
     /// In the pool's queue, with what it has said so far.
     Waiting(Ticket, Box<[u8]>),
+    /// It has been lent a server connection, and Postgres is asked whether that is still there.
+    Checking(Box<Checking>, Box<[u8]>),
     /// Holding a server connection whose session is made one of this client's (again, if it was reset) before anything is sent to it;
     /// with what the client has said so far, and how often that may be tried again.
     Becoming(Lease, Box<[u8]>, u8),
@@ -395,6 +414,7 @@ impl Session {
                 Phase::Idle => ready!(self.listen(cx, scratch)),
                 Phase::Early(_) | Phase::EarlyLeased(..) => self.catch_up(cx),
                 Phase::Waiting(..) => ready!(self.wait(cx, scratch)),
+                Phase::Checking(..) => ready!(self.check(cx)),
                 Phase::Becoming(..) => ready!(self.become_own(cx, scratch)),
                 Phase::Leased(_) => ready!(self.relay(cx, scratch)),
             };
@@ -434,6 +454,7 @@ impl Session {
         match look {
             Look::Nothing => Ok(Phase::Idle),
             Look::Goodbye => Err(End::Goodbye),
+            Look::Request(at) if !self.terms.simple && said[at] == b'Q' => Err(End::SimpleQuery),
             Look::Request(at) => self.check_out(cx, &said[at..]),
         }
     }
@@ -462,8 +483,35 @@ impl Session {
         }
     }
 
-    /// A server connection was lent for a transaction, which begins.
+    /// A server connection was lent for a transaction.
     fn got(&mut self, cx: &mut Context<'_>, mut lease: Lease, said: &[u8]) -> Result<Phase, End> {
+        if lease.wants_check() {
+            self.wait_from_now();
+            return Ok(Phase::Checking(Box::new(lease.check()), said.into()));
+        }
+        self.has_got(cx, lease, said)
+    }
+
+    /// The server connection that was lent is still there, or another is asked for.
+    fn check(&mut self, cx: &mut Context<'_>) -> Poll<Result<Phase, End>> {
+        let Phase::Checking(checking, said) = &mut self.phase else {
+            unreachable!("called in this phase only")
+        };
+        let lease = ready!(checking.poll(cx));
+        let said = mem::take(said);
+        Poll::Ready(match lease {
+            Some(lease) => self.has_got(cx, lease, &said),
+            None => self.check_out(cx, &said),
+        })
+    }
+
+    /// Its transaction begins.
+    fn has_got(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut lease: Lease,
+        said: &[u8],
+    ) -> Result<Phase, End> {
         take_on(&self.terms, &mut lease);
         let connection = lease.connection();
         connection.stint.begin(connection.lent);
@@ -659,8 +707,9 @@ impl Session {
             return Ok(Phase::Becoming(lease, Box::default(), TRIES));
         }
         let state = lease.connection().end.state();
-        if shared && !state.is_pinned() {
-            if state.is_unlisted() {
+        let resets = self.terms.pool.resets_always();
+        if shared && (!state.is_pinned() || resets) {
+            if state.is_unlisted() || resets {
                 lease.reset(proof);
             } else {
                 lease.release(proof);
@@ -673,6 +722,9 @@ impl Session {
         // If the client is too slow for its reply, it is asked again later.
         if drain && self.client.is_flushed() {
             return Err(End::Drained);
+        }
+        if self.is_replaced() && self.client.is_flushed() {
+            return Err(End::Replaced);
         }
         Ok(mem::replace(&mut self.phase, Phase::Idle))
     }
@@ -836,13 +888,26 @@ impl Session {
             self.cancel(cx);
         }
         let drain = self.terms.listed.entry().asked(Ask::Drain);
+        let replaced = self.is_replaced();
         let Phase::Leased(lease) = &mut self.phase else {
             return None;
         };
         let end = &lease.connection().end;
         // A stream ends nowhere in particular; who replicates comes back for the rest.
         let settled = end.settled().is_some() || end.exchange().is_streaming();
-        (drain && settled && self.client.is_flushed()).then_some(End::Drained)
+        if !settled || !self.client.is_flushed() {
+            return None;
+        }
+        match (drain, replaced) {
+            (true, _) => Some(End::Drained),
+            (false, true) => Some(End::Replaced),
+            (false, false) => None,
+        }
+    }
+
+    /// Whether the server connection that it keeps for its life is to be replaced without waiting for it to leave.
+    fn is_replaced(&self) -> bool {
+        self.terms.mode == Mode::Session && self.entry().asked(Ask::Replace)
     }
 
     /// Whether nothing is under way: neither a transaction nor the client's next message.
@@ -870,7 +935,11 @@ impl Session {
         let cancelers = self.terms.listed.cancelers();
         match &mut self.phase {
             // Postgres ignores the cancel of an idle session too.
-            Phase::Idle | Phase::Early(_) | Phase::EarlyLeased(..) | Phase::Becoming(..) => {}
+            Phase::Idle
+            | Phase::Early(_)
+            | Phase::EarlyLeased(..)
+            | Phase::Checking(..)
+            | Phase::Becoming(..) => {}
             Phase::Leased(lease) => lease.cancel(cancelers),
             Phase::Waiting(_, said) => {
                 let Some(rest) = after_request(said) else {
@@ -900,7 +969,7 @@ impl Session {
     /// Whether what its server connection runs is a query of pgweir's own.
     fn runs_own_query(&mut self) -> bool {
         match &mut self.phase {
-            Phase::Becoming(..) => true,
+            Phase::Checking(..) | Phase::Becoming(..) => true,
             Phase::Leased(lease) => lease.connection().end.exchange().answers_pgweir(),
             _ => false,
         }
@@ -919,8 +988,12 @@ impl Session {
             speak = !told && !server.is_half_read();
             match (server.settled(), &end) {
                 (_, End::ServerLost(_)) => lease.discard(Discard::Died),
+                // It is closed as it comes back.
+                (Some(proof), End::Replaced) => lease.release(proof),
                 (Some(proof), _)
-                    if self.terms.mode == Mode::Session || server.state().is_touched() =>
+                    if self.terms.mode == Mode::Session
+                        || server.state().is_touched()
+                        || self.terms.pool.resets_always() =>
                 {
                     lease.reset(proof);
                 }
@@ -1004,6 +1077,7 @@ fn relaying<'a>(
         epoch,
         traffic: terms.pool.traffic(terms.thread),
         blocks: terms.mode != Mode::Statement,
+        simple: terms.simple,
         tracking,
     }
 }

@@ -179,14 +179,21 @@ impl Reception<'_> {
         loop {
             let asked =
                 poll_fn(|cx| Poll::Ready(pool.ask(party, self.thread, 0, cx.waker()))).await;
-            let mut ticket = match asked {
-                Checkout::Lease(lease) => return Ok(lease),
-                Checkout::Ticket(ticket) => ticket,
+            let called = match asked {
+                Checkout::Lease(lease) => Called::Lease(lease),
+                Checkout::Ticket(mut ticket) => poll_fn(|_| ticket.poll()).await,
             };
-            match poll_fn(|_| ticket.poll()).await {
-                Called::Lease(lease) => return Ok(lease),
+            let mut lease = match called {
+                Called::Lease(lease) => lease,
                 Called::Refused(refused) => return Err(refused),
-                Called::Again => {}
+                Called::Again => continue,
+            };
+            if !lease.wants_check() {
+                return Ok(lease);
+            }
+            let mut checking = lease.check();
+            if let Some(lease) = poll_fn(|cx| checking.poll(cx)).await {
+                return Ok(lease);
             }
         }
     }

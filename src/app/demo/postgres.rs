@@ -173,6 +173,8 @@ pub(super) async fn connect(port: u16, identity: &Identity) -> Result<Packets<St
         keepalive_interval: Duration::from_secs(5),
         keepalive_count: 3,
         user_timeout: None,
+        keepalive: true,
+        socket_buffer: 0,
     };
     let stream = Stream::connect(&Host::Tcp("127.0.0.1".to_owned(), port), &tcp).await?;
     let mut packets = Packets::new(stream);

@@ -504,6 +504,7 @@ const CLOSED = {
   probe: "It was made to try a password.",
   replication: "Its client, for whose replication it was made, has left.",
   reset_failed: "server_reset_query failed.",
+  check_failed: "server_check_query failed.",
   move_failed: "It could not be moved to another thread.",
 };
 

@@ -40,11 +40,9 @@ pub(super) enum Fate {
     Idle(&'static str),
     /// Whoever gives it another value than the default is told that it has no effect, and what that means.
     Without(&'static str),
-    /// With any other value than the default pgweir does not start.
-    Refused(&'static str),
 }
 
-use Fate::{Idle, Own, Refused, Same, Without};
+use Fate::{Idle, Own, Same, Without};
 use Kind::{Count, File, List, Milliseconds, Seconds, Switch, Text, WholeSeconds, Word};
 
 pub(super) const MODES: &[&str] = &["session", "transaction", "statement"];
@@ -93,8 +91,6 @@ const SUITES: &str = "the suites of TLS are those of rustls, all of them with fo
 
 const RESOLVES: &str = "each new server connection asks the system's resolver";
 
-const STATISTICS: &str = "statistics are not written to the log; listen.http has them as metrics";
-
 /// What PgBouncer calls the facilities of syslog; any other word is `user`.
 pub(super) const FACILITIES: &[&str] = &[
     "auth", "authpriv", "daemon", "user", "local0", "local1", "local2", "local3", "local4",
@@ -102,8 +98,6 @@ pub(super) const FACILITIES: &[&str] = &[
 ];
 
 const SERVICE: &str = "a name for Windows and syslog";
-
-const CHECK: &str = "an idle server connection that has died is noticed without a query";
 
 /// `NAME = DEFAULT; KIND; FATE,` for each.
 macro_rules! keys {
@@ -124,7 +118,7 @@ keys! {
     "auth_query" = super::translate::AUTH_QUERY; Text; Own,
     "auth_type" = "md5"; Word(AUTH_TYPES); Own,
     "auth_user" = ""; Text; Same("auth", "query_user"),
-    "autodb_idle_timeout" = "3600"; Seconds; Idle("a database that nobody uses costs nothing"),
+    "autodb_idle_timeout" = "3600"; Seconds; Same("timeouts", "auto_database_idle"),
     "cancel_wait_timeout" = "10"; Seconds; Same("timeouts", "cancel"),
     "client_idle_timeout" = "0"; Seconds; Same("timeouts", "client_idle"),
     "client_login_timeout" = "60"; Seconds; Same("timeouts", "client_login"),
@@ -139,7 +133,7 @@ keys! {
     "client_tls_sslmode" = "disable"; Word(TLS_MODES); Own,
     "conffile" = ""; File; Without("a reload reads the file that the command line names"),
     "default_pool_size" = "20"; Count; Own,
-    "disable_pqexec" = "0"; Switch; Refused("the simple query protocol cannot be refused in this version"),
+    "disable_pqexec" = "0"; Switch; Same("pool", "disable_pqexec"),
     "dns_max_ttl" = "15"; Seconds; Idle(RESOLVES),
     "dns_nxdomain_ttl" = "15"; Seconds; Idle(RESOLVES),
     "dns_zone_check_period" = "0"; Seconds; Idle(RESOLVES),
@@ -152,7 +146,7 @@ keys! {
     "log_connections" = "1"; Switch; Same("log", "connections"),
     "log_disconnections" = "1"; Switch; Same("log", "disconnections"),
     "log_pooler_errors" = "1"; Switch; Same("log", "pooler_errors"),
-    "log_stats" = "1"; Switch; Idle(STATISTICS),
+    "log_stats" = "1"; Switch; Same("log", "stats"),
     "logfile" = ""; File; Same("log", "file"),
     "login_notify_message" = ""; Text; Same("auth", "login_notify_message"),
     "max_client_conn" = "100"; Count; Own,
@@ -166,7 +160,7 @@ keys! {
     "peer_id" = "0"; Count; Same("process", "peer_id"),
     "pidfile" = ""; File; Same("process", "pidfile"),
     "pkt_buf" = "4096"; Count; Idle("buffers belong to threads, not to connections"),
-    "pool_idle_timeout" = "0"; Seconds; Idle("a pool that nobody uses costs nothing"),
+    "pool_idle_timeout" = "0"; Seconds; Same("timeouts", "pool_idle"),
     "pool_mode" = "session"; Word(MODES); Same("pool", "mode"),
     "query_timeout" = "0"; Seconds; Same("timeouts", "query"),
     "query_wait_notify" = "5"; Seconds; Same("timeouts", "query_wait_notify"),
@@ -175,16 +169,16 @@ keys! {
     "reserve_pool_timeout" = "5"; Seconds; Own,
     "resolv_conf" = ""; File; Without(RESOLVES),
     "sbuf_loopcnt" = "5"; Count; Idle("no connection keeps a thread from the others"),
-    "scram_iterations" = "4096"; Count; Without("secrets are derived with 4096 iterations"),
-    "server_check_delay" = "30"; Seconds; Idle(CHECK),
-    "server_check_query" = "<empty>"; Text; Idle(CHECK),
+    "scram_iterations" = "4096"; Count; Own,
+    "server_check_delay" = "30"; Seconds; Same("pool", "server_check_delay"),
+    "server_check_query" = "<empty>"; Text; Own,
     "server_connect_timeout" = "15"; Seconds; Same("timeouts", "server_connect"),
-    "server_fast_close" = "0"; Switch; Without("a client in session mode keeps its server connection until it leaves"),
+    "server_fast_close" = "0"; Switch; Same("pool", "server_fast_close"),
     "server_idle_timeout" = "600"; Seconds; Same("timeouts", "server_idle"),
     "server_lifetime" = "3600"; Seconds; Own,
     "server_login_retry" = "15"; Seconds; Own,
     "server_reset_query" = "DISCARD ALL"; Text; Same("pool", "server_reset_query"),
-    "server_reset_query_always" = "0"; Switch; Without("outside of session mode nothing of a client stays behind that would have to be reset"),
+    "server_reset_query_always" = "0"; Switch; Same("pool", "server_reset_query_always"),
     "server_round_robin" = "0"; Switch; Same("pool", "server_round_robin"),
     "server_tls13_ciphers" = ""; Text; Without(SUITES),
     "server_tls_ca_file" = ""; File; Own,
@@ -195,18 +189,18 @@ keys! {
     "server_tls_sslmode" = "prefer"; Word(TLS_MODES); Same("tls.server", "mode"),
     "service_name" = "pgbouncer"; Text; Idle(SERVICE),
     "so_reuseport" = "0"; Switch; Same("listen", "reuse_port"),
-    "stats_period" = "60"; Seconds; Idle(STATISTICS),
+    "stats_period" = "60"; Seconds; Own,
     "stats_users" = ""; List; Same("auth", "stats"),
     "suspend_timeout" = "10"; Seconds; Idle("there is no SUSPEND"),
     "syslog" = "0"; Switch; Same("log", "syslog"),
     "syslog_facility" = "daemon"; Text; Own,
     "syslog_ident" = "pgbouncer"; Text; Same("log", "syslog_ident"),
     "tcp_defer_accept" = "1"; WholeSeconds; Idle("a socket that says nothing costs little"),
-    "tcp_keepalive" = "1"; Switch; Without("keepalive is always on"),
+    "tcp_keepalive" = "1"; Switch; Same("tcp", "keepalive"),
     "tcp_keepcnt" = "0"; Count; Same("tcp", "keepalive_count"),
     "tcp_keepidle" = "0"; WholeSeconds; Same("tcp", "keepalive_idle"),
     "tcp_keepintvl" = "0"; WholeSeconds; Same("tcp", "keepalive_interval"),
-    "tcp_socket_buffer" = "0"; Count; Without("the system chooses the buffers of sockets"),
+    "tcp_socket_buffer" = "0"; Count; Same("tcp", "socket_buffer"),
     "tcp_user_timeout" = "0"; Milliseconds; Same("tcp", "user_timeout"),
     "track_extra_parameters" = "IntervalStyle"; List; Idle("every parameter is kept for each client"),
     "transaction_timeout" = "0"; Seconds; Same("timeouts", "transaction"),

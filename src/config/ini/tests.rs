@@ -6,7 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::Weight::{Differs, Idle, Without};
-use super::keys::{Fate, KEYS, Kind};
+use super::keys::{KEYS, Kind};
 use super::{Imported, Surroundings, import};
 use crate::config::change;
 use crate::config::checked::{
@@ -224,6 +224,27 @@ fn each_setting_means_what_it_means_to_pgbouncer() {
         ),
         ("server_reset_query =", vec!["pool.server_reset_query"]),
         (
+            "server_reset_query_always = 1",
+            vec!["pool.server_reset_query_always"],
+        ),
+        (
+            "server_check_query = <empty>\nserver_check_delay = 0",
+            vec!["pool.server_check_query", "pool.server_check_delay"],
+        ),
+        ("server_check_query =", vec![]),
+        ("server_fast_close = 1", vec!["pool.server_fast_close"]),
+        ("disable_pqexec = 1", vec!["pool.disable_pqexec"]),
+        (
+            "autodb_idle_timeout = 7",
+            vec!["timeouts.auto_database_idle"],
+        ),
+        ("pool_idle_timeout = 7", vec!["timeouts.pool_idle"]),
+        ("log_stats = 0", vec!["log.stats"]),
+        ("stats_period = 7", vec!["log.stats_period"]),
+        ("scram_iterations = 7", vec!["auth.scram_iterations"]),
+        ("tcp_keepalive = 0", vec!["tcp.keepalive"]),
+        ("tcp_socket_buffer = 70000", vec!["tcp.socket_buffer"]),
+        (
             "server_tls_sslmode = verify-full\nserver_tls_ca_file = x",
             vec!["tls.server.mode", "tls.server.ca"],
         ),
@@ -264,10 +285,7 @@ fn each_setting_means_what_it_means_to_pgbouncer() {
         ("unix_socket_mode = 0700", vec!["listen.unix_socket_mode"]),
         ("user = x", vec!["process.user"]),
         ("verbose = 2", vec!["log.level"]),
-        (
-            "pkt_buf = 8192\nsbuf_loopcnt = 0\nserver_check_query = select 1",
-            vec![],
-        ),
+        ("pkt_buf = 8192\nsbuf_loopcnt = 0", vec![]),
         ("default_pool_size = 50\ndefault_pool_size = 20", vec![]),
     ] {
         let mut names: Vec<_> = change::between(&settings(""), &settings(line))
@@ -468,7 +486,6 @@ x = 1
 #[test]
 fn what_would_be_unsafe_to_ignore_is_a_mistake() {
     for (lines, text) in [
-        ("disable_pqexec = 1", "cannot be refused"),
         ("auth_type = pam", "not part of this version"),
         ("auth_type = ldap", "needs ldap_options"),
         (
@@ -543,7 +560,7 @@ fn a_contradiction_is_where_the_ini_has_it() {
 #[test]
 fn nothing_without_effect_is_passed_over_in_silence() {
     let imported = right(
-        "[pgbouncer]\npkt_buf = 8192\nserver_fast_close = 1\nserver_reset_query_always = 0\nmin_pool_size = 30\nscram_iterations = 1\n\
+        "[pgbouncer]\npkt_buf = 8192\nresolv_conf = /x\nserver_reset_query_always = 0\nmin_pool_size = 30\n\
          client_tls_ciphers = DEFAULT@SECLEVEL=2\n[databases]\na = host=x,y\n",
     );
     let notes: Vec<_> = imported
@@ -555,15 +572,14 @@ fn nothing_without_effect_is_passed_over_in_silence() {
         notes,
         [
             (Idle, "pkt_buf = 8192"),
-            (Without, "server_fast_close = 1"),
-            (Without, "scram_iterations = 1"),
+            (Without, "resolv_conf = /x"),
             (Without, "client_tls_ciphers = DEFAULT@SECLEVEL=2"),
             (Differs, "min_pool_size = 30"),
         ]
     );
     assert_eq!(
         imported.notes[1].to_string(),
-        "pgbouncer.ini:3: server_fast_close = 1: has no effect: a client in session mode keeps its server connection until it leaves"
+        "pgbouncer.ini:3: resolv_conf = /x: has no effect: each new server connection asks the system's resolver"
     );
 }
 
@@ -668,9 +684,8 @@ fn a_value(kind: Kind) -> BoxedStrategy<String> {
 
 fn a_setting() -> impl Strategy<Value = String> {
     proptest::sample::select(KEYS)
-        .prop_filter("is always refused or needs others", |key| {
-            !matches!(key.fate, Fate::Refused(_))
-                && !["auth_type", "listen_addr"].contains(&key.name)
+        .prop_filter("needs others", |key| {
+            !["auth_type", "listen_addr"].contains(&key.name)
         })
         .prop_flat_map(|key| {
             a_value(key.kind).prop_map(move |value| format!("{} = {value}", key.name))

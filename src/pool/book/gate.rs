@@ -40,6 +40,14 @@ impl Book {
         Some(self.pools[self.pool_at(pool)?].gate)
     }
 
+    /// Whether a pool has neither server connections nor waiters.
+    pub fn is_empty(&self, pool: PoolId) -> bool {
+        self.pool_at(pool).is_none_or(|at| {
+            let pool = &self.pools[at];
+            pool.tally.total() == 0 && pool.waiters == 0
+        })
+    }
+
     /// How many of a pool's server connections are still there that `reconnect` wants replaced.
     pub fn outdated(&self, pool: PoolId) -> u32 {
         self.pool_at(pool).map_or(0, |at| self.pools[at].outdated)

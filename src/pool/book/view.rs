@@ -51,6 +51,8 @@ pub struct ServerView {
     pub lent: Option<Duration>,
     /// It is closed as soon as it comes back.
     pub outdated: bool,
+    /// It is to be replaced, whatever its age.
+    pub replaced: bool,
 }
 
 /// A session in a queue.
@@ -164,6 +166,7 @@ impl Book {
             since: entry.since,
             lent: entry.lent,
             outdated: entry.epoch != self.pools[entry.pool].epoch || entry.expires <= self.now,
+            replaced: entry.epoch != self.pools[entry.pool].epoch,
         })
     }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -58,6 +58,9 @@ pub struct Pool {
     pub(super) welcome: RwLock<Option<Arc<Welcome>>>,
     /// A server connection died since: it may be another Postgres that answers now.
     pub(super) doubtful: AtomicBool,
+    pub(super) habits: Habits,
+    /// Since when it has been empty and without clients, in microseconds of the pools' clock.
+    pub(super) unused_since: AtomicU64,
     pub(super) last_failure: Mutex<Option<Failure>>,
     pub(super) vouched: tokio::sync::Mutex<Option<Vouched>>,
     pub(super) statements: Arc<Store>,
@@ -70,6 +73,35 @@ pub struct Pool {
     /// Clients that wait for one to be logged in.
     pub(super) logins_waiting: AtomicI32,
     pub(super) pools: Arc<Pools>,
+}
+
+/// What is looked at for each lease: the settings, without their lock.
+#[derive(Debug)]
+pub(super) struct Habits {
+    /// A connection that was unused for so many microseconds is asked whether it is still there.
+    check_after: AtomicU64,
+    resets_always: AtomicBool,
+}
+
+/// A time that does not come.
+pub(super) const NEVER: u64 = u64::MAX;
+
+impl Habits {
+    pub(super) fn of(settings: &PoolSettings) -> Self {
+        let habits = Self {
+            check_after: AtomicU64::new(NEVER),
+            resets_always: AtomicBool::new(false),
+        };
+        habits.follow(settings);
+        habits
+    }
+
+    fn follow(&self, settings: &PoolSettings) {
+        let check = settings.check.as_ref();
+        let after = check.map_or(NEVER, |check| in_micros(check.delay));
+        self.check_after.store(after, Relaxed);
+        self.resets_always.store(settings.resets_always, Relaxed);
+    }
 }
 
 /// A session's place among those of its pool. Dropped, it has left.
@@ -270,9 +302,10 @@ impl Pool {
     pub(in crate::pool) fn put_back(
         &self,
         server: ServerId,
-        connection: Box<Connection>,
+        mut connection: Box<Connection>,
     ) -> Duration {
         self.pools.update(|state, now| {
+            connection.rested = in_micros(now);
             put(&mut state.parked, server.index(), (server, connection));
             state.book.release(now, server, &mut state.actions);
             now
@@ -483,6 +516,7 @@ impl Pool {
         let settings = Arc::new(settings);
         // First of all: what is dialled from the reconnect on counts as new, and must have been dialled as new.
         *self.settings.write() = Arc::clone(&settings);
+        self.habits.follow(&settings);
         self.pools.update(|state, now| {
             let place = state.place(&self.database, &settings);
             let moved = std::mem::replace(&mut *self.place.write(), place) != place;
@@ -503,6 +537,44 @@ impl Pool {
             }
             state.configure(now, host, &settings);
         });
+    }
+
+    /// Whether Postgres is to be asked whether it is still there before a connection is lent that was unused for so long.
+    pub(in crate::pool) fn wants_check(&self, unused: u64) -> bool {
+        unused >= self.habits.check_after.load(Relaxed)
+    }
+
+    /// Whether every connection that comes back is reset.
+    pub fn resets_always(&self) -> bool {
+        self.habits.resets_always.load(Relaxed)
+    }
+
+    /// Whether it has not been used for as long as it is to be remembered. `unused`: as things are now.
+    pub(super) fn is_unused_for_long(&self, now: Duration, unused: bool) -> bool {
+        if !unused {
+            self.unused_since.store(NEVER, Relaxed);
+            return false;
+        }
+        let now = in_micros(now);
+        let since = self.unused_since.load(Relaxed).min(now);
+        self.unused_since.store(since, Relaxed);
+        let after = self.settings.read().forget_after;
+        after.is_some_and(|after| now - since >= in_micros(after))
+    }
+
+    /// Tells that it is forgotten, and the last of its database.
+    pub(super) fn tells_of_forgetting(&self, is_last: bool) {
+        let (database, user, settings) = (&self.database, &self.user, self.settings());
+        let said = settings
+            .lines
+            .any
+            .then(|| format!("cleaning up idle pool: {database}/{user}"));
+        tracing::info!(said, database, user, "a pool that nobody uses is forgotten");
+        if is_last && settings.is_auto && settings.lines.any {
+            let what = "as it does not exist anymore or inactive auto-database";
+            let said = format!("dropping database '{database}' {what}");
+            tracing::warn!(said, "database forgotten");
+        }
     }
 
     /// Whether its connections are not lent a second time.
@@ -567,7 +639,7 @@ impl Pool {
     fn dialed(
         &self,
         server: ServerId,
-        connection: Connection,
+        mut connection: Connection,
         host: HostId,
         limit: Option<u32>,
         settings: &PoolSettings,
@@ -595,6 +667,7 @@ impl Pool {
             state.counts_of(host).dialed();
             state.admitted(now, host, limit);
             let facts = Arc::clone(connection.facts());
+            connection.rested = in_micros(now);
             put(&mut state.facts, server.index(), (server, facts));
             put(
                 &mut state.parked,

@@ -10,8 +10,18 @@ use crate::server::told::Lines;
 use crate::wire::parameters::{DEPLOYMENT, options_without};
 use crate::wire::startup::Startup;
 
+/// What is asked of a server connection before it is lent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Check {
+    /// The question; any answer will do.
+    pub query: String,
+    /// Of one that was unused for so long.
+    pub delay: Duration,
+}
+
 /// What may change while a pool is in use.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 pub struct PoolSettings {
     /// Where and as whom to log in.
     pub target: Target,
@@ -33,6 +43,14 @@ pub struct PoolSettings {
     pub server_login_retry: Duration,
     /// Run between two clients in session mode; empty = nothing.
     pub server_reset_query: String,
+    /// It is run in every mode, whenever a server connection comes back.
+    pub resets_always: bool,
+    /// How a server connection is asked whether it is still there.
+    pub check: Option<Check>,
+    /// A session-mode client is closed with its server connection as soon as that is to be replaced and has no transaction.
+    pub closes_fast: bool,
+    /// It is forgotten when nobody has used it for this long.
+    pub forget_after: Option<Duration>,
     /// Prepared statements that a server connection keeps; 0 = names are left to the clients.
     pub max_prepared_statements: u32,
     /// How long it may take to bring a connection back to order.

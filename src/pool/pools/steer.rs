@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::{Pool, Pools, Purpose, State};
 use crate::config::checked::Mode;
-use crate::pool::book::{Gate, HostId};
+use crate::pool::book::{Gate, HostId, ServerId};
+use crate::server::facts::Facts;
 
 /// Why pools cannot be steered so: PgBouncer's words.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -274,6 +275,32 @@ impl Pools {
             });
             there.for_each(|pool| book.reconnect(now, pool.id, actions));
         });
+    }
+
+    /// Sessions that keep a server connection which is to be replaced, where their pool is not to wait for them to leave.
+    pub fn keepers_of_replaced(&self) -> Vec<u32> {
+        let state = self.state.lock();
+        let hurries = |pool: &&Arc<Pool>| {
+            let settings = pool.settings.read();
+            settings.closes_fast
+                && settings.mode == Mode::Session
+                && state.book.outdated(pool.id) > 0
+        };
+        let pools: HashSet<_> = state
+            .by_name
+            .values()
+            .filter(hurries)
+            .map(|pool| pool.id)
+            .collect();
+        if pools.is_empty() {
+            return Vec::new();
+        }
+        let keeper = |(server, facts): &(ServerId, Arc<Facts>)| {
+            let view = state.book.server(*server)?;
+            let is_meant = view.replaced && pools.contains(&view.pool);
+            is_meant.then(|| facts.client()).flatten()
+        };
+        state.facts.iter().flatten().filter_map(keeper).collect()
     }
 
     /// Returns when those that were to be replaced are gone.

@@ -13,6 +13,9 @@ use super::{AUTH_QUERY, CONSOLE, Named, Translator};
 /// The largest message of the protocol that is let through.
 const LARGEST_MESSAGE: u32 = 1 << 30;
 
+/// As many as pgweir accepts of Postgres.
+const MOST_ITERATIONS: u32 = 1_000_000;
+
 impl Translator<'_> {
     /// `[pgbouncer]`.
     pub(super) fn settings(&mut self, databases: &Named) {
@@ -60,11 +63,7 @@ impl Translator<'_> {
                 self.note_setting(Weight::Idle, name, why);
             }
             Fate::Without(why) if is_other => self.note_setting(Weight::Without, name, why),
-            Fate::Refused(why) if is_other => {
-                let message = format!("{name} = {}: {why}", self.text(name));
-                self.wrong_setting(name, message);
-            }
-            Fate::Own | Fate::Idle(_) | Fate::Without(_) | Fate::Refused(_) => {}
+            Fate::Own | Fate::Idle(_) | Fate::Without(_) => {}
         }
     }
 
@@ -170,6 +169,11 @@ impl Translator<'_> {
         );
         let after = toml::duration(self.seconds("reserve_pool_timeout"));
         self.write("pool", "reserve_after", after, &["reserve_pool_timeout"]);
+        // Whoever does not ask for a check gets none: a dead connection is noticed without.
+        if self.is_written("server_check_query") {
+            let query = toml::text(self.text("server_check_query"));
+            self.write("pool", "server_check_query", query, &["server_check_query"]);
+        }
         let remark =
             Origin::remark("as PgBouncer puts them; \"postgres\" gives the codes of Postgres");
         self.file
@@ -212,6 +216,13 @@ impl Translator<'_> {
             lifetime,
             &["server_lifetime"],
         );
+        let period = once(self.seconds("stats_period"));
+        self.write(
+            "log",
+            "stats_period",
+            toml::duration(period),
+            &["stats_period"],
+        );
         let retry = once(self.seconds("server_login_retry"));
         self.write(
             "timeouts",
@@ -222,6 +233,14 @@ impl Translator<'_> {
     }
 
     fn auth(&mut self, databases: &Named) {
+        let iterations = self.count("scram_iterations");
+        let bounded = iterations.clamp(1, MOST_ITERATIONS);
+        let from = ["scram_iterations"];
+        self.write("auth", "scram_iterations", bounded.to_string(), &from);
+        if bounded != iterations {
+            let text = format!("between 1 and {MOST_ITERATIONS} are made");
+            self.note_setting(Weight::Differs, "scram_iterations", &text);
+        }
         let method = self.word("auth_type");
         let named = match method.as_str() {
             "plain" => "password",

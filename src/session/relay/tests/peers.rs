@@ -217,6 +217,7 @@ impl Wire {
         let front = kept.and_then(|kept| server.change_to(&kept.parameters));
         let mut relay = Relay {
             blocks: true,
+            simple: true,
             tracking: kept.map(|kept| Tracking {
                 store: &kept.store,
                 most: kept.most,

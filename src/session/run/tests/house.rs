@@ -207,6 +207,10 @@ impl House {
             server_lifetime: None,
             server_login_retry: Duration::from_millis(10),
             is_auto: false,
+            resets_always: false,
+            check: None,
+            closes_fast: false,
+            forget_after: None,
             lines: crate::server::told::Lines::default(),
             server_reset_query: "DISCARD ALL".into(),
             max_prepared_statements: 100,
@@ -432,6 +436,7 @@ impl Thread {
             seats: Box::default(),
             startup: Arc::new(parameters.iter().copied().collect()),
             prepared: 100,
+            simple: true,
         };
         let mut session = Session::new(ClientEnd::new(Stream::Unix(near), LIMIT), terms, None, &[]);
         let attending = Arc::clone(&entry);
