@@ -28,6 +28,8 @@ rows! {
     sessions_begin_as_with_pgbouncer: "sessions",
     logins_are_those_of_pgbouncer: "logins",
     the_console_is_that_of_pgbouncer: "console",
+    commands_are_those_of_pgbouncer: "commands",
+    databases_and_users_have_the_settings_of_pgbouncer: "entries",
     processes_and_sockets_are_those_of_pgbouncer: "processes",
     the_log_is_that_of_pgbouncer: "log",
     server_connections_are_those_of_pgbouncer: "servers",

@@ -234,6 +234,8 @@ pub struct Timeouts {
     pub server_lifetime: Option<Duration>,
     /// Forwarding a cancel request; zero = no limit of ours.
     pub cancel: Duration,
+    /// How long SUSPEND waits for open transactions.
+    pub suspend: Option<Duration>,
     /// A pool is forgotten that nobody has used for this long.
     pub pool_idle: Option<Duration>,
     /// The same for the pools of databases that are found by `*`.

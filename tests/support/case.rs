@@ -27,7 +27,9 @@
 //! | `NAME close`, `NAME cancel` | Terminate; a cancel request |
 //! | `NAME until VALUE SQL` | asks until the answer is this |
 //! | `postgres SQL` | asks Postgres itself |
+//! | `until VALUE SQL` | asks Postgres until the answer is this |
 //! | `ini LINE` | one more line at the end of the file |
+//! | `without TEXT` | no line of the file begins with this any more |
 //! | `users LINE`, `hba LINE` | one more line at the end of the users file, of the HBA file |
 //! | `pause MILLISECONDS` | time that a timeout needs |
 //! | `log TEXT` | waits until the log has it |
@@ -299,6 +301,20 @@ impl Talk<'_> {
         let (first, rest) = text.split_once(' ').unwrap_or((&text, ""));
         match first {
             "postgres" => return self.ask_postgres(rest),
+            "until" => {
+                let (value, sql) = rest.split_once(' ').expect("a value and a query");
+                until(&format!("{sql} gives {value}"), PATIENCE, || {
+                    (self.ask_postgres(sql) == [value]).then_some(())
+                });
+            }
+            "without" => {
+                let ini = self.running.place.read("pgbouncer.ini");
+                let mut kept = String::new();
+                for line in ini.lines().filter(|line| !line.starts_with(rest)) {
+                    let _ = writeln!(kept, "{line}");
+                }
+                self.running.place.write("pgbouncer.ini", &kept);
+            }
             "ini" => self
                 .running
                 .place

@@ -191,7 +191,7 @@ keys! {
     "so_reuseport" = "0"; Switch; Same("listen", "reuse_port"),
     "stats_period" = "60"; Seconds; Own,
     "stats_users" = ""; List; Same("auth", "stats"),
-    "suspend_timeout" = "10"; Seconds; Idle("there is no SUSPEND"),
+    "suspend_timeout" = "10"; Seconds; Same("timeouts", "suspend"),
     "syslog" = "0"; Switch; Same("log", "syslog"),
     "syslog_facility" = "daemon"; Text; Own,
     "syslog_ident" = "pgbouncer"; Text; Same("log", "syslog_ident"),
