@@ -194,7 +194,7 @@ keys! {
     "suspend_timeout" = "10"; Seconds; Same("timeouts", "suspend"),
     "syslog" = "0"; Switch; Same("log", "syslog"),
     "syslog_facility" = "daemon"; Text; Own,
-    "syslog_ident" = "pgbouncer"; Text; Same("log", "syslog_ident"),
+    "syslog_ident" = "pgbouncer"; Text; Own,
     "tcp_defer_accept" = "1"; WholeSeconds; Idle("a socket that says nothing costs little"),
     "tcp_keepalive" = "1"; Switch; Same("tcp", "keepalive"),
     "tcp_keepcnt" = "0"; Count; Same("tcp", "keepalive_count"),

@@ -69,6 +69,11 @@ impl Translator<'_> {
 
     /// A facility that PgBouncer does not know is libc's own default there.
     fn syslog(&mut self) {
+        // Of whoever does not go to syslog nothing is written that was not.
+        if self.is_written("syslog_ident") || self.count("syslog") != 0 {
+            let ident = toml::text(self.text("syslog_ident"));
+            self.write("log", "syslog_ident", ident, &["syslog_ident"]);
+        }
         let mut word = self.text("syslog_facility").to_owned();
         if !keys::FACILITIES.contains(&word.as_str()) {
             let text = "no such facility; as with PgBouncer it is \"user\"";
