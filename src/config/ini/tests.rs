@@ -10,7 +10,7 @@ use super::keys::{KEYS, Kind};
 use super::{Imported, Surroundings, import};
 use crate::config::change;
 use crate::config::checked::{
-    AuthMethod, Config, Host, Mode, Peer, Secret, SessionDefaults, Tls, TlsMode, User,
+    AuthMethod, Config, Facility, Host, Mode, Peer, Secret, SessionDefaults, Tls, TlsMode, User,
 };
 use crate::config::ciphers::Curve;
 use crate::config::ldap_options::Naming;
@@ -629,6 +629,24 @@ fn nothing_without_effect_is_passed_over_in_silence() {
         imported.notes[1].to_string(),
         "pgbouncer.ini:3: resolv_conf = /x: has no effect: each new server connection asks the system's resolver"
     );
+}
+
+#[test]
+fn syslog_is_that_of_pgbouncer() {
+    let log = |lines: &str| right(&format!("[databases]\n*=\n[pgbouncer]\n{lines}\n"));
+    let plain = log("syslog = 1");
+    let told = &plain.config.log;
+    assert!(told.syslog && plain.notes.is_empty());
+    assert_eq!(told.syslog_ident, "pgbouncer");
+    assert_eq!(told.syslog_facility, Facility::Daemon);
+    let other = log("syslog_ident = weir\nsyslog_facility = local7");
+    assert!(!other.config.log.syslog);
+    assert_eq!(other.config.log.syslog_ident, "weir");
+    assert_eq!(other.config.log.syslog_facility, Facility::Local7);
+    // libc takes the facility of a program that names none.
+    let wrong = log("syslog_facility = Local8");
+    assert_eq!(wrong.config.log.syslog_facility, Facility::User);
+    assert_eq!(wrong.notes[0].weight, Differs);
 }
 
 #[test]
