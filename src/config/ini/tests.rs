@@ -149,7 +149,7 @@ fn each_setting_means_what_it_means_to_pgbouncer() {
         ("auth_type = scram-sha-256", vec!["auth.method"]),
         (
             "auth_type = hba\nauth_hba_file = x",
-            vec!["auth.method", "auth.hba_file"],
+            vec!["auth.hba_file", "auth.method", "auth.pam_service"],
         ),
         ("cancel_wait_timeout = 0.5", vec!["timeouts.cancel"]),
         ("client_idle_timeout = 7", vec!["timeouts.client_idle"]),
@@ -609,7 +609,7 @@ fn a_contradiction_is_where_the_ini_has_it() {
 fn nothing_without_effect_is_passed_over_in_silence() {
     let imported = right(
         "[pgbouncer]\npkt_buf = 8192\nresolv_conf = /x\nserver_reset_query_always = 0\nmin_pool_size = 30\n\
-         client_tls_ciphers = DEFAULT@SECLEVEL=2\n[databases]\na = host=x,y\n",
+         [databases]\na = host=x,y\n",
     );
     let notes: Vec<_> = imported
         .notes
@@ -621,7 +621,6 @@ fn nothing_without_effect_is_passed_over_in_silence() {
         [
             (Idle, "pkt_buf = 8192"),
             (Without, "resolv_conf = /x"),
-            (Without, "client_tls_ciphers = DEFAULT@SECLEVEL=2"),
             (Differs, "min_pool_size = 30"),
         ]
     );
