@@ -59,6 +59,8 @@ has pgbouncer || [ -x /usr/sbin/pgbouncer ] || missing+=(pgbouncer)
 # Exporters that read the console.
 has prometheus-sql-exporter || missing+=(prometheus-sql-exporter)
 has prometheus-pgbouncer-exporter || missing+=(prometheus-pgbouncer-exporter)
+# A test is handed its sockets.
+has systemd-socket-activate || missing+=(systemd)
 # A directory that checks passwords. Only installed, never started as a service.
 { has slapd || [ -x /usr/sbin/slapd ]; } || missing+=(slapd)
 # A test asks from another address than the loopback's, in a network of its own.

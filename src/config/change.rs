@@ -150,7 +150,7 @@ fn effect_of(name: &str) -> Effect {
         | "pool.disable_pqexec"
         | "incidents.directory"
         | "incidents.keep" => Effect::Restart,
-        "listen.http_password" | "process.peer_id" => Effect::Live,
+        "listen.http_password" | "listen.proxy_protocol_from" | "process.peer_id" => Effect::Live,
         _ if ["listen.", "tcp.", "process."]
             .iter()
             .any(|table| name.starts_with(table)) =>
@@ -332,7 +332,7 @@ compare! { alerts: Alerts { total_servers, login_failures, webhook, webhook_ca, 
 
 compare! { incidents: Incidents { directory, keep, snapshot_every } }
 
-compare! { log: Log { level, format, connections, disconnections, pooler_errors, stats, stats_period, file, stderr } }
+compare! { log: Log { level, format, connections, disconnections, pooler_errors, stats, stats_period, file, stderr, syslog, syslog_ident, syslog_facility, syslog_socket } }
 
 compare! { process: Process { pidfile, user, peer_id } }
 

@@ -83,6 +83,22 @@ pub struct Listen {
     pub proxy_protocol_from: Vec<IpNet>,
 }
 
+/// The port in the name of the unix socket, where no TCP address gives one.
+const DEFAULT_PORT: u16 = 6432;
+
+impl Listen {
+    /// The port in the name of the unix socket.
+    pub fn unix_port(&self) -> u16 {
+        match self.unix_socket_port {
+            0 => self
+                .addresses
+                .first()
+                .map_or(DEFAULT_PORT, SocketAddr::port),
+            given => given,
+        }
+    }
+}
+
 /// How long a client keeps a server connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Mode {
@@ -725,6 +741,44 @@ pub enum LogFormat {
     PgBouncer,
 }
 
+/// Facilities of syslog.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "syslog's own words")]
+pub enum Facility {
+    User,
+    Daemon,
+    Auth,
+    AuthPriv,
+    Local0,
+    Local1,
+    Local2,
+    Local3,
+    Local4,
+    Local5,
+    Local6,
+    Local7,
+}
+
+impl Facility {
+    /// Its number (RFC 3164).
+    pub fn number(self) -> u8 {
+        match self {
+            Self::User => 1,
+            Self::Daemon => 3,
+            Self::Auth => 4,
+            Self::AuthPriv => 10,
+            Self::Local0 => 16,
+            Self::Local1 => 17,
+            Self::Local2 => 18,
+            Self::Local3 => 19,
+            Self::Local4 => 20,
+            Self::Local5 => 21,
+            Self::Local6 => 22,
+            Self::Local7 => 23,
+        }
+    }
+}
+
 /// Log.
 #[derive(Debug, Clone, PartialEq)]
 #[expect(
@@ -750,6 +804,14 @@ pub struct Log {
     pub file: Option<PathBuf>,
     /// Whether lines go to standard error.
     pub stderr: bool,
+    /// Whether lines go to syslog.
+    pub syslog: bool,
+    /// As whom.
+    pub syslog_ident: String,
+    /// Under which facility.
+    pub syslog_facility: Facility,
+    /// The datagram socket on which syslog listens.
+    pub syslog_socket: PathBuf,
 }
 
 /// The process itself.

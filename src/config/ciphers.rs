@@ -132,10 +132,13 @@ pub fn older(text: &str) -> Chosen {
     let mut chosen = Chosen::default();
     let mut banned: Vec<Suite> = Vec::new();
     for item in words(text) {
+        // @STRENGTH and @SECLEVEL=2 sort and limit what is left; all of these are strong.
+        let item = item.split('@').next().unwrap_or_default();
+        if item.is_empty() {
+            continue;
+        }
         let (mark, words) = match item.as_bytes()[0] {
             mark @ (b'!' | b'-' | b'+') => (mark, &item[1..]),
-            // @STRENGTH and @SECLEVEL sort and limit what is left; all of these are strong.
-            b'@' => continue,
             _ => (b' ', item),
         };
         let Some(meant) = meant(words, &all) else {
@@ -259,6 +262,7 @@ mod tests {
             "all",
             "HIGH",
             "DEFAULT:!aNULL:@STRENGTH",
+            "DEFAULT@SECLEVEL=2",
         ] {
             assert_eq!(names(&older(word)), all, "{word}");
             assert!(older(word).unknown.is_empty(), "{word}");

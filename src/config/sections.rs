@@ -516,6 +516,10 @@ fn log(mut table: Table<'_, '_>) -> Log {
         stats_period: table.get("stats_period", value::pause),
         file: table.get("file", value::path),
         stderr: table.get("stderr", value::boolean),
+        syslog: table.get("syslog", value::boolean),
+        syslog_ident: table.get("syslog_ident", value::text),
+        syslog_facility: table.get("syslog_facility", value::facility),
+        syslog_socket: table.get("syslog_socket", value::needed_path),
     };
     table.finish();
     log

@@ -10,8 +10,8 @@ use ipnet::IpNet;
 use toml::de::DeValue;
 
 use super::checked::{
-    AuthMethod, Balance, Errors, LogFormat, MaxServers, Mode, Negotiation, Pattern, Secret,
-    TlsMode, TlsVersion,
+    AuthMethod, Balance, Errors, Facility, LogFormat, MaxServers, Mode, Negotiation, Pattern,
+    Secret, TlsMode, TlsVersion,
 };
 use super::ciphers::{Curve, Suite};
 use super::env::{self, Lookup};
@@ -514,6 +514,32 @@ pub(super) fn log_level(given: &Given<'_>) -> Parsed<String> {
 }
 
 /// A log format.
+pub(super) fn facility(given: &Given<'_>) -> Parsed<Facility> {
+    word(
+        given,
+        &[
+            ("user", Facility::User),
+            ("daemon", Facility::Daemon),
+            ("auth", Facility::Auth),
+            ("authpriv", Facility::AuthPriv),
+            ("local0", Facility::Local0),
+            ("local1", Facility::Local1),
+            ("local2", Facility::Local2),
+            ("local3", Facility::Local3),
+            ("local4", Facility::Local4),
+            ("local5", Facility::Local5),
+            ("local6", Facility::Local6),
+            ("local7", Facility::Local7),
+        ],
+    )
+}
+
+/// A file that must be named.
+pub(super) fn needed_path(given: &Given<'_>) -> Parsed<std::path::PathBuf> {
+    path(given)?.ok_or_else(|| "must be a path".to_owned())
+}
+
+/// The format of log lines.
 pub(super) fn log_format(given: &Given<'_>) -> Parsed<LogFormat> {
     word(
         given,

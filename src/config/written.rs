@@ -8,8 +8,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::checked::{
-    AuthMethod, Balance, Errors, Host, LogFormat, MaxServers, Mode, Negotiation, Pattern, Secret,
-    TlsMode, TlsVersion,
+    AuthMethod, Balance, Errors, Facility, Host, LogFormat, MaxServers, Mode, Negotiation, Pattern,
+    Secret, TlsMode, TlsVersion,
 };
 use super::ciphers::{Curve, Suite};
 use super::ldap_options::LdapOptions;
@@ -143,6 +143,10 @@ words! {
     Negotiation { Postgres = "postgres", Direct = "direct" }
     Balance { Disable = "disable", RoundRobin = "round-robin" }
     Errors { Postgres = "postgres", PgBouncer = "pgbouncer" }
+    Facility {
+        User = "user", Daemon = "daemon", Auth = "auth", AuthPriv = "authpriv", Local0 = "local0", Local1 = "local1",
+        Local2 = "local2", Local3 = "local3", Local4 = "local4", Local5 = "local5", Local6 = "local6", Local7 = "local7",
+    }
     LogFormat { Text = "text", Json = "json", PgBouncer = "pgbouncer" }
 }
 

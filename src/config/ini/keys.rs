@@ -89,6 +89,12 @@ const AUTH_TYPES: &[&str] = &[
 
 const RESOLVES: &str = "each new server connection asks the system's resolver";
 
+/// What PgBouncer calls the facilities of syslog; any other word is `user`.
+pub(super) const FACILITIES: &[&str] = &[
+    "auth", "authpriv", "daemon", "user", "local0", "local1", "local2", "local3", "local4",
+    "local5", "local6", "local7",
+];
+
 const SERVICE: &str = "a name for Windows and syslog";
 
 /// `NAME = DEFAULT; KIND; FATE,` for each.
@@ -184,9 +190,9 @@ keys! {
     "stats_period" = "60"; Seconds; Own,
     "stats_users" = ""; List; Same("auth", "stats"),
     "suspend_timeout" = "10"; Seconds; Same("timeouts", "suspend"),
-    "syslog" = "0"; Switch; Without("the log goes to standard error and to logfile"),
-    "syslog_facility" = "daemon"; Text; Idle("there is no syslog"),
-    "syslog_ident" = "pgbouncer"; Text; Idle("there is no syslog"),
+    "syslog" = "0"; Switch; Same("log", "syslog"),
+    "syslog_facility" = "daemon"; Text; Own,
+    "syslog_ident" = "pgbouncer"; Text; Own,
     "tcp_defer_accept" = "1"; WholeSeconds; Idle("a socket that says nothing costs little"),
     "tcp_keepalive" = "1"; Switch; Same("tcp", "keepalive"),
     "tcp_keepcnt" = "0"; Count; Same("tcp", "keepalive_count"),

@@ -10,7 +10,7 @@ use super::keys::{KEYS, Kind};
 use super::{Imported, Surroundings, import};
 use crate::config::change;
 use crate::config::checked::{
-    AuthMethod, Config, Host, Mode, Peer, Secret, SessionDefaults, Tls, TlsMode, User,
+    AuthMethod, Config, Facility, Host, Mode, Peer, Secret, SessionDefaults, Tls, TlsMode, User,
 };
 use crate::config::ciphers::Curve;
 use crate::config::ldap_options::Naming;
@@ -149,7 +149,7 @@ fn each_setting_means_what_it_means_to_pgbouncer() {
         ("auth_type = scram-sha-256", vec!["auth.method"]),
         (
             "auth_type = hba\nauth_hba_file = x",
-            vec!["auth.method", "auth.hba_file"],
+            vec!["auth.hba_file", "auth.method", "auth.pam_service"],
         ),
         ("cancel_wait_timeout = 0.5", vec!["timeouts.cancel"]),
         ("client_idle_timeout = 7", vec!["timeouts.client_idle"]),
@@ -614,7 +614,7 @@ fn a_contradiction_is_where_the_ini_has_it() {
 fn nothing_without_effect_is_passed_over_in_silence() {
     let imported = right(
         "[pgbouncer]\npkt_buf = 8192\nresolv_conf = /x\nserver_reset_query_always = 0\nmin_pool_size = 30\n\
-         client_tls_ciphers = DEFAULT@SECLEVEL=2\n[databases]\na = host=x,y\n",
+         [databases]\na = host=x,y\n",
     );
     let notes: Vec<_> = imported
         .notes
@@ -626,7 +626,6 @@ fn nothing_without_effect_is_passed_over_in_silence() {
         [
             (Idle, "pkt_buf = 8192"),
             (Without, "resolv_conf = /x"),
-            (Without, "client_tls_ciphers = DEFAULT@SECLEVEL=2"),
             (Differs, "min_pool_size = 30"),
         ]
     );
@@ -634,6 +633,24 @@ fn nothing_without_effect_is_passed_over_in_silence() {
         imported.notes[1].to_string(),
         "pgbouncer.ini:3: resolv_conf = /x: has no effect: each new server connection asks the system's resolver"
     );
+}
+
+#[test]
+fn syslog_is_that_of_pgbouncer() {
+    let log = |lines: &str| right(&format!("[databases]\n*=\n[pgbouncer]\n{lines}\n"));
+    let plain = log("syslog = 1");
+    let told = &plain.config.log;
+    assert!(told.syslog && plain.notes.is_empty());
+    assert_eq!(told.syslog_ident, "pgbouncer");
+    assert_eq!(told.syslog_facility, Facility::Daemon);
+    let other = log("syslog_ident = weir\nsyslog_facility = local7");
+    assert!(!other.config.log.syslog);
+    assert_eq!(other.config.log.syslog_ident, "weir");
+    assert_eq!(other.config.log.syslog_facility, Facility::Local7);
+    // libc takes the facility of a program that names none.
+    let wrong = log("syslog_facility = Local8");
+    assert_eq!(wrong.config.log.syslog_facility, Facility::User);
+    assert_eq!(wrong.notes[0].weight, Differs);
 }
 
 #[test]

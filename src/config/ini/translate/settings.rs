@@ -38,6 +38,7 @@ impl Translator<'_> {
         self.auth(databases);
         self.client_tls();
         self.server_tls();
+        self.syslog();
         self.write("log", "level", toml::text(self.level()), &["verbose"]);
         let remark = Origin::remark("as PgBouncer writes them; \"text\" and \"json\" say more");
         self.file
@@ -65,6 +66,27 @@ impl Translator<'_> {
             Fate::Without(why) if is_other => self.note_setting(Weight::Without, name, why),
             Fate::Own | Fate::Idle(_) | Fate::Without(_) => {}
         }
+    }
+
+    /// A facility that PgBouncer does not know is libc's own default there.
+    fn syslog(&mut self) {
+        // Of whoever does not go to syslog nothing is written that was not.
+        if self.is_written("syslog_ident") || self.count("syslog") != 0 {
+            let ident = toml::text(self.text("syslog_ident"));
+            self.write("log", "syslog_ident", ident, &["syslog_ident"]);
+        }
+        let mut word = self.text("syslog_facility").to_owned();
+        if !keys::FACILITIES.contains(&word.as_str()) {
+            let text = "no such facility; as with PgBouncer it is \"user\"";
+            self.note_setting(Weight::Differs, "syslog_facility", text);
+            "user".clone_into(&mut word);
+        }
+        self.write(
+            "log",
+            "syslog_facility",
+            toml::text(&word),
+            &["syslog_facility"],
+        );
     }
 
     fn level(&self) -> &'static str {
