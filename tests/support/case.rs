@@ -105,9 +105,10 @@ impl Stage {
         let (certificates, strangers) =
             (readable_authority("ours"), readable_authority("strangers"));
         let setup = Postgres::setup().method(Method::Scram);
-        let setup = match is_secured {
-            true => setup.tls(&certificates, "server"),
-            false => setup,
+        let setup = if is_secured {
+            setup.tls(&certificates, "server")
+        } else {
+            setup
         };
         let postgres = setup.start();
         for (role, password) in ROLES {
