@@ -29,6 +29,8 @@ as_root() {
 missing=()
 has make || missing+=(make)
 has cc || missing+=(gcc libc6-dev)
+# The name by which PAM's library is linked.
+compgen -G '/usr/lib*/libpam.so' >/dev/null || compgen -G '/usr/lib/*/libpam.so' >/dev/null || missing+=(libpam0g-dev)
 has ps || missing+=(procps)
 # The runbook's commands, and a network that can be taken away.
 has curl || missing+=(curl)

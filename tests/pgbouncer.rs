@@ -27,6 +27,8 @@ rows! {
     modes_are_those_of_pgbouncer: "modes",
     sessions_begin_as_with_pgbouncer: "sessions",
     logins_are_those_of_pgbouncer: "logins",
+    tls_is_that_of_pgbouncer: "tls",
+    proofs_are_those_of_pgbouncer: "proofs",
     the_console_is_that_of_pgbouncer: "console",
     commands_are_those_of_pgbouncer: "commands",
     databases_and_users_have_the_settings_of_pgbouncer: "entries",

@@ -105,6 +105,9 @@ pub enum SourceError {
     /// The file, or the command line, has mistakes: all of them.
     #[error("{0}")]
     Config(#[from] config::Mistakes),
+    /// PAM is to be asked, and this program cannot.
+    #[error("this pgweir was built without PAM")]
+    NoPam,
     /// The directory cannot be asked that way.
     #[error("LDAP options: {0}")]
     Directory(String),
@@ -401,6 +404,9 @@ fn hba(config: &Config, lenient: bool) -> Result<(HbaFile, Option<Mistakes>), So
 
 /// What TLS towards directories takes, where it is wanted. Whether the options of `ldap` can be used is found out here too.
 fn directory(config: &Config, hba: &HbaFile) -> Result<Option<Arc<Connector>>, SourceError> {
+    if cfg!(not(feature = "pam")) && (config.auth.method == AuthMethod::Pam || hba.asks_pam()) {
+        return Err(SourceError::NoPam);
+    }
     let own = config
         .auth
         .ldap_options
@@ -464,6 +470,7 @@ impl World {
                 | AuthMethod::Cert
                 | AuthMethod::Hba
                 | AuthMethod::Ldap
+                | AuthMethod::Pam
         );
         // A forced user says nothing about who the client is.
         let forces = self

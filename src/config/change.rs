@@ -296,11 +296,11 @@ compare! { timeouts: Timeouts {
 compare! { tcp: Tcp { keepalive_idle, keepalive_interval, keepalive_count, user_timeout, keepalive, socket_buffer } }
 
 compare! { auth: Auth {
-    method, users_file, hba_file, ident_file, ldap_options, query_user, query_database, query, admins, stats, login_notify_message,
+    method, users_file, hba_file, ident_file, ldap_options, pam_service, query_user, query_database, query, admins, stats, login_notify_message,
     scram_iterations,
 } }
 
-compare! { tls: Tls { mode, certificate, key, ca, min_version } }
+compare! { tls: Tls { mode, certificate, key, ca, min_version, ciphers, curves } }
 
 compare! { database: Database {
     hosts = "host", dbname, user, password, sslmode, sslnegotiation, mode, pool_size, min_size, reserve_size, max_servers, max_clients,

@@ -10,6 +10,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use regex::Regex;
 
+use super::ciphers::{Curve, Suite};
 use super::ldap_options::LdapOptions;
 
 /// A whole checked configuration.
@@ -324,6 +325,8 @@ pub enum AuthMethod {
     Hba,
     /// Password in clear, which a directory checks.
     Ldap,
+    /// Password in clear, which PAM checks.
+    Pam,
 }
 
 /// Authentication.
@@ -339,6 +342,8 @@ pub struct Auth {
     pub ident_file: Option<PathBuf>,
     /// Where the directory is, and how it is asked.
     pub ldap_options: Option<LdapOptions>,
+    /// The file in `/etc/pam.d`.
+    pub pam_service: String,
     /// The role that runs `query`.
     pub query_user: Option<String>,
     /// The database in which it runs.
@@ -416,6 +421,10 @@ pub struct Tls {
     pub certificate: Option<PathBuf>,
     /// Own private key, PEM.
     pub key: Option<PathBuf>,
+    /// The cipher suites, by preference; none = all.
+    pub ciphers: Vec<Suite>,
+    /// The curves, by preference; none = all.
+    pub curves: Vec<Curve>,
     /// Trusted authorities, PEM.
     pub ca: Option<PathBuf>,
     /// The oldest version that is spoken.

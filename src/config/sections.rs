@@ -168,6 +168,7 @@ fn auth(mut table: Table<'_, '_>) -> Auth {
         hba_file: table.get("hba_file", value::path),
         ident_file: table.get("ident_file", value::path),
         ldap_options: table.get("ldap_options", value::ldap_options),
+        pam_service: table.get("pam_service", value::text),
         query_user: table.get("query_user", value::optional_text),
         query_database: table.get("query_database", value::optional_text),
         query: table
@@ -189,6 +190,8 @@ fn tls_side(mut table: Table<'_, '_>) -> Tls {
         key: table.get("key", value::path),
         ca: table.get("ca", value::path),
         min_version: table.get("min_version", value::tls_version),
+        ciphers: table.list("ciphers", value::suite),
+        curves: table.list("curves", value::curve),
     };
     table.finish();
     tls

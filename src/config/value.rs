@@ -13,6 +13,7 @@ use super::checked::{
     AuthMethod, Balance, Errors, Facility, LogFormat, MaxServers, Mode, Negotiation, Pattern,
     Secret, TlsMode, TlsVersion,
 };
+use super::ciphers::{Curve, Suite};
 use super::env::{self, Lookup};
 use super::ldap_options::LdapOptions;
 
@@ -446,8 +447,23 @@ pub(super) fn auth_method(given: &Given<'_>) -> Parsed<AuthMethod> {
             ("cert", AuthMethod::Cert),
             ("hba", AuthMethod::Hba),
             ("ldap", AuthMethod::Ldap),
+            ("pam", AuthMethod::Pam),
         ],
     )
+}
+
+/// A cipher suite, by OpenSSL's name.
+pub(super) fn suite(given: &Given<'_>) -> Parsed<Suite> {
+    Suite::named(&text(given)?).ok_or_else(|| {
+        let names: Vec<_> = Suite::names().collect();
+        format!("the cipher suites are {}", names.join(", "))
+    })
+}
+
+/// A curve.
+pub(super) fn curve(given: &Given<'_>) -> Parsed<Curve> {
+    Curve::named(&text(given)?)
+        .ok_or_else(|| "the curves are X25519, prime256v1, secp384r1".to_owned())
 }
 
 /// The options of `ldap`.
