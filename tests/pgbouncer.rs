@@ -79,6 +79,58 @@ fn compare_on(stage: &Stage, text: &str) {
     );
 }
 
+/// A key that nobody has thought of fails, and so does a reason that has become untrue.
+#[test]
+fn every_setting_has_a_row_or_a_reason_for_none() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pgbouncer");
+    let files = fs::read_dir(&directory).expect("it is there");
+    let paths = files.map(|file| file.expect("it can be read").path());
+    let rows: Vec<_> = paths
+        .filter(|path| path.extension().is_some_and(|name| name == "cases"))
+        .map(|path| fs::read_to_string(path).expect("a text"))
+        .collect();
+    let in_rows = |key: &str| {
+        let lines = rows.iter().flat_map(|text| text.lines());
+        lines
+            .map(|line| line.strip_prefix("ini ").unwrap_or(line))
+            .filter_map(|line| line.split_once('='))
+            .any(|(name, _)| name.trim() == key)
+    };
+    let reasons = fs::read_to_string(directory.join("without_a_row")).expect("it is there");
+    let reasons: Vec<_> = reasons
+        .lines()
+        .filter_map(|line| line.split_once(": "))
+        .collect();
+
+    let place = Place::new();
+    let ini = "[databases]\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n\
+               logfile = {dir}/log\nauth_type = any\nadmin_users = admin\n[databases]\n* = host=127.0.0.1\n";
+    let ini = ini.replace("{port}", &place.port.to_string());
+    place.write(
+        "pgbouncer.ini",
+        &ini.replace("{dir}", &place.path().display().to_string()),
+    );
+    let running = place.start(Kind::Pgweir);
+    let config = support::postgres::psql(running.port(), "admin", "pgbouncer")
+        .args(["-c", "show config"])
+        .output()
+        .expect("psql is there");
+    let config = String::from_utf8_lossy(&config.stdout).into_owned();
+    let keys: Vec<_> = config
+        .lines()
+        .filter_map(|line| Some(line.split_once('|')?.0.trim()))
+        .collect();
+    assert_eq!(keys.len(), 101, "{config}");
+
+    for key in &keys {
+        let reason = reasons.iter().any(|(name, _)| name == key);
+        assert_ne!(in_rows(key), reason, "{key}: either a row or a reason");
+    }
+    for (name, _) in &reasons {
+        assert!(keys.contains(name) || name.starts_with('#'), "{name}");
+    }
+}
+
 const HBA: &str = "\
 local all all trust
 hostssl all alice 127.0.0.1/32 scram-sha-256
