@@ -28,6 +28,7 @@ use crate::policy::budget::{Backend, Whose};
 use crate::policy::deployment::{DeploymentRow, Unknown};
 use crate::pool::book::Gate;
 use crate::pool::pools::{Pools, Shutting, Vouched};
+use crate::server::names::{NameRow, names};
 use crate::server::peers::PeerRow;
 use crate::wire::parameters::Parameters;
 use crate::wire::startup::{Startup, secret_length};
@@ -233,6 +234,10 @@ impl Process for App {
 
     fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    fn names(&self) -> Vec<NameRow> {
+        names().rows()
     }
 
     fn peers(&self) -> Vec<PeerRow> {

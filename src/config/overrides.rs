@@ -25,7 +25,7 @@ pub enum SetError {
 }
 
 /// What PgBouncer calls settings of ours.
-const ALIASES: [(&str, &str, Unit); 65] = [
+const ALIASES: [(&str, &str, Unit); 67] = [
     ("pool_mode", "pool.mode", Unit::Same),
     ("default_pool_size", "pool.size", Unit::Same),
     ("min_pool_size", "pool.min_size", Unit::Same),
@@ -125,6 +125,12 @@ const ALIASES: [(&str, &str, Unit); 65] = [
         "ignore_startup_parameters",
         "pool.ignore_startup_parameters",
         Unit::Same,
+    ),
+    ("dns_max_ttl", "timeouts.dns_max_ttl", Unit::Seconds),
+    (
+        "dns_nxdomain_ttl",
+        "timeouts.dns_nxdomain_ttl",
+        Unit::Seconds,
     ),
     ("pool_idle_timeout", "timeouts.pool_idle", Unit::Seconds),
     (
