@@ -171,7 +171,7 @@ impl Reception<'_> {
         self.app.console.logged_in();
         if self.world.config.log.connections {
             let who = listed.entry().who();
-            let said = self.login_attempt(listed.entry(), false);
+            let said = self.login_attempt(listed.entry(), "no");
             tracing::info!(
                 said, id = listed.entry().id(), user = who.user, database = who.database, peer = %greeted.peer, ?standing,
                 "login to the console"
