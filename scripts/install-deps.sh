@@ -29,6 +29,8 @@ as_root() {
 missing=()
 has make || missing+=(make)
 has cc || missing+=(gcc libc6-dev)
+# The name by which PAM's library is linked.
+compgen -G '/usr/lib*/libpam.so' >/dev/null || compgen -G '/usr/lib/*/libpam.so' >/dev/null || missing+=(libpam0g-dev)
 has ps || missing+=(procps)
 # The runbook's commands, and a network that can be taken away.
 has curl || missing+=(curl)
@@ -57,6 +59,8 @@ has pgbouncer || [ -x /usr/sbin/pgbouncer ] || missing+=(pgbouncer)
 # Exporters that read the console.
 has prometheus-sql-exporter || missing+=(prometheus-sql-exporter)
 has prometheus-pgbouncer-exporter || missing+=(prometheus-pgbouncer-exporter)
+# A test is handed its sockets.
+has systemd-socket-activate || missing+=(systemd)
 # A directory that checks passwords. Only installed, never started as a service.
 { has slapd || [ -x /usr/sbin/slapd ]; } || missing+=(slapd)
 # A test asks from another address than the loopback's, in a network of its own.

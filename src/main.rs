@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use pgweir::app::background::{Pidfile, become_user};
-use pgweir::app::built::without_effect;
 use pgweir::app::pgbouncer;
 use pgweir::app::serve::serve;
 use pgweir::app::world::Source;
@@ -154,12 +153,6 @@ fn run(command: Command) -> anyhow::Result<()> {
             for note in world.notes() {
                 println!("{note}");
             }
-            for setting in without_effect(&world.config) {
-                println!(
-                    "{}: {setting} has no effect in this version",
-                    file.display()
-                );
-            }
             println!("{}: no mistakes", file.display());
             Ok(())
         }
@@ -205,9 +198,6 @@ fn import(file: &Path, output: Option<&Path>) -> anyhow::Result<()> {
     }
     for note in &imported.notes {
         eprintln!("{note}");
-    }
-    for setting in without_effect(&imported.config) {
-        eprintln!("{setting} has no effect in this version");
     }
     Ok(())
 }

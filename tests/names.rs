@@ -35,7 +35,7 @@ fn start(postgres: &Postgres, more: &str) -> Running {
             postgres.port()
         ),
     );
-    place.start_with_hosts(Kind::Pgweir)
+    place.start_in(Kind::Pgweir, "mount --bind {dir}/hosts /etc/hosts")
 }
 
 fn postgres() -> Postgres {

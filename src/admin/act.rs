@@ -10,9 +10,6 @@ use super::command::{Acting, Call, Done};
 use super::process::{ActError, Process, Shutdown};
 use crate::wire::reply::{Report, SqlState};
 
-/// How long SUSPEND waits for transactions: PgBouncer's `suspend_timeout`.
-const SUSPEND_LIMIT: Duration = Duration::from_secs(10);
-
 /// How long KILL waits for what it has killed. What takes longer goes on without it.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
 
@@ -34,7 +31,9 @@ pub fn pause(call: Call) -> Acting {
 pub fn suspend(call: Call) -> Acting {
     Box::pin(async move {
         let mut suspending = call.process.suspend().map_err(report)?;
-        if let Ok(outcome) = timeout(SUSPEND_LIMIT, suspending.wait()).await {
+        let limit = call.process.config().timeouts.suspend;
+        let limit = limit.unwrap_or(Duration::MAX);
+        if let Ok(outcome) = timeout(limit, suspending.wait()).await {
             outcome.map_err(|error| report(error.into()))?;
         } else {
             // PgBouncer then drops those who still have a transaction; here they end it, and wait with the next.

@@ -21,11 +21,12 @@ use self::welcome::{Welcomed, hello};
 use super::console::is_console;
 use super::page::Whom;
 use super::serve::App;
+use super::takeover;
 use super::worker::Arrival;
 use super::world::World;
 use crate::client::directory::{Entry, Seat};
 use crate::client::end::ClientEnd;
-use crate::client::greet::{GreetError, Greeted, Greeting, Secured, greet};
+use crate::client::greet::{GreetError, Greeted, Greeting, Secured, announced, greet};
 use crate::client::login::LoginError;
 use crate::config::checked::{AuthMethod, Database, Mode};
 use crate::metrics::Counts;
@@ -131,8 +132,12 @@ async fn admit(
     thread: ThreadId,
     arrival: Arrival,
 ) -> Option<(Arc<Entry>, Session)> {
-    let peer = arrival.peer;
-    let stream = arrival.socket.register().ok()?;
+    let Arrival {
+        socket,
+        mut peer,
+        arriving,
+    } = arrival;
+    let mut packets = Packets::new(socket.register().ok()?);
     let reception = Reception {
         app,
         thread,
@@ -142,7 +147,13 @@ async fn admit(
     // Counted before it says a word, so that silent sockets are bounded too; told only once it can hear.
     let seat = app.clients.enter(reception.world.config.limits.max_clients);
     let tls = reception.world.tls.client.as_deref();
-    let mut greeted = match reception.in_time(greet(stream, peer, tls)).await {
+    let greeting = async {
+        if reception.world.is_proxy(peer) {
+            peer = announced(&mut packets, peer).await?;
+        }
+        greet(packets, peer, tls).await
+    };
+    let mut greeted = match reception.in_time(greeting).await {
         Ok(Greeting::Startup(greeted)) => greeted,
         Ok(Greeting::Cancel(key, line)) => {
             app.cancel(&key, peer).await;
@@ -162,7 +173,13 @@ async fn admit(
             return None;
         }
     };
+    if takeover::is_asked(&greeted.startup) {
+        drop((arriving, seat));
+        Box::pin(takeover::hand_over(app, *greeted)).await;
+        return None;
+    }
     if is_console(&greeted.startup.database) {
+        drop(arriving);
         Box::pin(serve_console(reception, *greeted, seat)).await;
         return None;
     }
@@ -358,7 +375,7 @@ impl Reception<'_> {
             .app
             .directory
             .list_as(*peer, line, who, server, secret_length);
-        if self.app.is_draining() {
+        if !self.app.lets_in() {
             return Err(Denied::Draining);
         }
         let notice = self.world.config.auth.login_notify_message.as_deref();
@@ -429,7 +446,7 @@ impl Reception<'_> {
     }
 
     pub(super) fn refuse_early(&self) -> Result<(), Denied> {
-        if self.app.is_draining() {
+        if !self.app.lets_in() {
             return Err(Denied::Draining);
         }
         Ok(())

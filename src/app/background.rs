@@ -110,9 +110,13 @@ pub fn is_in_background() -> bool {
 }
 
 /// Starts the program once more, with its own arguments, in the background, and waits until that has written its pidfile.
-pub fn start_in_background(process: &Process) -> Result<(), ProcessError> {
+///
+/// `reboots`: the file may name another that runs.
+pub fn start_in_background(process: &Process, reboots: bool) -> Result<(), ProcessError> {
     let path = process.pidfile.as_ref().ok_or(ProcessError::NoPidfile)?;
-    check_pidfile(path)?;
+    if !reboots {
+        check_pidfile(path)?;
+    }
     let mut child = Command::new(std::env::current_exe()?)
         .args(std::env::args_os().skip(1))
         .env(IN_BACKGROUND, "1")
@@ -148,25 +152,47 @@ impl Pidfile {
     /// Writes the number of this process, unless another one runs that wrote its own. One that has ended is passed over.
     pub fn write(path: &Path) -> Result<Self, ProcessError> {
         check_pidfile(path)?;
-        let failed = |cause| ProcessError::Pidfile {
+        Self::create(path).map_err(|cause| ProcessError::Pidfile {
             path: path.to_owned(),
             cause,
+        })
+    }
+
+    /// Writes it in the place of another process, which leaves it alone from then on.
+    pub fn take_over(path: &Path) -> Result<Self, ProcessError> {
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(format!(".{}", std::process::id()));
+        let create = || {
+            // At no moment is there none.
+            let written = Self::create(Path::new(&beside))?;
+            fs::rename(&written.0, path)?;
+            Ok(Self(path.to_owned()))
         };
+        create().map_err(|cause| ProcessError::Pidfile {
+            path: path.to_owned(),
+            cause,
+        })
+    }
+
+    fn create(path: &Path) -> io::Result<Self> {
         let options = fs::OpenOptions::new()
             .write(true)
             .create_new(true)
             .mode(0o644)
             .clone();
-        let mut file = options.open(path).map_err(failed)?;
-        writeln!(file, "{}", std::process::id()).map_err(failed)?;
+        let mut file = options.open(path)?;
+        writeln!(file, "{}", std::process::id())?;
         Ok(Self(path.to_owned()))
     }
 }
 
 impl Drop for Pidfile {
     fn drop(&mut self) {
-        // It may be gone already; nobody is left to tell.
-        let _ = fs::remove_file(&self.0);
+        // Another process may have taken over, and have written its own.
+        if pid_in(&self.0) == i32::try_from(std::process::id()).ok() {
+            // It may be gone already; nobody is left to tell.
+            let _ = fs::remove_file(&self.0);
+        }
     }
 }
 

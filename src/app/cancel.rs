@@ -1,6 +1,9 @@
 //! A cancel request: told to the session that it names, or passed on to the process that has it.
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::task::spawn_blocking;
 
 use super::admit::closing;
 use super::serve::App;
@@ -57,7 +60,7 @@ impl App {
     async fn pass_on(&self, key: &CancelKey) -> Result<(), Untold> {
         let (own, id) = (self.directory.peer_id(), key.peer());
         if own == 0 || own == id {
-            return Err(Untold::Nobody);
+            return self.ask_former(key).await;
         }
         let next = key.passed_on().ok_or(Untold::Exhausted)?;
         let world = self.world();
@@ -70,6 +73,20 @@ impl App {
         };
         let passed = self.peers.pass_on(id, peer, &next, way).await;
         passed.map_err(|error| Untold::Lost(id, error))
+    }
+
+    /// Asks the process whose sockets this one has: its clients' requests come here.
+    async fn ask_former(&self, key: &CancelKey) -> Result<(), Untold> {
+        if !self.former.is_there() {
+            return Err(Untold::Nobody);
+        }
+        let (former, key) = (Arc::clone(&self.former), key.clone());
+        let limit = self.world().cancel_limit();
+        let asked = spawn_blocking(move || former.cancel(&key, limit));
+        match asked.await {
+            Ok(true) => Ok(()),
+            _ => Err(Untold::Nobody),
+        }
     }
 
     fn tell_of(&self, untold: &Untold, key: &CancelKey, peer: Peer) {

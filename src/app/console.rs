@@ -82,7 +82,7 @@ impl Reception<'_> {
             Some(Access::Stats) => seat.ok_or(Denied::Full("max_clients"))?,
             None => return Err(Denied::NotAllowed(user.clone())),
         };
-        if self.app.is_draining() && access != Some(Access::Admin) {
+        if !self.app.lets_in() && access != Some(Access::Admin) {
             return Err(Denied::Draining);
         }
         Ok((Standing::Listed, seat))

@@ -1,6 +1,7 @@
 //! Where log lines go, in which shape, and which of them.
 
 mod pgbouncer;
+mod syslog;
 
 use std::fmt::Debug;
 use std::fs::{File, OpenOptions};
@@ -9,8 +10,11 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use parking_lot::{Mutex, RwLock};
+use tracing::{Level, Metadata};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
 
+use self::syslog::Syslog;
 use crate::config::checked::{Log, LogFormat};
 use crate::pool::stats::Totals;
 use crate::repeats;
@@ -35,11 +39,12 @@ pub fn start(log: &Log) -> io::Result<()> {
     let output: &'static Output = OUTPUT.get_or_init(|| Output {
         stderr: log.stderr,
         file: RwLock::new(file),
+        syslog: RwLock::new(Syslog::of(log)),
     });
     let level = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_else(|_| log.level.clone());
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter(&level, log.pooler_errors))
-        .with_writer(move || output)
+        .with_writer(Lines(output))
         .with_target(false);
     let (set, started): (SetFilter, _) = match log.format {
         LogFormat::Text => {
@@ -79,6 +84,7 @@ fn reopen(log: &Log) {
         Ok(file) => *output.file.write() = file,
         Err(error) => tracing::error!("{error}: the log goes on in the old file"),
     }
+    *output.syslog.write() = Syslog::of(log);
 }
 
 fn open(path: &Path) -> io::Result<File> {
@@ -94,16 +100,41 @@ fn open(path: &Path) -> io::Result<File> {
 struct Output {
     stderr: bool,
     file: RwLock<Option<File>>,
+    syslog: RwLock<Option<Syslog>>,
 }
 
+/// Makes what one line is written to.
+#[derive(Debug)]
+struct Lines(&'static Output);
+
+impl<'a> MakeWriter<'a> for Lines {
+    type Writer = Line;
+
+    fn make_writer(&'a self) -> Line {
+        Line(self.0, Level::INFO)
+    }
+
+    fn make_writer_for(&'a self, about: &Metadata<'_>) -> Line {
+        Line(self.0, *about.level())
+    }
+}
+
+/// One line, and how important it is.
+#[derive(Debug)]
+struct Line(&'static Output, Level);
+
 /// Each call is one whole line, which one system call appends.
-impl Write for &Output {
+impl Write for Line {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if let Some(file) = &mut self.file.read().as_ref() {
+        let Self(output, level) = self;
+        if let Some(file) = &mut output.file.read().as_ref() {
             // A full disk is no reason to keep the line from the other place.
             let _ = file.write_all(line);
         }
-        if self.stderr {
+        if let Some(syslog) = &*output.syslog.read() {
+            syslog.send(*level, line);
+        }
+        if output.stderr {
             let _ = io::stderr().write_all(line);
         }
         Ok(line.len())
@@ -174,6 +205,10 @@ pub fn tell_averages(averages: &Totals) {
 
 /// Once a minute: what was said again and again.
 pub fn end_minute() {
+    let lost = syslog::lost();
+    if lost > 0 {
+        tracing::warn!(lost, "syslog did not take every line of the last minute");
+    }
     for repeats::Repeated { what, cause, count } in repeats::end_period() {
         tracing::info!(count, cause, "again within the last minute: {what}");
     }

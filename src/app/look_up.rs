@@ -222,7 +222,10 @@ impl Reception<'_> {
             remembered: None,
         };
         // Whoever has somebody else check passwords has users there.
-        if self.world.config.auth.method == AuthMethod::Ldap {
+        if matches!(
+            self.world.config.auth.method,
+            AuthMethod::Ldap | AuthMethod::Pam
+        ) {
             return Ok(listed(known.unknown(user)));
         }
         if let Some(credential) = known.get(user) {

@@ -1,8 +1,8 @@
 //! Who is accepted and sent where; start, reload, drain.
 
+mod activation;
 pub mod admit;
 pub mod background;
-pub mod built;
 mod cancel;
 mod console;
 pub mod demo;
@@ -23,6 +23,7 @@ pub mod reap;
 mod scrape;
 pub mod serve;
 pub mod steer;
+pub mod takeover;
 pub mod watch;
 pub mod webhook;
 pub mod worker;

@@ -6,11 +6,32 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
+use rustix::time::{ClockId, clock_gettime};
+
 /// It serves.
 pub(super) const READY: &str = "READY=1";
 
 /// It has begun to end.
 pub(super) const STOPPING: &str = "STOPPING=1";
+
+/// It reads its configuration again, until this is dropped (`Type=notify-reload`).
+#[derive(Debug)]
+pub(super) struct Reloading(());
+
+impl Reloading {
+    pub(super) fn begin() -> Self {
+        let now = clock_gettime(ClockId::Monotonic);
+        let micros = now.tv_sec * 1_000_000 + now.tv_nsec / 1_000;
+        tell(&format!("RELOADING=1\nMONOTONIC_USEC={micros}"));
+        Self(())
+    }
+}
+
+impl Drop for Reloading {
+    fn drop(&mut self) {
+        tell(READY);
+    }
+}
 
 /// Says so to whoever waits for it; nobody does where the variable is not set.
 pub(super) fn tell(state: &str) {

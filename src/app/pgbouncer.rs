@@ -11,7 +11,8 @@ use clap::{ArgAction, Parser};
 use super::background::{
     Pidfile, ProcessError, become_user, detach, is_in_background, refuse_root, start_in_background,
 };
-use super::serve::{StartError, serve};
+use super::serve::{StartError, serve_after};
+use super::takeover::{Predecessor, TakeoverError};
 use super::world::{IniOptions, Source};
 use crate::admin::show::process::versions;
 use crate::config::ini;
@@ -30,7 +31,7 @@ struct Cli {
     /// Run in the background; needs a pidfile.
     #[arg(short, long)]
     daemon: bool,
-    /// Take over from a running process (there is no such thing in this version).
+    /// Take the listening sockets of the running process, which goes on with its clients until they have left.
     #[arg(short = 'R', long)]
     reboot: bool,
     /// Say more; may be given more than once.
@@ -58,11 +59,9 @@ pub enum Ended {
     /// It could not start.
     #[error("{0}")]
     Start(#[from] StartError),
-    /// `-R` was given.
-    #[error(
-        "-R is not part of this version: end the old process first, or start the new one on another port"
-    )]
-    Reboot,
+    /// The running process could not be relieved.
+    #[error("{0}")]
+    Takeover(#[from] TakeoverError),
 }
 
 /// Whether these arguments, the program's name being the first, are meant for PgBouncer. `commands`: words that are pgweir's own.
@@ -117,9 +116,6 @@ pub fn run(arguments: Vec<OsString>, drain_limit: Duration) -> ExitCode {
 
 impl Cli {
     fn run(self, drain_limit: Duration) -> Result<(), Ended> {
-        if self.reboot {
-            return Err(Ended::Reboot);
-        }
         let source = Source::Ini {
             path: self.config_file,
             options: IniOptions {
@@ -132,13 +128,23 @@ impl Cli {
         become_user(&process)?;
         refuse_root()?;
         if self.daemon && !is_in_background() {
-            return Ok(start_in_background(&process)?);
+            return Ok(start_in_background(&process, self.reboot)?);
         }
         if is_in_background() {
             detach();
         }
-        let pidfile = process.pidfile.as_deref().map(Pidfile::write).transpose()?;
-        let served = serve(source, drain_limit);
+        let predecessor = if self.reboot {
+            Predecessor::find(&source.listen()?)?
+        } else {
+            None
+        };
+        let write = if predecessor.is_some() {
+            Pidfile::take_over
+        } else {
+            Pidfile::write
+        };
+        let pidfile = process.pidfile.as_deref().map(write).transpose()?;
+        let served = serve_after(predecessor, source, drain_limit);
         drop(pidfile);
         Ok(served?)
     }

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -24,10 +25,11 @@ use super::page::{self, Page};
 use super::phase::{Phase, Phases, live};
 use super::ready::Reachable;
 use super::reap::Reaping;
+use super::takeover::{Former, HandOver, Predecessor};
 use super::watch::{self, Watch};
 use super::worker::{self, Dealer, FrontDoor, Inbox};
 use super::world::{Source, SourceError, World};
-use super::{http, log, notify};
+use super::{activation, http, log, notify};
 use crate::admin::own::Own;
 use crate::admin::process::Shutdown;
 use crate::client::credentials::Credentials;
@@ -37,14 +39,12 @@ use crate::config::change::{Effect, between};
 use crate::config::checked::{Config, Host, Listen, LogFormat};
 use crate::metrics::Metrics;
 use crate::net::listen::Listener;
+use crate::net::stream::unix_path;
 use crate::pool::book::ThreadId;
 use crate::pool::pools::{Pool, Pools, Purpose};
 use crate::server::names::{Times, names};
 use crate::server::peers::Peers;
 use crate::session::run::End;
-
-/// The port in the name of the unix socket, where no TCP address gives one.
-const DEFAULT_PORT: u16 = 6432;
 
 /// How often deadlines, idle connections and back-off are looked after.
 const TICK: Duration = Duration::from_millis(50);
@@ -115,6 +115,8 @@ pub struct App {
     pub pools: Arc<Pools>,
     /// Client sockets, logged in or not.
     pub clients: Arc<Quota>,
+    /// Those of them that were accepted and are not let in yet.
+    pub arriving: Arc<Quota>,
     /// What the console counts of itself.
     pub console: Own,
     /// Admins on the console.
@@ -133,6 +135,10 @@ pub struct App {
     pub metrics: Metrics,
     /// Other processes that cancel requests are passed on to.
     pub peers: Peers,
+    /// The listening sockets, which another process may be handed.
+    pub hand_over: HandOver,
+    /// The process whose sockets this one has taken.
+    pub former: Arc<Former>,
     /// Who has what at each Postgres, alerts and incidents.
     pub watch: Watch,
     /// What the status page remembers.
@@ -150,6 +156,15 @@ impl App {
     /// Whether no new client is let in.
     pub fn is_draining(&self) -> bool {
         self.phases.now() != Phase::Serving
+    }
+
+    /// Whether whoever was accepted is let in. Where another process has the sockets, it never sees those that came before.
+    pub fn lets_in(&self) -> bool {
+        match self.phases.now() {
+            Phase::Serving => true,
+            Phase::WaitingForClients => self.hand_over.done.is_cancelled(),
+            _ => false,
+        }
     }
 
     /// Whether a line is written for each goodbye.
@@ -201,6 +216,7 @@ impl App {
     /// Reads the configuration again. A wrong one changes nothing; a right one ends what was set since the last.
     pub fn reload(&self) -> Result<(), SourceError> {
         let _one_at_a_time = self.reloading.lock();
+        let _told = notify::Reloading::begin();
         let old = self.world();
         let new = self.source.load(&old.credentials, Some(&old.tls));
         self.metrics.reloaded(new.is_ok());
@@ -288,6 +304,15 @@ fn reload_pool(world: &World, pool: &Pool) {
 
 /// Serves until told to end, and returns when every client has left or `drain_limit` has passed.
 pub fn serve(source: Source, drain_limit: Duration) -> Result<(), StartError> {
+    serve_after(None, source, drain_limit)
+}
+
+/// The same in the place of another process, whose listening sockets are taken.
+pub fn serve_after(
+    mut predecessor: Option<Predecessor>,
+    source: Source,
+    drain_limit: Duration,
+) -> Result<(), StartError> {
     // The key makes the salts of unknown users: the same at each login, and not to be foretold.
     let world = source.load(&Credentials::new(rand::random(), []), None)?;
     log::start(&world.config.log)?;
@@ -300,7 +325,8 @@ pub fn serve(source: Source, drain_limit: Duration) -> Result<(), StartError> {
     let config = world.config.clone();
     // HTTP first: who reaches pgweir finds its health too, and nobody has connected yet if it cannot listen.
     let http = config.listen.http.map(listen_http).transpose()?;
-    let listeners = listen(&config)?;
+    let taken = predecessor.as_mut().map(Predecessor::sockets);
+    let listeners = listen(&config, taken.unwrap_or_default())?;
     let threads = 0..config.runtime.threads;
     let (errands, errand_inboxes): (Vec<_>, Vec<_>) =
         threads.clone().map(|_| unbounded_channel()).unzip();
@@ -315,6 +341,7 @@ pub fn serve(source: Source, drain_limit: Duration) -> Result<(), StartError> {
         directory: Arc::default(),
         pools: Pools::new(errands),
         clients: Arc::default(),
+        arriving: Arc::default(),
         console: Own::default(),
         admins: Arc::default(),
         quotas: Quotas::default(),
@@ -325,12 +352,15 @@ pub fn serve(source: Source, drain_limit: Duration) -> Result<(), StartError> {
         memory,
         reaping: Reaping::after(&known),
         peers: Peers::default(),
+        hand_over: HandOver::default(),
+        former: Arc::default(),
         watch: Watch::new(),
         page: Page::default(),
     });
     app.directory.set_peer_id(config.process.peer_id);
     // Held until the drain is over: a data thread ends, and its sessions with it, when nobody can send it clients any more.
     let dealer = Arc::new(Dealer::new(arrivals));
+    app.hand_over.note(&listeners);
     let mut door = Some(FrontDoor {
         listeners,
         dealer: Arc::clone(&dealer),
@@ -348,6 +378,11 @@ pub fn serve(source: Source, drain_limit: Duration) -> Result<(), StartError> {
         )?);
     }
 
+    // Those who connected meanwhile are in the queues of the sockets.
+    if let Some(mut predecessor) = predecessor {
+        predecessor.relieve()?;
+        app.former.is(predecessor);
+    }
     let runtime = Builder::new_current_thread().enable_all().build()?;
     // It ends with the runtime, when nothing else is left.
     if let Some(listener) = http {
@@ -466,28 +501,46 @@ fn listen_http(address: SocketAddr) -> Result<std::net::TcpListener, StartError>
     Ok(listener)
 }
 
-/// Opens every listening socket, or says which cannot be opened.
-fn listen(config: &Config) -> Result<Vec<Listener>, StartError> {
+/// Opens every listening socket that was not handed to this process, or says which cannot be opened.
+fn listen(config: &Config, taken: Vec<OwnedFd>) -> Result<Vec<Listener>, StartError> {
     let Listen {
         addresses,
         unix_socket_dir,
-        unix_socket_port,
         ..
     } = &config.listen;
     let failed = |address: String| move |cause| StartError::Listen { address, cause };
+    let activated = activation::sockets(&config.tcp).map_err(failed("LISTEN_FDS".into()))?;
+    if !activated.is_empty() {
+        for listener in &activated {
+            let address = listener.name();
+            tracing::info!(address, "socket passed from service manager, listening");
+        }
+        return Ok(activated);
+    }
+    let taken = taken.into_iter();
+    let taken = taken.map(|socket| Listener::from_socket(socket, &config.tcp));
+    let taken = taken.collect::<io::Result<Vec<_>>>();
+    let mut taken = taken.map_err(failed("sockets of the running process".into()))?;
+    // Whatever is configured no longer is closed here, and by its owner when that ends.
+    let mut take = |name: &str| {
+        let index = taken.iter().position(|taken| taken.name() == name)?;
+        Some(taken.swap_remove(index))
+    };
     let mut listeners = vec![];
     for address in addresses {
-        let listener = Listener::tcp(*address, &config.tcp, &config.listen);
-        listeners.push(listener.map_err(failed(address.to_string()))?);
+        let name = address.to_string();
+        let listener = match take(&name) {
+            Some(taken) => Ok(taken),
+            None => Listener::tcp(*address, &config.tcp, &config.listen),
+        };
+        listeners.push(listener.map_err(failed(name))?);
     }
     if let Some(directory) = unix_socket_dir {
-        let port = match unix_socket_port {
-            0 => addresses
-                .first()
-                .map_or(DEFAULT_PORT, std::net::SocketAddr::port),
-            given => *given,
+        let port = config.listen.unix_port();
+        let listener = match take(&unix_path(directory, port)) {
+            Some(taken) => Ok(taken.with_file()),
+            None => Listener::unix(directory, port, &config.listen),
         };
-        let listener = Listener::unix(directory, port, &config.listen);
         listeners.push(listener.map_err(failed(directory.clone()))?);
     }
     for listener in &listeners {

@@ -93,9 +93,14 @@ impl App {
         Ok(())
     }
 
-    /// How many sessions there are, those on the console apart.
+    /// How many sessions there are, those on the console apart, and of those who are let in still how many are on their way.
     pub fn clients_left(&self) -> usize {
-        self.directory.count_those(is_client)
+        let arriving = if self.lets_in() {
+            self.arriving.taken() as usize
+        } else {
+            0
+        };
+        arriving + self.directory.count_those(is_client)
     }
 
     /// Whether a database may be named in a command.

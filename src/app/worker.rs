@@ -16,6 +16,7 @@ use tokio::time::sleep;
 use super::admit::attend;
 use super::phase::Phase;
 use super::serve::App;
+use crate::client::directory::Seat;
 use crate::net::listen::{Listener, Peer};
 use crate::net::stream::Unregistered;
 use crate::pool::book::ThreadId;
@@ -41,6 +42,8 @@ pub struct Arrival {
     pub socket: Unregistered,
     /// Where it came from.
     pub peer: Peer,
+    /// Counts it until it is let in or not.
+    pub arriving: Option<Seat>,
 }
 
 /// Hands clients to the data threads in turn.
@@ -152,10 +155,19 @@ async fn accept(thread: ThreadId, app: Arc<App>, listener: Listener, dealer: Arc
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
+            () = app.hand_over.done.cancelled() => return listener.leave(),
             () = &mut closing => return,
         };
         match accepted {
-            Ok((socket, peer)) => deal(thread, &app, &dealer, Arrival { socket, peer }),
+            Ok((socket, peer)) => {
+                let arriving = app.arriving.enter(0);
+                let arrival = Arrival {
+                    socket,
+                    peer,
+                    arriving,
+                };
+                deal(thread, &app, &dealer, arrival);
+            }
             // The client left before it was accepted, or the process is out of descriptors: the next one may fare better.
             Err(error) => {
                 if repeats::is_news("accept failed", format!("{}: {error}", listener.name())) {

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::built::{unsafe_to_ignore, without_effect};
 use crate::admin::process::Shutdown;
 use crate::client::credentials::{Credential, Credentials};
 use crate::client::directory::Who;
@@ -20,6 +19,7 @@ use crate::config::ident_file::IdentMap;
 use crate::config::ini::{self, Note, Setting, Weight};
 use crate::config::ldap_options::Safety;
 use crate::config::{self, Mistakes, Overrides, SetError};
+use crate::net::listen::Peer;
 use crate::net::tls::accept::Acceptor;
 use crate::net::tls::connect::Connector;
 use crate::net::tls::files::TlsError;
@@ -105,9 +105,9 @@ pub enum SourceError {
     /// The file, or the command line, has mistakes: all of them.
     #[error("{0}")]
     Config(#[from] config::Mistakes),
-    /// Settings that this version cannot keep.
-    #[error("this version cannot keep what these settings promise: {}", .0.join(", "))]
-    NotBuilt(Vec<&'static str>),
+    /// PAM is to be asked, and this program cannot.
+    #[error("this pgweir was built without PAM")]
+    NoPam,
     /// The directory cannot be asked that way.
     #[error("LDAP options: {0}")]
     Directory(String),
@@ -228,10 +228,6 @@ impl Source {
         } = self.read()?;
         let overrides = Overrides::default();
         let config = self.config(text.as_ref(), &overrides)?;
-        let promises = unsafe_to_ignore(&config);
-        if !promises.is_empty() {
-            return Err(SourceError::NotBuilt(promises));
-        }
         let (hba, passed_over) = self.hba(&config)?;
         Ok(World {
             credentials: Arc::new(
@@ -257,6 +253,13 @@ impl Source {
         let written = self.read()?;
         let config = self.config(written.text.as_ref(), &Overrides::default())?;
         Ok(config.process)
+    }
+
+    /// Where it is to listen; likewise.
+    pub fn listen(&self) -> Result<checked::Listen, Mistakes> {
+        let written = self.read()?;
+        let config = self.config(written.text.as_ref(), &Overrides::default())?;
+        Ok(config.listen)
     }
 
     fn read(&self) -> Result<Written, Mistakes> {
@@ -299,10 +302,6 @@ impl Source {
     pub fn set(&self, world: &World, name: &str, value: &str) -> Result<World, SetError> {
         let read = |overrides: &Overrides| self.config(world.text.as_ref(), overrides);
         let (overrides, config) = world.overrides.with(name, value, &world.config, read)?;
-        let promises = unsafe_to_ignore(&config);
-        if !promises.is_empty() {
-            return Err(SetError::Wrong(SourceError::NotBuilt(promises).to_string()));
-        }
         let changes = between(&world.config, &config);
         let touches = |tables: &[&str]| {
             let mut names = changes.iter().map(|change| &change.name);
@@ -405,6 +404,9 @@ fn hba(config: &Config, lenient: bool) -> Result<(HbaFile, Option<Mistakes>), So
 
 /// What TLS towards directories takes, where it is wanted. Whether the options of `ldap` can be used is found out here too.
 fn directory(config: &Config, hba: &HbaFile) -> Result<Option<Arc<Connector>>, SourceError> {
+    if cfg!(not(feature = "pam")) && (config.auth.method == AuthMethod::Pam || hba.asks_pam()) {
+        return Err(SourceError::NoPam);
+    }
     let own = config
         .auth
         .ldap_options
@@ -443,9 +445,6 @@ impl World {
                 Weight::Differs | Weight::Without => tracing::warn!("{note}"),
             }
         }
-        for setting in without_effect(&self.config) {
-            tracing::warn!(setting, "has no effect in this version");
-        }
         if self.passes_through()
             && self
                 .config
@@ -471,6 +470,7 @@ impl World {
                 | AuthMethod::Cert
                 | AuthMethod::Hba
                 | AuthMethod::Ldap
+                | AuthMethod::Pam
         );
         // A forced user says nothing about who the client is.
         let forces = self
@@ -716,6 +716,13 @@ impl World {
         let user = self.config.users.get(user).map(|user| user.timeouts);
         let own = user.unwrap_or_default().or(database.timeouts);
         own.over(&self.config.timeouts)
+    }
+
+    /// Whether connections from there begin with the header of a proxy.
+    pub fn is_proxy(&self, peer: Peer) -> bool {
+        let networks = &self.config.listen.proxy_protocol_from;
+        let address = peer.ip();
+        address.is_some_and(|ip| networks.iter().any(|network| network.contains(&ip)))
     }
 
     /// How long a cancel request may take.

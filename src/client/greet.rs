@@ -9,6 +9,7 @@ use crate::net::stream::Stream;
 use crate::net::tls::ALPN;
 use crate::net::tls::accept::Acceptor;
 use crate::net::tls::certificate::Subject;
+use crate::wire::proxy::{self, Header, ProxyError};
 use crate::wire::reply::{Report, Severity, SqlState};
 use crate::wire::startup::{CancelKey, Initial, Startup, StartupError, body_len, parse};
 
@@ -73,6 +74,12 @@ pub enum GreetError {
     /// The TLS handshake failed. rustls has told the client.
     #[error("TLS handshake: {0}")]
     Tls(#[source] io::Error),
+    /// A PROXY header is demanded from this address, and did not come.
+    #[error("{0}")]
+    Proxy(#[from] ProxyError),
+    /// It says that it speaks for somebody else, and is not believed.
+    #[error("PROXY header from an address that is not in proxy_protocol_from")]
+    Unbelieved,
     /// TLS without being asked, and it may be meant for somebody else. The client was told.
     #[error("direct SSL connection request without ALPN protocol negotiation extension")]
     NoAlpn,
@@ -85,19 +92,29 @@ impl GreetError {
             Self::Startup(StartupError::Version(..)) => SqlState::NOT_SUPPORTED,
             Self::Startup(StartupError::NoUser) => SqlState::INVALID_AUTHORIZATION,
             Self::Startup(_) | Self::Injected | Self::NoAlpn => SqlState::PROTOCOL_VIOLATION,
-            Self::Io(_) | Self::Insistent | Self::Tls(_) => return None,
+            Self::Io(_) | Self::Insistent | Self::Tls(_) | Self::Proxy(_) | Self::Unbelieved => {
+                return None;
+            }
         };
         Some(Report::new(code, self.to_string()))
     }
 }
 
+/// Reads the header of a proxy, and says whom it speaks for; a proxy that speaks for itself is the client.
+pub async fn announced(packets: &mut Packets<Stream>, proxy: Peer) -> Result<Peer, GreetError> {
+    let header = packets.take(|bytes| Ok::<_, GreetError>(proxy::parse(bytes)?));
+    Ok(match header.await? {
+        Header::From(address) => Peer::of(address),
+        Header::Own => proxy,
+    })
+}
+
 /// Reads up to the startup message or the cancel request. `tls`: what is offered.
 pub async fn greet(
-    stream: Stream,
+    mut packets: Packets<Stream>,
     peer: Peer,
     tls: Option<&Acceptor>,
 ) -> Result<Greeting, GreetError> {
-    let mut packets = Packets::new(stream);
     if let Some(acceptor) = offer(&packets, tls)
         && packets.peek().await? == TLS_HANDSHAKE
     {
@@ -128,6 +145,10 @@ pub async fn greet(
 
 async fn next(packets: &mut Packets<Stream>) -> Result<Initial, GreetError> {
     let length = packets.array().await?;
+    // Both of its versions are impossible as a length.
+    if [*b"PROX", *b"\r\n\r\n"].contains(&length) {
+        return Err(GreetError::Unbelieved);
+    }
     let body = packets.bytes(body_len(length)?).await?;
     Ok(parse(&body)?)
 }

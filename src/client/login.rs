@@ -34,7 +34,10 @@ pub enum LoginError {
     /// The proof is wrong, or there is no such user: nobody is told which.
     #[error("password authentication failed for user {0:?}")]
     Password(String),
-    /// The same, shown by SCRAM.
+    /// None was sent: that is nobody's password.
+    #[error("empty password returned by client")]
+    EmptyPassword,
+    /// The same as a wrong one, shown by SCRAM.
     #[error("password authentication failed for user {0:?}")]
     Proof(String),
     /// The SASL messages are malformed.
@@ -67,7 +70,7 @@ impl LoginError {
     pub fn report(&self) -> Option<Report> {
         let code = match self {
             Self::Io(_) => return None,
-            Self::Password(_) | Self::Proof(_) => SqlState::INVALID_PASSWORD,
+            Self::Password(_) | Self::Proof(_) | Self::EmptyPassword => SqlState::INVALID_PASSWORD,
             Self::Certificate(_) | Self::Peer(_) | Self::Elsewhere { .. } => {
                 SqlState::INVALID_AUTHORIZATION
             }
@@ -138,9 +141,10 @@ where
         .write(&authentication::request(authentication::CLEARTEXT, &[]))
         .await?;
     let answer = answer(packets).await?;
-    Ok(Secret::new(String::from_utf8_lossy(without_terminator(
-        &answer,
-    ))))
+    match without_terminator(&answer) {
+        [] => Err(LoginError::EmptyPassword),
+        password => Ok(Secret::new(String::from_utf8_lossy(password))),
+    }
 }
 
 async fn scram<S>(

@@ -6,6 +6,8 @@ pub mod end;
 pub mod greet;
 pub mod ldap;
 pub mod login;
+#[cfg(feature = "pam")]
+pub mod pam;
 pub mod patience;
 pub mod reaped;
 pub mod statements;

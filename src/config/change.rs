@@ -150,7 +150,7 @@ fn effect_of(name: &str) -> Effect {
         | "pool.disable_pqexec"
         | "incidents.directory"
         | "incidents.keep" => Effect::Restart,
-        "listen.http_password" | "process.peer_id" => Effect::Live,
+        "listen.http_password" | "listen.proxy_protocol_from" | "process.peer_id" => Effect::Live,
         _ if ["listen.", "tcp.", "process."]
             .iter()
             .any(|table| name.starts_with(table)) =>
@@ -290,17 +290,18 @@ compare! { limits: Limits {
 
 compare! { timeouts: Timeouts {
     client_login, client_idle, idle_transaction, transaction, query, query_wait, query_wait_notify,
-    server_connect, server_login_retry, server_idle, server_lifetime, cancel, dns_max_ttl, dns_nxdomain_ttl, pool_idle, auto_database_idle,
+    server_connect, server_login_retry, server_idle, server_lifetime, cancel, suspend, dns_max_ttl, dns_nxdomain_ttl,
+    pool_idle, auto_database_idle,
 } }
 
 compare! { tcp: Tcp { keepalive_idle, keepalive_interval, keepalive_count, user_timeout, keepalive, socket_buffer } }
 
 compare! { auth: Auth {
-    method, users_file, hba_file, ident_file, ldap_options, query_user, query_database, query, admins, stats, login_notify_message,
+    method, users_file, hba_file, ident_file, ldap_options, pam_service, query_user, query_database, query, admins, stats, login_notify_message,
     scram_iterations,
 } }
 
-compare! { tls: Tls { mode, certificate, key, ca, min_version } }
+compare! { tls: Tls { mode, certificate, key, ca, min_version, ciphers, curves } }
 
 compare! { database: Database {
     hosts = "host", dbname, user, password, sslmode, sslnegotiation, mode, pool_size, min_size, reserve_size, max_servers, max_clients,
@@ -332,7 +333,7 @@ compare! { alerts: Alerts { total_servers, login_failures, webhook, webhook_ca, 
 
 compare! { incidents: Incidents { directory, keep, snapshot_every } }
 
-compare! { log: Log { level, format, connections, disconnections, pooler_errors, stats, stats_period, file, stderr } }
+compare! { log: Log { level, format, connections, disconnections, pooler_errors, stats, stats_period, file, stderr, syslog, syslog_ident, syslog_facility, syslog_socket } }
 
 compare! { process: Process { pidfile, user, peer_id } }
 

@@ -4,8 +4,9 @@ use std::path::Path;
 
 use super::checked::{
     AuthMethod, Config, Database, MaxServers, Negotiation, PoolDefaults, SYSTEM_ROOTS,
-    ServiceLimits, Tls, TlsMode,
+    ServiceLimits, Tls, TlsMode, TlsVersion,
 };
+use super::ciphers::Suite;
 use super::raw::{Notes, dotted};
 
 /// Notes every contradiction.
@@ -179,6 +180,14 @@ fn tls(table: &str, tls: &Tls, notes: &mut Notes<'_>) {
         (Some(_), None) => notes.contradiction(&pair, "certificate needs its key"),
         (None, Some(_)) => notes.contradiction(&pair, "key needs its certificate"),
         _ => {}
+    }
+    let fits =
+        |suite: &Suite| tls.min_version == TlsVersion::V1_2 || suite.version() == tls.min_version;
+    if !tls.ciphers.is_empty() && !tls.ciphers.iter().any(fits) {
+        notes.contradiction(
+            &names(table, ["min_version", "ciphers"]),
+            "ciphers has none for TLS 1.3",
+        );
     }
     if tls.mode.verifies() && tls.ca.is_none() {
         notes.contradiction(

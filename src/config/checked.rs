@@ -10,6 +10,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use regex::Regex;
 
+use super::ciphers::{Curve, Suite};
 use super::ldap_options::LdapOptions;
 
 /// A whole checked configuration.
@@ -80,6 +81,22 @@ pub struct Listen {
     pub http_password: Option<Secret>,
     /// Networks whose PROXY headers are believed.
     pub proxy_protocol_from: Vec<IpNet>,
+}
+
+/// The port in the name of the unix socket, where no TCP address gives one.
+const DEFAULT_PORT: u16 = 6432;
+
+impl Listen {
+    /// The port in the name of the unix socket.
+    pub fn unix_port(&self) -> u16 {
+        match self.unix_socket_port {
+            0 => self
+                .addresses
+                .first()
+                .map_or(DEFAULT_PORT, SocketAddr::port),
+            given => given,
+        }
+    }
 }
 
 /// How long a client keeps a server connection.
@@ -218,6 +235,8 @@ pub struct Timeouts {
     pub server_lifetime: Option<Duration>,
     /// Forwarding a cancel request; zero = no limit of ours.
     pub cancel: Duration,
+    /// How long SUSPEND waits for open transactions.
+    pub suspend: Option<Duration>,
     /// What a name was found to be counts for this long.
     pub dns_max_ttl: Duration,
     /// That it was not found, for this long.
@@ -310,6 +329,8 @@ pub enum AuthMethod {
     Hba,
     /// Password in clear, which a directory checks.
     Ldap,
+    /// Password in clear, which PAM checks.
+    Pam,
 }
 
 /// Authentication.
@@ -325,6 +346,8 @@ pub struct Auth {
     pub ident_file: Option<PathBuf>,
     /// Where the directory is, and how it is asked.
     pub ldap_options: Option<LdapOptions>,
+    /// The file in `/etc/pam.d`.
+    pub pam_service: String,
     /// The role that runs `query`.
     pub query_user: Option<String>,
     /// The database in which it runs.
@@ -402,6 +425,10 @@ pub struct Tls {
     pub certificate: Option<PathBuf>,
     /// Own private key, PEM.
     pub key: Option<PathBuf>,
+    /// The cipher suites, by preference; none = all.
+    pub ciphers: Vec<Suite>,
+    /// The curves, by preference; none = all.
+    pub curves: Vec<Curve>,
     /// Trusted authorities, PEM.
     pub ca: Option<PathBuf>,
     /// The oldest version that is spoken.
@@ -701,6 +728,44 @@ pub enum LogFormat {
     PgBouncer,
 }
 
+/// Facilities of syslog.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "syslog's own words")]
+pub enum Facility {
+    User,
+    Daemon,
+    Auth,
+    AuthPriv,
+    Local0,
+    Local1,
+    Local2,
+    Local3,
+    Local4,
+    Local5,
+    Local6,
+    Local7,
+}
+
+impl Facility {
+    /// Its number (RFC 3164).
+    pub fn number(self) -> u8 {
+        match self {
+            Self::User => 1,
+            Self::Daemon => 3,
+            Self::Auth => 4,
+            Self::AuthPriv => 10,
+            Self::Local0 => 16,
+            Self::Local1 => 17,
+            Self::Local2 => 18,
+            Self::Local3 => 19,
+            Self::Local4 => 20,
+            Self::Local5 => 21,
+            Self::Local6 => 22,
+            Self::Local7 => 23,
+        }
+    }
+}
+
 /// Log.
 #[derive(Debug, Clone, PartialEq)]
 #[expect(
@@ -726,6 +791,14 @@ pub struct Log {
     pub file: Option<PathBuf>,
     /// Whether lines go to standard error.
     pub stderr: bool,
+    /// Whether lines go to syslog.
+    pub syslog: bool,
+    /// As whom.
+    pub syslog_ident: String,
+    /// Under which facility.
+    pub syslog_facility: Facility,
+    /// The datagram socket on which syslog listens.
+    pub syslog_socket: PathBuf,
 }
 
 /// The process itself.

@@ -64,6 +64,8 @@ pub enum Method {
     Peer(Option<String>),
     /// By its password in clear, which a directory checks.
     Ldap(Box<LdapOptions>),
+    /// By its password in clear, which PAM checks.
+    Pam,
 }
 
 /// A client that wants to log in.
@@ -88,6 +90,11 @@ impl HbaFile {
             Method::Ldap(options) => Some(&**options),
             _ => None,
         })
+    }
+
+    /// Whether a record asks PAM.
+    pub fn asks_pam(&self) -> bool {
+        self.0.iter().any(|record| record.method == Method::Pam)
     }
 
     /// The method of the first record that fits.
@@ -236,13 +243,25 @@ fn record(line: &str, path: &Path, read: Read<'_>) -> Result<Option<Record>, Wro
     let method = match (method, map) {
         ("cert", map) => Method::Cert(map),
         ("peer", map) if kind == Kind::Local => Method::Peer(map),
-        ("peer", _) => return Err("peer is for local records alone".to_owned().into()),
+        // There it would let in nobody, and it stands before others.
+        ("peer", map) => {
+            return Err(Wrong {
+                message: "peer is for local records alone".to_owned(),
+                instead: Some(Box::new(Record {
+                    kind,
+                    databases,
+                    users,
+                    method: Method::Peer(map),
+                })),
+            });
+        }
         (_, Some(_)) => return Err("map= is for cert and peer alone".to_owned().into()),
         ("trust", None) => Method::Trust,
         ("reject", None) => Method::Reject,
         ("password", None) => Method::Password,
         ("md5", None) => Method::Md5,
         ("scram-sha-256", None) => Method::ScramSha256,
+        ("pam", None) => Method::Pam,
         (other, None) => return Err(format!("unsupported method {other:?}").into()),
     };
     Ok(Some(Record {
@@ -524,7 +543,8 @@ mod tests {
         let wrong = wrong.unwrap();
         let lines: Vec<_> = wrong.iter().map(|mistake| mistake.line).collect();
         assert_eq!(lines, (1..=broken.len()).collect::<Vec<_>>(), "{wrong}");
-        assert_eq!(file.0.len(), 1);
+        // The last one, and a refusal for whom `peer` would have refused.
+        assert_eq!(file.0.len(), 2);
         assert!(wrong.to_string().starts_with("hba:1:1: "));
     }
 

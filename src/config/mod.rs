@@ -5,6 +5,7 @@
 
 pub mod change;
 pub mod checked;
+pub mod ciphers;
 pub mod hba_file;
 pub mod ident_file;
 pub mod ini;

@@ -25,7 +25,7 @@ pub enum SetError {
 }
 
 /// What PgBouncer calls settings of ours.
-const ALIASES: [(&str, &str, Unit); 67] = [
+const ALIASES: &[(&str, &str, Unit)] = &[
     ("pool_mode", "pool.mode", Unit::Same),
     ("default_pool_size", "pool.size", Unit::Same),
     ("min_pool_size", "pool.min_size", Unit::Same),
@@ -91,6 +91,7 @@ const ALIASES: [(&str, &str, Unit); 67] = [
     ("server_idle_timeout", "timeouts.server_idle", Unit::Seconds),
     ("server_lifetime", "timeouts.server_lifetime", Unit::Seconds),
     ("cancel_wait_timeout", "timeouts.cancel", Unit::Seconds),
+    ("suspend_timeout", "timeouts.suspend", Unit::Seconds),
     ("auth_file", "auth.users_file", Unit::Same),
     ("auth_user", "auth.query_user", Unit::Same),
     ("auth_dbname", "auth.query_database", Unit::Same),

@@ -130,6 +130,7 @@ fn timeouts(mut table: Table<'_, '_>) -> Timeouts {
         server_idle: table.get("server_idle", value::timeout),
         server_lifetime: table.get("server_lifetime", value::timeout),
         cancel: table.get("cancel", value::duration),
+        suspend: table.get("suspend", value::timeout),
         dns_max_ttl: table.get("dns_max_ttl", value::duration),
         dns_nxdomain_ttl: table.get("dns_nxdomain_ttl", value::duration),
         pool_idle: table.get("pool_idle", value::timeout),
@@ -169,6 +170,7 @@ fn auth(mut table: Table<'_, '_>) -> Auth {
         hba_file: table.get("hba_file", value::path),
         ident_file: table.get("ident_file", value::path),
         ldap_options: table.get("ldap_options", value::ldap_options),
+        pam_service: table.get("pam_service", value::text),
         query_user: table.get("query_user", value::optional_text),
         query_database: table.get("query_database", value::optional_text),
         query: table
@@ -190,6 +192,8 @@ fn tls_side(mut table: Table<'_, '_>) -> Tls {
         key: table.get("key", value::path),
         ca: table.get("ca", value::path),
         min_version: table.get("min_version", value::tls_version),
+        ciphers: table.list("ciphers", value::suite),
+        curves: table.list("curves", value::curve),
     };
     table.finish();
     tls
@@ -513,6 +517,10 @@ fn log(mut table: Table<'_, '_>) -> Log {
         stats_period: table.get("stats_period", value::pause),
         file: table.get("file", value::path),
         stderr: table.get("stderr", value::boolean),
+        syslog: table.get("syslog", value::boolean),
+        syslog_ident: table.get("syslog_ident", value::text),
+        syslog_facility: table.get("syslog_facility", value::facility),
+        syslog_socket: table.get("syslog_socket", value::needed_path),
     };
     table.finish();
     log

@@ -10,9 +10,10 @@ use ipnet::IpNet;
 use toml::de::DeValue;
 
 use super::checked::{
-    AuthMethod, Balance, Errors, LogFormat, MaxServers, Mode, Negotiation, Pattern, Secret,
-    TlsMode, TlsVersion,
+    AuthMethod, Balance, Errors, Facility, LogFormat, MaxServers, Mode, Negotiation, Pattern,
+    Secret, TlsMode, TlsVersion,
 };
+use super::ciphers::{Curve, Suite};
 use super::env::{self, Lookup};
 use super::ldap_options::LdapOptions;
 
@@ -446,8 +447,23 @@ pub(super) fn auth_method(given: &Given<'_>) -> Parsed<AuthMethod> {
             ("cert", AuthMethod::Cert),
             ("hba", AuthMethod::Hba),
             ("ldap", AuthMethod::Ldap),
+            ("pam", AuthMethod::Pam),
         ],
     )
+}
+
+/// A cipher suite, by OpenSSL's name.
+pub(super) fn suite(given: &Given<'_>) -> Parsed<Suite> {
+    Suite::named(&text(given)?).ok_or_else(|| {
+        let names: Vec<_> = Suite::names().collect();
+        format!("the cipher suites are {}", names.join(", "))
+    })
+}
+
+/// A curve.
+pub(super) fn curve(given: &Given<'_>) -> Parsed<Curve> {
+    Curve::named(&text(given)?)
+        .ok_or_else(|| "the curves are X25519, prime256v1, secp384r1".to_owned())
 }
 
 /// The options of `ldap`.
@@ -498,6 +514,32 @@ pub(super) fn log_level(given: &Given<'_>) -> Parsed<String> {
 }
 
 /// A log format.
+pub(super) fn facility(given: &Given<'_>) -> Parsed<Facility> {
+    word(
+        given,
+        &[
+            ("user", Facility::User),
+            ("daemon", Facility::Daemon),
+            ("auth", Facility::Auth),
+            ("authpriv", Facility::AuthPriv),
+            ("local0", Facility::Local0),
+            ("local1", Facility::Local1),
+            ("local2", Facility::Local2),
+            ("local3", Facility::Local3),
+            ("local4", Facility::Local4),
+            ("local5", Facility::Local5),
+            ("local6", Facility::Local6),
+            ("local7", Facility::Local7),
+        ],
+    )
+}
+
+/// A file that must be named.
+pub(super) fn needed_path(given: &Given<'_>) -> Parsed<std::path::PathBuf> {
+    path(given)?.ok_or_else(|| "must be a path".to_owned())
+}
+
+/// The format of log lines.
 pub(super) fn log_format(given: &Given<'_>) -> Parsed<LogFormat> {
     word(
         given,

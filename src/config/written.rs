@@ -8,9 +8,10 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::checked::{
-    AuthMethod, Balance, Errors, Host, LogFormat, MaxServers, Mode, Negotiation, Pattern, Secret,
-    TlsMode, TlsVersion,
+    AuthMethod, Balance, Errors, Facility, Host, LogFormat, MaxServers, Mode, Negotiation, Pattern,
+    Secret, TlsMode, TlsVersion,
 };
+use super::ciphers::{Curve, Suite};
 use super::ldap_options::LdapOptions;
 
 /// A value of a setting.
@@ -132,7 +133,7 @@ words! {
     Mode { Transaction = "transaction", Session = "session", Statement = "statement" }
     AuthMethod {
         Trust = "trust", Password = "password", Md5 = "md5", ScramSha256 = "scram-sha-256", Cert = "cert", Hba = "hba",
-        Any = "any", Ldap = "ldap",
+        Any = "any", Ldap = "ldap", Pam = "pam",
     }
     TlsMode {
         Disable = "disable", Allow = "allow", Prefer = "prefer", Require = "require", VerifyCa = "verify-ca",
@@ -142,7 +143,23 @@ words! {
     Negotiation { Postgres = "postgres", Direct = "direct" }
     Balance { Disable = "disable", RoundRobin = "round-robin" }
     Errors { Postgres = "postgres", PgBouncer = "pgbouncer" }
+    Facility {
+        User = "user", Daemon = "daemon", Auth = "auth", AuthPriv = "authpriv", Local0 = "local0", Local1 = "local1",
+        Local2 = "local2", Local3 = "local3", Local4 = "local4", Local5 = "local5", Local6 = "local6", Local7 = "local7",
+    }
     LogFormat { Text = "text", Json = "json", PgBouncer = "pgbouncer" }
+}
+
+impl Written for Suite {
+    fn written(&self) -> String {
+        self.name().to_owned()
+    }
+}
+
+impl Written for Curve {
+    fn written(&self) -> String {
+        self.name().to_owned()
+    }
 }
 
 impl Written for LdapOptions {

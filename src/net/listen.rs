@@ -5,6 +5,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
+use std::sync::{Arc, Weak};
 
 use rustix::net::SocketFlags;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -25,6 +26,11 @@ pub enum Peer {
 }
 
 impl Peer {
+    /// Over TCP from there. An IPv4 address that a socket for both families tells as an IPv6 one is what it is.
+    pub fn of(address: SocketAddr) -> Self {
+        Self::Tcp(SocketAddr::new(address.ip().to_canonical(), address.port()))
+    }
+
     /// The address, if it has one.
     pub fn ip(self) -> Option<IpAddr> {
         match self {
@@ -47,7 +53,7 @@ impl std::fmt::Display for Peer {
 /// A listening socket, not yet registered with a reactor. A unix socket's file is removed when it is dropped.
 #[derive(Debug)]
 pub struct Listener {
-    socket: Socket,
+    socket: Arc<Socket>,
     name: String,
     file: Option<SocketFile>,
 }
@@ -109,6 +115,25 @@ impl Listener {
         Self::start(socket, path.clone(), Some(SocketFile(path)), listen.backlog)
     }
 
+    /// One that listens already and was handed to this process. Its file, if it has one, is left to whoever made it.
+    pub fn from_socket(socket: OwnedFd, tcp: &Tcp) -> io::Result<Self> {
+        let socket = Socket::from(socket);
+        let address = socket.local_addr()?;
+        let name = match address.as_socket() {
+            Some(address) => {
+                tune(&socket, tcp)?;
+                address.to_string()
+            }
+            None => unix_name(&address),
+        };
+        socket.set_nonblocking(true)?;
+        Ok(Self {
+            socket: Arc::new(socket),
+            name,
+            file: None,
+        })
+    }
+
     fn start(
         socket: Socket,
         name: String,
@@ -117,7 +142,20 @@ impl Listener {
     ) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+        let socket = Arc::new(socket);
         Ok(Self { socket, name, file })
+    }
+
+    /// The same, with the file of its unix socket as our own.
+    #[must_use]
+    pub fn with_file(mut self) -> Self {
+        self.file = Some(SocketFile(self.name.clone()));
+        self
+    }
+
+    /// The socket itself, for as long as this process listens on it.
+    pub fn socket(&self) -> Weak<Socket> {
+        Arc::downgrade(&self.socket)
     }
 
     /// The address as bound, with the port that the kernel chose for port 0.
@@ -138,18 +176,26 @@ impl Listener {
             socket,
             name,
             is_unix,
-            _file: file,
+            file,
         })
+    }
+}
+
+fn unix_name(address: &socket2::SockAddr) -> String {
+    match (address.as_pathname(), address.as_abstract_namespace()) {
+        (Some(path), _) => path.display().to_string(),
+        (None, Some(name)) => format!("@{}", String::from_utf8_lossy(name)),
+        (None, None) => "unix".to_owned(),
     }
 }
 
 /// A listening socket whose connections are being accepted.
 #[derive(Debug)]
 pub struct Accepting {
-    socket: AsyncFd<Socket>,
+    socket: AsyncFd<Arc<Socket>>,
     name: String,
     is_unix: bool,
-    _file: Option<SocketFile>,
+    file: Option<SocketFile>,
 }
 
 impl Accepting {
@@ -163,14 +209,21 @@ impl Accepting {
         &self.name
     }
 
+    /// Gives it up to another process, which has it too: the file stays.
+    pub fn leave(mut self) {
+        if let Some(file) = self.file.take() {
+            std::mem::forget(file);
+        }
+    }
+
     /// Waits for the next connection, which is registered with no reactor. Cancel-safe.
     pub async fn accept(&self) -> io::Result<(Unregistered, Peer)> {
         const FLAGS: SocketFlags = SocketFlags::NONBLOCK.union(SocketFlags::CLOEXEC);
-        let accept = |socket: &Socket| Ok(rustix::net::acceptfrom_with(socket, FLAGS)?);
+        let accept = |socket: &Arc<Socket>| Ok(rustix::net::acceptfrom_with(socket, FLAGS)?);
         let (socket, address) = self.socket.async_io(Interest::READABLE, accept).await?;
         Ok(
             match address.and_then(|address| SocketAddr::try_from(address).ok()) {
-                Some(address) => (Unregistered::Tcp(socket.into()), Peer::Tcp(address)),
+                Some(address) => (Unregistered::Tcp(socket.into()), Peer::of(address)),
                 None => local(socket),
             },
         )

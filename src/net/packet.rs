@@ -71,6 +71,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Packets<S> {
         Ok(self.read.split_to(len).freeze())
     }
 
+    /// Reads on until `parse` has found what it looks for at the beginning of what came, and takes that away. It says how long it is, or
+    /// that there is more to come, which it has to bound. Cancel-safe.
+    pub async fn take<T, E: From<io::Error>>(
+        &mut self,
+        parse: impl Fn(&[u8]) -> Result<Option<(T, usize)>, E>,
+    ) -> Result<T, E> {
+        loop {
+            if let Some((found, length)) = parse(&self.read)? {
+                self.read.advance(length);
+                return Ok(found);
+            }
+            self.fill(self.read.len() + 1).await?;
+        }
+    }
+
     /// Reads one message with a body of at most `limit` bytes. Cancel-safe.
     pub async fn read(&mut self, limit: usize) -> io::Result<Packet> {
         self.fill(5).await?;

@@ -5,6 +5,7 @@ pub mod exchange;
 pub mod ldap;
 pub mod md5;
 pub mod parameters;
+pub mod proxy;
 pub mod reply;
 pub mod scan;
 pub mod scram;

@@ -27,23 +27,35 @@
 //! | `NAME close`, `NAME cancel` | Terminate; a cancel request |
 //! | `NAME until VALUE SQL` | asks until the answer is this |
 //! | `postgres SQL` | asks Postgres itself |
+//! | `until VALUE SQL` | asks Postgres until the answer is this |
 //! | `ini LINE` | one more line at the end of the file |
+//! | `without TEXT` | no line of the file begins with this any more |
 //! | `users LINE`, `hba LINE` | one more line at the end of the users file, of the HBA file |
+//! | `psql [name=value ...]` | a whole psql, with libpq's parameters: who it is, or what it complains of |
+//! | `file NAME LINE` | one more line at the end of any file; above the `---`, of one that is there from the start |
 //! | `pause MILLISECONDS` | time that a timeout needs |
 //! | `log TEXT` | waits until the log has it |
 //! | `signal NAME` | sends a signal |
 //! | `ended` | the status with which the process ends |
 //!
-//! In the text `{port}`, `{postgres}`, `{sockets}` and `{dir}` stand for the ports, Postgres' socket directory and the directory.
+//! In the text `{port}`, `{postgres}`, `{sockets}` and `{dir}` stand for the ports, Postgres' socket directory and the directory, `{me}`
+//! for the user of this machine, `{certs}` for certificates (`ca`, `server`, `alice`, `robert`) and `{strangers}` for those of
+//! another authority.
 //! `*` in `=` and `!` lines is any text.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::fs;
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
+use super::certs::{Authority, HERE};
 use super::pgbouncer::{Kind, Place, Running};
 use super::postgres::Postgres;
+use super::process::run;
 use super::raw::{Batch, Message, Raw, cancel_request};
 use super::wait::{PATIENCE, eventually, until};
 
@@ -86,6 +98,7 @@ pub struct Case {
     pub name: String,
     since: Option<u32>,
     ini: String,
+    files: Vec<(String, String)>,
     steps: Vec<Step>,
 }
 
@@ -121,6 +134,9 @@ impl Case {
                 is_ini = false;
             } else if let Some(since) = line.strip_prefix("since 1.").filter(|_| is_ini) {
                 case.since = Some(since.parse().expect("a version"));
+            } else if let Some(file) = line.strip_prefix("file ").filter(|_| is_ini) {
+                let (name, text) = file.split_once(' ').expect("a name and a line");
+                case.files.push((name.to_owned(), format!("{text}\n")));
             } else if is_ini {
                 case.ini.push_str(line);
                 case.ini.push('\n');
@@ -211,6 +227,12 @@ impl Case {
             let place = Place::new();
             place.write("users.txt", USERS);
             place.write("hba", "");
+            for (name, line) in &self.files {
+                if !place.path().join(name).exists() {
+                    place.write(name, "");
+                }
+                place.append(name, &filled(line, &place, postgres));
+            }
             let ini = together(COMMON, &self.ini);
             place.write("pgbouncer.ini", &filled(&ini, &place, postgres));
             let busy = std::net::TcpListener::bind(("127.0.0.1", place.port)).is_err();
@@ -264,6 +286,31 @@ fn filled(text: &str, place: &Place, postgres: &Postgres) -> String {
         .replace("{postgres}", &postgres.port().to_string())
         .replace("{sockets}", &postgres.socket_dir().display().to_string())
         .replace("{dir}", &place.path().display().to_string())
+        .replace("{me}", &ME)
+        .replace("{certs}", &CERTS.0)
+        .replace("{strangers}", &CERTS.1)
+}
+
+/// Who runs the tests.
+static ME: LazyLock<String> = LazyLock::new(|| {
+    let name = run(Command::new("id").arg("-un"));
+    name.trim().to_owned()
+});
+
+/// Directories with certificates, which whoever the pooler becomes can read.
+static CERTS: LazyLock<(String, String)> = LazyLock::new(|| (certificates(), certificates()));
+
+fn certificates() -> String {
+    let authority = Box::leak(Box::new(Authority::new()));
+    authority.issue("server", "localhost", &HERE);
+    authority.issue("alice", "alice", &[]);
+    authority.issue("robert", "robert", &[]);
+    let ca = authority.ca();
+    let directory = ca.parent().expect("it is in a directory");
+    for (path, mode) in [(directory, 0o755), (&authority.key("server"), 0o644)] {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("it is ours");
+    }
+    directory.display().to_string()
 }
 
 fn fits(wanted: &[String], said: &[String]) -> bool {
@@ -299,11 +346,30 @@ impl Talk<'_> {
         let (first, rest) = text.split_once(' ').unwrap_or((&text, ""));
         match first {
             "postgres" => return self.ask_postgres(rest),
+            "until" => {
+                let (value, sql) = rest.split_once(' ').expect("a value and a query");
+                until(&format!("{sql} gives {value}"), PATIENCE, || {
+                    (self.ask_postgres(sql) == [value]).then_some(())
+                });
+            }
+            "without" => {
+                let ini = self.running.place.read("pgbouncer.ini");
+                let mut kept = String::new();
+                for line in ini.lines().filter(|line| !line.starts_with(rest)) {
+                    let _ = writeln!(kept, "{line}");
+                }
+                self.running.place.write("pgbouncer.ini", &kept);
+            }
             "ini" => self
                 .running
                 .place
                 .append("pgbouncer.ini", &format!("{rest}\n")),
             "hba" => self.running.place.append("hba", &format!("{rest}\n")),
+            "file" => {
+                let (name, line) = rest.split_once(' ').expect("a name and a line");
+                self.running.place.append(name, &format!("{line}\n"));
+            }
+            "psql" => return self.psql(rest),
             "users" => self.running.place.append("users.txt", &format!("{rest}\n")),
             "pause" => {
                 std::thread::sleep(Duration::from_millis(rest.parse().expect("milliseconds")));
@@ -317,6 +383,25 @@ impl Talk<'_> {
             }
         }
         Vec::new()
+    }
+
+    /// Who psql says it is, or what it complains of.
+    fn psql(&self, parameters: &str) -> Vec<String> {
+        let port = self.running.port();
+        let common = format!("host=127.0.0.1 port={port} dbname=shop user=alice {parameters}");
+        let output = Command::new("psql")
+            .args(["-XAtw", "-c", "select current_user", "-d", &common])
+            .env("PGCONNECT_TIMEOUT", "20")
+            .env("HOME", "/nonexistent")
+            .output()
+            .expect("psql is installed");
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let words = |line: &str| match line.split_once(" failed: ") {
+            Some((_, words)) => words.to_owned(),
+            None => line.to_owned(),
+        };
+        text.lines().map(words).collect()
     }
 
     fn await_log(&self, text: &str) {

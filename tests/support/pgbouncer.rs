@@ -93,22 +93,29 @@ impl Place {
 
     /// Starts the program on `pgbouncer.ini`, which has to make it listen on the port and write `log`.
     pub fn start(self, kind: Kind) -> Running {
-        self.start_by(kind, kind.command())
+        let command = kind.command();
+        self.start_as(kind, command)
     }
 
-    /// The same where names of hosts lead to what the file `hosts` says, which may change. Needs root and `unshare`.
-    pub fn start_with_hosts(self, kind: Kind) -> Running {
-        let (plain, hosts) = (kind.command(), self.path().join("hosts"));
+    /// The same in a mount namespace of its own, in which a command has been run; `{dir}` in it is the directory.
+    pub fn start_in(self, kind: Kind, mount: &str) -> Running {
+        let program = kind.command();
+        let mount = mount.replace("{dir}", &self.path().display().to_string());
         let mut command = Command::new("unshare");
-        command.args(["--mount", "sh", "-c"]);
         command
-            .arg("mount --bind \"$0\" /etc/hosts && exec \"$@\"")
-            .arg(hosts);
-        command.arg(plain.get_program()).args(plain.get_args());
-        self.start_by(kind, command)
+            .args([
+                "--mount",
+                "sh",
+                "-c",
+                &format!("{mount} && exec \"$@\""),
+                "sh",
+            ])
+            .arg(program.get_program())
+            .args(program.get_args());
+        self.start_as(kind, command)
     }
 
-    fn start_by(self, kind: Kind, mut command: Command) -> Running {
+    fn start_as(self, kind: Kind, mut command: Command) -> Running {
         command.args(self.arguments());
         let errors = fs::File::create(self.path().join("stderr")).expect("the directory is ours");
         let output = errors.try_clone().expect("files can be shared");

@@ -92,7 +92,10 @@ fn database_row(
         database.pool_size.unwrap_or(pool.size),
         database.min_size.unwrap_or(pool.min_size),
         database.reserve_size.unwrap_or(pool.reserve_size),
-        timeouts.server_lifetime.map_or(0, |life| life.as_secs()),
+        database
+            .server_lifetime
+            .or(timeouts.server_lifetime)
+            .map_or(0, |life| life.as_secs()),
         database.mode.map(mode),
         load_balance(
             database.hosts.len(),

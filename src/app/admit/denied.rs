@@ -197,6 +197,8 @@ impl Denied {
             Self::NoDatabase(name) => return Some(format!("no such database: {name}")),
             Self::Login(LoginError::Password(_)) => "password authentication failed",
             Self::Login(LoginError::Proof(_)) => "SASL authentication failed",
+            Self::Login(LoginError::Peer(_)) => "unix socket login rejected",
+            Self::Login(LoginError::Certificate(_)) => "certificate authentication failed",
             Self::Login(LoginError::Elsewhere { by, .. }) => {
                 return Some(format!("{by} authentication failed"));
             }

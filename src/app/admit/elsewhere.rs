@@ -1,4 +1,4 @@
-//! Passwords that somebody else checks: a directory.
+//! Passwords that somebody else checks: a directory, or PAM.
 
 use std::sync::Arc;
 
@@ -10,8 +10,11 @@ use super::proof::Proof;
 use crate::client::credentials::Credential;
 use crate::client::ldap;
 use crate::client::login::{LoginError, ask_password};
+#[cfg(feature = "pam")]
+use crate::client::pam;
 use crate::config::checked::Secret;
 use crate::config::ldap_options::LdapOptions;
+use crate::net::listen::Peer;
 use crate::net::packet::Packets;
 use crate::net::stream::Stream;
 use crate::repeats;
@@ -21,18 +24,27 @@ use crate::repeats;
 const DIRECTORY_CHECKS: usize = 32;
 
 /// What the log says of a check.
-const FAILED: &str = "LDAP authentication failed";
+const LDAP_FAILED: &str = "LDAP authentication failed";
+
+/// The same of PAM's.
+#[cfg(feature = "pam")]
+const PAM_FAILED: &str = "PAM authentication failed";
 
 /// The checks under way.
 #[derive(Debug)]
 pub struct Elsewhere {
     directory: Semaphore,
+    /// Started by the first who needs it.
+    #[cfg(feature = "pam")]
+    pam: std::sync::OnceLock<pam::Pam>,
 }
 
 impl Default for Elsewhere {
     fn default() -> Self {
         Self {
             directory: Semaphore::new(DIRECTORY_CHECKS),
+            #[cfg(feature = "pam")]
+            pam: std::sync::OnceLock::new(),
         }
     }
 }
@@ -54,17 +66,57 @@ impl Reception<'_> {
         match verified {
             Ok(()) => Ok(vouched(user, &password)),
             Err(refusal) => {
-                if repeats::is_news(FAILED, refusal.to_string()) {
+                if repeats::is_news(LDAP_FAILED, refusal.to_string()) {
                     if refusal.is_the_directorys() {
-                        tracing::warn!(user, "{FAILED}: {refusal}");
+                        tracing::warn!(user, "{LDAP_FAILED}: {refusal}");
                     } else {
-                        tracing::info!(user, "{FAILED}: {refusal}");
+                        tracing::info!(user, "{LDAP_FAILED}: {refusal}");
                     }
                 }
                 let user = user.to_owned();
                 Err(LoginError::Elsewhere { by: "LDAP", user }.into())
             }
         }
+    }
+
+    /// Asks the client for its password, and PAM whether it is right.
+    #[cfg(feature = "pam")]
+    pub(super) async fn prove_by_pam(
+        &self,
+        packets: &mut Packets<Stream>,
+        user: &str,
+        peer: Peer,
+    ) -> Result<Proof, Denied> {
+        let password = ask_password(packets).await?;
+        let question = pam::Question {
+            service: self.world.config.auth.pam_service.clone(),
+            user: user.to_owned(),
+            password: password.clone(),
+            from: peer.ip().map_or("unix".to_owned(), |ip| ip.to_string()),
+        };
+        let pam = self.app.elsewhere.pam.get_or_init(pam::Pam::start);
+        match pam.verify(question).await {
+            Ok(()) => Ok(vouched(user, &password)),
+            Err(refusal) => {
+                if repeats::is_news(PAM_FAILED, format!("{user}: {refusal}")) {
+                    tracing::warn!(user, said = refusal.to_string(), "{PAM_FAILED}: {refusal}");
+                }
+                let user = user.to_owned();
+                Err(LoginError::Elsewhere { by: "PAM", user }.into())
+            }
+        }
+    }
+
+    /// Nobody comes in: such a configuration is refused.
+    #[cfg(not(feature = "pam"))]
+    pub(super) async fn prove_by_pam(
+        &self,
+        _: &mut Packets<Stream>,
+        user: &str,
+        _: Peer,
+    ) -> Result<Proof, Denied> {
+        let user = user.to_owned();
+        Err(LoginError::Elsewhere { by: "PAM", user }.into())
     }
 }
 

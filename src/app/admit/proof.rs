@@ -82,6 +82,7 @@ impl Reception<'_> {
                 let options = options.as_ref().expect("a checked configuration has them");
                 return self.prove_by_ldap(packets, user, options).await;
             }
+            AuthMethod::Pam => return self.prove_by_pam(packets, user, peer).await,
             AuthMethod::Hba => {
                 let record = self.record(startup, peer, secured)?;
                 match record {
@@ -106,6 +107,9 @@ impl Reception<'_> {
                     }
                     hba_file::Method::Ldap(options) => {
                         return self.prove_by_ldap(packets, user, options).await;
+                    }
+                    hba_file::Method::Pam => {
+                        return self.prove_by_pam(packets, user, peer).await;
                     }
                     hba_file::Method::Password => Method::Password,
                     hba_file::Method::Md5 => Method::Md5,

@@ -48,6 +48,8 @@ impl Trust {
             key: None,
             ca,
             min_version: TlsVersion::V1_2,
+            ciphers: Vec::new(),
+            curves: Vec::new(),
         })
     }
 

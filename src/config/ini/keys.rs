@@ -87,9 +87,13 @@ const AUTH_TYPES: &[&str] = &[
     "scram-sha-256",
 ];
 
-const SUITES: &str = "the suites of TLS are those of rustls, all of them with forward secrecy";
-
 const RESOLVES: &str = "the system's resolver is asked, which has a file of its own";
+
+/// What PgBouncer calls the facilities of syslog; any other word is `user`.
+pub(super) const FACILITIES: &[&str] = &[
+    "auth", "authpriv", "daemon", "user", "local0", "local1", "local2", "local3", "local4",
+    "local5", "local6", "local7",
+];
 
 const SERVICE: &str = "a name for Windows and syslog";
 
@@ -116,12 +120,12 @@ keys! {
     "cancel_wait_timeout" = "10"; Seconds; Same("timeouts", "cancel"),
     "client_idle_timeout" = "0"; Seconds; Same("timeouts", "client_idle"),
     "client_login_timeout" = "60"; Seconds; Same("timeouts", "client_login"),
-    "client_tls13_ciphers" = ""; Text; Without(SUITES),
+    "client_tls13_ciphers" = ""; Text; Own,
     "client_tls_ca_file" = ""; File; Own,
     "client_tls_cert_file" = ""; File; Own,
-    "client_tls_ciphers" = "default"; Text; Without(SUITES),
+    "client_tls_ciphers" = "default"; Text; Own,
     "client_tls_dheparams" = "auto"; Text; Idle("no suite with such parameters is offered"),
-    "client_tls_ecdhcurve" = "auto"; Text; Without("the curves are those of rustls: X25519, P-256, P-384"),
+    "client_tls_ecdhcurve" = "auto"; Text; Own,
     "client_tls_key_file" = ""; File; Own,
     "client_tls_protocols" = "secure"; Text; Own,
     "client_tls_sslmode" = "disable"; Word(TLS_MODES); Own,
@@ -174,10 +178,10 @@ keys! {
     "server_reset_query" = "DISCARD ALL"; Text; Same("pool", "server_reset_query"),
     "server_reset_query_always" = "0"; Switch; Same("pool", "server_reset_query_always"),
     "server_round_robin" = "0"; Switch; Same("pool", "server_round_robin"),
-    "server_tls13_ciphers" = ""; Text; Without(SUITES),
+    "server_tls13_ciphers" = ""; Text; Own,
     "server_tls_ca_file" = ""; File; Own,
     "server_tls_cert_file" = ""; File; Same("tls.server", "certificate"),
-    "server_tls_ciphers" = "default"; Text; Without(SUITES),
+    "server_tls_ciphers" = "default"; Text; Own,
     "server_tls_key_file" = ""; File; Same("tls.server", "key"),
     "server_tls_protocols" = "secure"; Text; Own,
     "server_tls_sslmode" = "prefer"; Word(TLS_MODES); Same("tls.server", "mode"),
@@ -185,10 +189,10 @@ keys! {
     "so_reuseport" = "0"; Switch; Same("listen", "reuse_port"),
     "stats_period" = "60"; Seconds; Own,
     "stats_users" = ""; List; Same("auth", "stats"),
-    "suspend_timeout" = "10"; Seconds; Idle("there is no SUSPEND"),
-    "syslog" = "0"; Switch; Without("the log goes to standard error and to logfile"),
-    "syslog_facility" = "daemon"; Text; Idle("there is no syslog"),
-    "syslog_ident" = "pgbouncer"; Text; Idle("there is no syslog"),
+    "suspend_timeout" = "10"; Seconds; Same("timeouts", "suspend"),
+    "syslog" = "0"; Switch; Same("log", "syslog"),
+    "syslog_facility" = "daemon"; Text; Own,
+    "syslog_ident" = "pgbouncer"; Text; Own,
     "tcp_defer_accept" = "1"; WholeSeconds; Idle("a socket that says nothing costs little"),
     "tcp_keepalive" = "1"; Switch; Same("tcp", "keepalive"),
     "tcp_keepcnt" = "0"; Count; Same("tcp", "keepalive_count"),

@@ -10,8 +10,9 @@ use super::keys::{KEYS, Kind};
 use super::{Imported, Surroundings, import};
 use crate::config::change;
 use crate::config::checked::{
-    AuthMethod, Config, Host, Mode, Peer, Secret, SessionDefaults, TlsMode, User,
+    AuthMethod, Config, Facility, Host, Mode, Peer, Secret, SessionDefaults, Tls, TlsMode, User,
 };
+use crate::config::ciphers::Curve;
 use crate::config::ldap_options::Naming;
 use crate::config::mistake::Mistakes;
 
@@ -148,7 +149,7 @@ fn each_setting_means_what_it_means_to_pgbouncer() {
         ("auth_type = scram-sha-256", vec!["auth.method"]),
         (
             "auth_type = hba\nauth_hba_file = x",
-            vec!["auth.method", "auth.hba_file"],
+            vec!["auth.hba_file", "auth.method", "auth.pam_service"],
         ),
         ("cancel_wait_timeout = 0.5", vec!["timeouts.cancel"]),
         ("client_idle_timeout = 7", vec!["timeouts.client_idle"]),
@@ -488,7 +489,6 @@ x = 1
 #[test]
 fn what_would_be_unsafe_to_ignore_is_a_mistake() {
     for (lines, text) in [
-        ("auth_type = pam", "not part of this version"),
         ("auth_type = ldap", "needs ldap_options"),
         (
             "auth_type = ldap\nauth_ldap_options = ldapserver=a",
@@ -539,6 +539,54 @@ fn the_options_of_ldap_are_postgres_own_and_their_password_is_not_shown() {
 }
 
 #[test]
+fn lists_of_suites_become_one_and_what_is_left_out_is_told() {
+    let lines = "client_tls_sslmode = allow\nclient_tls_key_file = k\nclient_tls_cert_file = c\n\
+                 client_tls_ciphers = AES128-SHA:ECDHE+AESGCM:!ECDSA\nclient_tls13_ciphers = TLS_AES_128_GCM_SHA256\n\
+                 client_tls_ecdhcurve = P-384:P-521\nserver_tls_ciphers = fast\nserver_tls13_ciphers = TLS_CHACHA20_POLY1305_SHA256\n";
+    let imported = right(&format!("[databases]\n* =\n[pgbouncer]\n{lines}"));
+    let names = |tls: &Tls| -> Vec<&str> { tls.ciphers.iter().map(|suite| suite.name()).collect() };
+    assert_eq!(
+        names(&imported.config.tls_client),
+        [
+            "TLS_AES_128_GCM_SHA256",
+            "ECDHE-RSA-AES256-GCM-SHA384",
+            "ECDHE-RSA-AES128-GCM-SHA256"
+        ]
+    );
+    assert_eq!(imported.config.tls_client.curves, [Curve::P384]);
+    let of_server = names(&imported.config.tls_server);
+    assert_eq!(of_server[0], "TLS_CHACHA20_POLY1305_SHA256");
+    assert_eq!(of_server.len(), 7);
+    let notes: Vec<_> = imported.notes.iter().map(ToString::to_string).collect();
+    let notes = notes.join("\n");
+    for told in ["no such suite: AES128-SHA", "no such curve: P-521"] {
+        assert!(notes.contains(told), "{notes}");
+    }
+    let tls = "client_tls_sslmode = allow\nclient_tls_key_file = k\nclient_tls_cert_file = c\n";
+    for (line, text) in [
+        ("client_tls_ciphers = RC4", "failed to set ciphers"),
+        (
+            "client_tls13_ciphers = nosuch",
+            "failed to set the TLSv1.3 cipher suites",
+        ),
+        (
+            "client_tls_ecdhcurve = sect571r1",
+            "failed to set ecdhcurve",
+        ),
+        (
+            "server_tls13_ciphers = nosuch",
+            "failed to set the TLSv1.3 cipher suites",
+        ),
+    ] {
+        let mistakes = mistakes(&format!("[databases]\n* =\n[pgbouncer]\n{tls}{line}\n"));
+        assert!(mistakes[0].contains(text), "{line}: {mistakes:?}");
+        assert!(mistakes[0].starts_with("pgbouncer.ini:7:"), "{mistakes:?}");
+    }
+    // As it was, as long as nobody says otherwise.
+    assert_eq!(settings(tls).tls_client.ciphers, []);
+}
+
+#[test]
 fn a_contradiction_is_where_the_ini_has_it() {
     let text = "[pgbouncer]\n; why\nauth_dbname = x\nauth_user = y\n[databases]\na = host=h\n";
     assert_eq!(
@@ -563,7 +611,7 @@ fn a_contradiction_is_where_the_ini_has_it() {
 fn nothing_without_effect_is_passed_over_in_silence() {
     let imported = right(
         "[pgbouncer]\npkt_buf = 8192\nresolv_conf = /x\nserver_reset_query_always = 0\nmin_pool_size = 30\n\
-         client_tls_ciphers = DEFAULT@SECLEVEL=2\n[databases]\na = host=x,y\n",
+         [databases]\na = host=x,y\n",
     );
     let notes: Vec<_> = imported
         .notes
@@ -575,7 +623,6 @@ fn nothing_without_effect_is_passed_over_in_silence() {
         [
             (Idle, "pkt_buf = 8192"),
             (Without, "resolv_conf = /x"),
-            (Without, "client_tls_ciphers = DEFAULT@SECLEVEL=2"),
             (Differs, "min_pool_size = 30"),
         ]
     );
@@ -583,6 +630,24 @@ fn nothing_without_effect_is_passed_over_in_silence() {
         imported.notes[1].to_string(),
         "pgbouncer.ini:3: resolv_conf = /x: has no effect: the system's resolver is asked, which has a file of its own"
     );
+}
+
+#[test]
+fn syslog_is_that_of_pgbouncer() {
+    let log = |lines: &str| right(&format!("[databases]\n*=\n[pgbouncer]\n{lines}\n"));
+    let plain = log("syslog = 1");
+    let told = &plain.config.log;
+    assert!(told.syslog && plain.notes.is_empty());
+    assert_eq!(told.syslog_ident, "pgbouncer");
+    assert_eq!(told.syslog_facility, Facility::Daemon);
+    let other = log("syslog_ident = weir\nsyslog_facility = local7");
+    assert!(!other.config.log.syslog);
+    assert_eq!(other.config.log.syslog_ident, "weir");
+    assert_eq!(other.config.log.syslog_facility, Facility::Local7);
+    // libc takes the facility of a program that names none.
+    let wrong = log("syslog_facility = Local8");
+    assert_eq!(wrong.config.log.syslog_facility, Facility::User);
+    assert_eq!(wrong.notes[0].weight, Differs);
 }
 
 #[test]

@@ -13,8 +13,9 @@ use tokio::net::TcpStream;
 use super::certificate::end_point;
 use super::files::{Files, TlsError};
 use super::stream::TlsStream;
-use super::{ALPN, provider, versions};
+use super::{ALPN, provider, provider_of, versions};
 use crate::config::checked::{Tls, TlsMode, TlsVersion};
+use crate::config::ciphers::{Curve, Suite};
 
 /// Shakes hands with clients.
 pub struct Acceptor {
@@ -22,6 +23,8 @@ pub struct Acceptor {
     end_point: Option<Box<[u8]>>,
     mode: TlsMode,
     min_version: TlsVersion,
+    ciphers: Vec<Suite>,
+    curves: Vec<Curve>,
     files: Files,
 }
 
@@ -40,6 +43,8 @@ impl Acceptor {
             previous.files == files
                 && previous.mode == tls.mode
                 && previous.min_version == tls.min_version
+                && previous.ciphers == tls.ciphers
+                && previous.curves == tls.curves
         };
         if let Some(previous) = previous.filter(same) {
             return Ok(Some(Arc::clone(previous)));
@@ -49,6 +54,8 @@ impl Acceptor {
             end_point: files.certificate.first().and_then(end_point),
             mode: tls.mode,
             min_version: tls.min_version,
+            ciphers: tls.ciphers.clone(),
+            curves: tls.curves.clone(),
             files,
         })))
     }
@@ -83,7 +90,7 @@ fn config(tls: &Tls, path: &Path, files: &Files) -> Result<ServerConfig, TlsErro
         path: path.to_owned(),
         cause,
     };
-    let builder = ServerConfig::builder_with_provider(provider())
+    let builder = ServerConfig::builder_with_provider(provider_of(tls))
         .with_protocol_versions(versions(tls.min_version))
         .map_err(unusable)?;
     let builder = match client_verifier(tls, files)? {
@@ -95,6 +102,8 @@ fn config(tls: &Tls, path: &Path, files: &Files) -> Result<ServerConfig, TlsErro
         .with_single_cert(files.certificate.clone(), key.clone_key())
         .map_err(unusable)?;
     config.alpn_protocols = vec![ALPN.to_vec()];
+    // Whoever gives an order means it.
+    config.ignore_client_order = !tls.ciphers.is_empty();
     // Sessions are resumed by tickets, which cost no memory here. One for each connection is as many as can be used.
     config.ticketer = rustls::crypto::ring::Ticketer::new().map_err(unusable)?;
     config.send_tls13_tickets = 1;

@@ -13,8 +13,9 @@ use super::accept::roots;
 use super::files::{Files, TlsError};
 use super::stream::TlsStream;
 use super::verify::{Trusted, Verifier};
-use super::{ALPN, provider, versions};
+use super::{ALPN, provider, provider_of, versions};
 use crate::config::checked::{Tls, TlsVersion};
+use crate::config::ciphers::{Curve, Suite};
 
 /// Shakes hands with servers.
 pub struct Connector {
@@ -24,6 +25,8 @@ pub struct Connector {
     /// be resumed here.
     named: Arc<ClientConfig>,
     min_version: TlsVersion,
+    ciphers: Vec<Suite>,
+    curves: Vec<Curve>,
     files: Files,
 }
 
@@ -33,7 +36,10 @@ impl Connector {
     pub fn read(tls: &Tls, previous: Option<&Arc<Self>>) -> Result<Arc<Self>, TlsError> {
         let files = Files::read(tls)?;
         let same = |previous: &&Arc<Self>| {
-            previous.files == files && previous.min_version == tls.min_version
+            previous.files == files
+                && previous.min_version == tls.min_version
+                && previous.ciphers == tls.ciphers
+                && previous.curves == tls.curves
         };
         if let Some(previous) = previous.filter(same) {
             return Ok(Arc::clone(previous));
@@ -51,6 +57,8 @@ impl Connector {
             usual: Arc::new(config(tls, &files, false, protocols)?),
             named: Arc::new(config(tls, &files, true, protocols)?),
             min_version: tls.min_version,
+            ciphers: tls.ciphers.clone(),
+            curves: tls.curves.clone(),
             files,
         })
     }
@@ -108,7 +116,7 @@ fn config(
         name: named,
         algorithms: provider().signature_verification_algorithms,
     };
-    let builder = ClientConfig::builder_with_provider(provider())
+    let builder = ClientConfig::builder_with_provider(provider_of(tls))
         .with_protocol_versions(versions(tls.min_version))
         .map_err(unusable)?
         .dangerous()

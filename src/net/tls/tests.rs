@@ -64,6 +64,8 @@ impl Authority {
             key: file.map(|file| self.path(&format!("{file}.key"))),
             ca,
             min_version: TlsVersion::V1_2,
+            ciphers: Vec::new(),
+            curves: Vec::new(),
         }
     }
 

@@ -9,6 +9,7 @@ use super::super::toml::{self, Origin};
 use super::super::{Weight, connect_string, keys, value};
 use super::group::{RESERVED_PLACE, once, unlimited};
 use super::{AUTH_QUERY, CONSOLE, Named, Translator};
+use crate::config::ciphers::{self, Chosen, Curve};
 
 /// The largest message of the protocol that is let through.
 const LARGEST_MESSAGE: u32 = 1 << 30;
@@ -37,6 +38,7 @@ impl Translator<'_> {
         self.auth(databases);
         self.client_tls();
         self.server_tls();
+        self.syslog();
         self.write("log", "level", toml::text(self.level()), &["verbose"]);
         let remark = Origin::remark("as PgBouncer writes them; \"text\" and \"json\" say more");
         self.file
@@ -64,6 +66,27 @@ impl Translator<'_> {
             Fate::Without(why) if is_other => self.note_setting(Weight::Without, name, why),
             Fate::Own | Fate::Idle(_) | Fate::Without(_) => {}
         }
+    }
+
+    /// A facility that PgBouncer does not know is libc's own default there.
+    fn syslog(&mut self) {
+        // Of whoever does not go to syslog nothing is written that was not.
+        if self.is_written("syslog_ident") || self.count("syslog") != 0 {
+            let ident = toml::text(self.text("syslog_ident"));
+            self.write("log", "syslog_ident", ident, &["syslog_ident"]);
+        }
+        let mut word = self.text("syslog_facility").to_owned();
+        if !keys::FACILITIES.contains(&word.as_str()) {
+            let text = "no such facility; as with PgBouncer it is \"user\"";
+            self.note_setting(Weight::Differs, "syslog_facility", text);
+            "user".clone_into(&mut word);
+        }
+        self.write(
+            "log",
+            "syslog_facility",
+            toml::text(&word),
+            &["syslog_facility"],
+        );
     }
 
     fn level(&self) -> &'static str {
@@ -227,13 +250,13 @@ impl Translator<'_> {
         let method = self.word("auth_type");
         let named = match method.as_str() {
             "plain" => "password",
-            "pam" => {
-                let text = format!("auth_type = {method} is not part of this version");
-                return self.wrong_setting("auth_type", text);
-            }
             same => same,
         };
         self.write("auth", "method", toml::text(named), &["auth_type"]);
+        if matches!(method.as_str(), "pam" | "hba") {
+            let service = toml::text("pgbouncer");
+            self.write("auth", "pam_service", service, &[]);
+        }
         let options = self.text("auth_ldap_options");
         if method == "ldap" {
             let options = toml::text(options);
@@ -300,6 +323,8 @@ impl Translator<'_> {
             self.write_file(TABLE, key, name);
         }
         self.oldest_version(TABLE, "client_tls_protocols");
+        self.suites(TABLE, "client_tls_ciphers", "client_tls13_ciphers");
+        self.curve(TABLE, "client_tls_ecdhcurve");
     }
 
     fn server_tls(&mut self) {
@@ -312,6 +337,79 @@ impl Translator<'_> {
             self.note_setting(Weight::Idle, "server_tls_ca_file", text);
         }
         self.oldest_version(TABLE, "server_tls_protocols");
+        if self.word("server_tls_sslmode") != "disable" {
+            self.suites(TABLE, "server_tls_ciphers", "server_tls13_ciphers");
+        }
+    }
+
+    /// The lists of cipher suites up to TLS 1.2 and from TLS 1.3 on become one.
+    fn suites(&mut self, table: &str, older: &'static str, newer: &'static str) {
+        let chosen = ciphers::older(self.text(older));
+        let recent = match self.text(newer) {
+            "" => Chosen {
+                suites: ciphers::every_newer(),
+                ..Chosen::default()
+            },
+            text => ciphers::newer(text),
+        };
+        if chosen.suites.is_empty() {
+            let text = format!(
+                "failed to set ciphers: none of {:?} is known",
+                self.text(older)
+            );
+            return self.wrong_setting(older, text);
+        }
+        if recent.suites.is_empty() {
+            let text = format!(
+                "failed to set the TLSv1.3 cipher suites: none of {:?} is known",
+                self.text(newer)
+            );
+            return self.wrong_setting(newer, text);
+        }
+        for (name, Chosen { unknown, .. }) in [(older, &chosen), (newer, &recent)] {
+            if !unknown.is_empty() {
+                let text = format!(
+                    "left out, since rustls has no such suite: {}",
+                    unknown.join(", ")
+                );
+                self.note_setting(Weight::Differs, name, &text);
+            }
+        }
+        let is_given = |name| keys::find(name).is_some_and(|key| key.default != self.text(name));
+        if is_given(older) || is_given(newer) {
+            let names = recent.suites.iter().chain(&chosen.suites);
+            let names = toml::texts(names.map(|suite| suite.name()));
+            self.write(table, "ciphers", names, &[older, newer]);
+        }
+    }
+
+    fn curve(&mut self, table: &str, name: &'static str) {
+        let text = self.text(name);
+        let (known, unknown): (Vec<_>, Vec<_>) = text
+            .split([':', ','])
+            .map(str::trim)
+            .partition(|word| Curve::named(word).is_some());
+        if text.eq_ignore_ascii_case("auto") {
+            return;
+        }
+        // Without curves there would be no forward secrecy, and no suite of rustls.
+        if text.eq_ignore_ascii_case("none") {
+            let text = "the curves are those of rustls: X25519, P-256, P-384";
+            return self.note_setting(Weight::Without, name, text);
+        }
+        if known.is_empty() {
+            let text = format!("failed to set ecdhcurve: none of {text:?} is known");
+            return self.wrong_setting(name, text);
+        }
+        let literal = toml::texts(known);
+        if !unknown.is_empty() {
+            let text = format!(
+                "left out, since rustls has no such curve: {}",
+                unknown.join(", ")
+            );
+            self.note_setting(Weight::Differs, name, &text);
+        }
+        self.write(table, "curves", literal, &[name]);
     }
 
     fn write_file(&mut self, table: &str, key: &'static str, name: &'static str) {
