@@ -127,6 +127,12 @@ const ALIASES: &[(&str, &str, Unit)] = &[
         "pool.ignore_startup_parameters",
         Unit::Same,
     ),
+    ("dns_max_ttl", "timeouts.dns_max_ttl", Unit::Seconds),
+    (
+        "dns_nxdomain_ttl",
+        "timeouts.dns_nxdomain_ttl",
+        Unit::Seconds,
+    ),
     ("pool_idle_timeout", "timeouts.pool_idle", Unit::Seconds),
     (
         "autodb_idle_timeout",
