@@ -13,7 +13,7 @@ use std::thread;
 use support::case::{Case, Stage};
 use support::pgbouncer::{Kind, Place, alice_runs_pgbench};
 use support::process::run;
-use support::{Authority, Method, Postgres};
+use support::{Authority, Method, Postgres, Raw};
 
 macro_rules! rows {
     ($($name:ident: $file:literal),+ $(,)?) => {
@@ -104,7 +104,7 @@ fn every_setting_has_a_row_or_a_reason_for_none() {
         .collect();
 
     let place = Place::new();
-    let ini = "[databases]\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n\
+    let ini = "[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n\
                logfile = {dir}/log\nauth_type = any\nadmin_users = admin\n[databases]\n* = host=127.0.0.1\n";
     let ini = ini.replace("{port}", &place.port.to_string());
     place.write(
@@ -129,6 +129,32 @@ fn every_setting_has_a_row_or_a_reason_for_none() {
     }
     for (name, _) in &reasons {
         assert!(keys.contains(name) || name.starts_with('#'), "{name}");
+/// From clients and to Postgres. (PgBouncer 1.24 does not take as many yet.)
+#[test]
+fn passwords_may_have_65530_bytes() {
+    for (kind, length) in [(Kind::PgBouncer124, 900), (Kind::Pgweir, 65_530)] {
+        let postgres = Postgres::setup().method(Method::Password).start();
+        let long = "p".repeat(length);
+        postgres.create_role("alice", &long);
+        let place = Place::new();
+        let ini = format!(
+            "[databases]\nshop = host=127.0.0.1 port={} dbname=postgres\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
+             listen_port = {}\nunix_socket_dir = {dir}\nlogfile = {dir}/log\nauth_type = plain\nauth_file = {dir}/users.txt\n",
+            postgres.port(),
+            place.port,
+            dir = place.path().display()
+        );
+        place.write("pgbouncer.ini", &ini);
+        place.write("users.txt", &format!("\"alice\" \"{long}\"\n"));
+        let running = place.start(kind);
+        let login = |password: &str| {
+            let mut alice = Raw::connect(running.port());
+            alice.log_in(&[("user", "alice"), ("database", "shop")], Some(password))?;
+            alice.query("select current_user")
+        };
+        let name = kind.name();
+        assert!(login(&long).is_ok(), "{name}");
+        assert!(login(&long[1..]).is_err(), "{name}");
     }
 }
 
