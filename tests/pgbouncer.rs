@@ -129,6 +129,9 @@ fn every_setting_has_a_row_or_a_reason_for_none() {
     }
     for (name, _) in &reasons {
         assert!(keys.contains(name) || name.starts_with('#'), "{name}");
+    }
+}
+
 /// From clients and to Postgres. (PgBouncer 1.24 does not take as many yet.)
 #[test]
 fn passwords_may_have_65530_bytes() {
