@@ -259,7 +259,7 @@ fn a_pgbouncer_ini_serves_psql_and_pgbench() {
         "hba:6:1: unknown type",
         "pkt_buf = 8192: does not matter here",
         "shop/alice@127.0.0.1:",
-        "login attempt: db=shop user=alice tls=yes replication=no",
+        "login attempt: db=shop user=alice tls=TLSv1.3/",
         "closing because: SASL authentication failed (age=0s)",
         "closing because: client close request (age=",
     ] {
@@ -342,8 +342,8 @@ fn a_start_that_fails_ends_with_status_1_and_says_why() {
         ),
         ("%include /nonexistent\n", "/nonexistent cannot be included"),
         (
-            "[databases]\n*=\n[pgbouncer]\ndisable_pqexec = 1\n",
-            "cannot be refused",
+            "[databases]\n*=\n[pgbouncer]\nmax_client_conn = 0\n",
+            "lets nobody in",
         ),
     ] {
         fs::write(directory.path().join("x.ini"), text).unwrap();
@@ -371,7 +371,7 @@ fn a_start_that_fails_ends_with_status_1_and_says_why() {
         (
             vec!["-R", "/nonexistent.ini"],
             1,
-            "-R is not part of this version",
+            "/nonexistent.ini: cannot be read",
         ),
     ] {
         let (status, said) = ended(&arguments);

@@ -3,8 +3,10 @@
 mod support;
 
 use std::fs;
+use std::os::unix::net::UnixDatagram;
 
-use support::process::run;
+use support::process::{run, scratch};
+use support::wait::PATIENCE;
 use support::{Batch, Method, Pooler, Postgres, Raw, eventually};
 
 /// Passwords, secrets and values that may be in no line, whatever happens.
@@ -93,6 +95,65 @@ fn no_password_secret_or_value_is_in_any_log() {
             assert!(!log.contains(hidden), "{toml}: {hidden} in\n{log}");
         }
     }
+}
+
+/// What comes on a socket next that fits.
+fn hear(socket: &UnixDatagram, fits: impl Fn(&str) -> bool) -> String {
+    let mut datagram = [0; 16 * 1024];
+    loop {
+        let length = socket.recv(&mut datagram).expect("a line in time");
+        let line = String::from_utf8_lossy(&datagram[..length]);
+        if fits(&line) {
+            return line.into_owned();
+        }
+    }
+}
+
+#[test]
+fn syslog_hears_every_line_and_whoever_does_not_read_holds_up_nobody() {
+    let (postgres, directory) = (Postgres::start(), scratch());
+    let place = directory.path().join("devlog");
+    let socket = UnixDatagram::bind(&place).expect("the directory is ours");
+    socket.set_read_timeout(Some(PATIENCE)).expect("a socket");
+    let toml = |lines: &str| {
+        let place = place.display();
+        format!("[log]\nsyslog_ident = \"weir\"\nsyslog_socket = \"{place}\"\n{lines}\n")
+    };
+    let pooler = Pooler::serve(
+        &postgres,
+        &toml("syslog = true\nsyslog_facility = \"local0\""),
+    );
+    let log_in = || Raw::login(pooler.port(), "postgres", "postgres").goodbye();
+    log_in();
+    let line = hear(&socket, |line| {
+        line.contains("login user") || line.contains("INFO login ")
+    });
+    let ident = format!(" weir[{}]: INFO login ", pooler.id());
+    // local0.info
+    assert!(line.starts_with("<134>") && line.contains(&ident), "{line}");
+
+    // Nobody reads, and its queue is full.
+    (0..500).for_each(|_| log_in());
+    let reload = |lines: &str| {
+        pooler.rewrite(&toml(lines));
+        let reloads = || pooler.log().matches("reloaded").count();
+        let before = reloads();
+        pooler.reload();
+        eventually("it reloads", || reloads() > before);
+    };
+    socket.set_nonblocking(true).expect("a socket");
+    while socket.recv(&mut [0; 9]).is_ok() {}
+    socket.set_nonblocking(false).expect("a socket");
+    reload("syslog = true\nsyslog_facility = \"local1\"");
+    // local1.info
+    hear(&socket, |line| {
+        line.starts_with("<142>") && line.ends_with("reloaded")
+    });
+    reload("syslog = false");
+    socket.set_nonblocking(true).expect("a socket");
+    while socket.recv(&mut [0; 9]).is_ok() {}
+    log_in();
+    assert!(socket.recv(&mut [0; 9]).is_err(), "it is turned off");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Command;
 use std::thread;
 
-use support::case::{Case, ROLES};
+use support::case::{Case, Stage};
 use support::pgbouncer::{Kind, Place, alice_runs_pgbench};
 use support::process::run;
 use support::{Authority, Method, Postgres, Raw};
@@ -41,11 +41,16 @@ rows! {
 const AT_ONCE: usize = 4;
 
 fn compare(text: &str) {
-    let postgres = Postgres::setup().method(Method::Scram).start();
-    for (role, password) in ROLES {
-        postgres.create_role(role, password);
-    }
-    postgres.sql("grant select on pg_catalog.pg_authid to carol");
+    compare_on(&Stage::new(false), text);
+}
+
+#[test]
+fn tls_towards_postgres_is_that_of_pgbouncer() {
+    let text = include_str!("pgbouncer/secured.cases");
+    compare_on(&Stage::new(true), text);
+}
+
+fn compare_on(stage: &Stage, text: &str) {
     let mut cases = Case::read_all(text);
     // One row can be asked for while working on it.
     if let Ok(wanted) = std::env::var("PGWEIR_TEST_CASE") {
@@ -55,7 +60,7 @@ fn compare(text: &str) {
     for cases in cases.chunks(AT_ONCE) {
         thread::scope(|scope| {
             let running = cases.iter().map(|case| {
-                let run = scope.spawn(|| case.differences(&postgres));
+                let run = scope.spawn(|| case.differences(stage));
                 (&case.name, run)
             });
             for (name, run) in running.collect::<Vec<_>>() {

@@ -2,6 +2,9 @@
 
 mod support;
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -12,6 +15,7 @@ use support::pgbouncer::Place;
 use support::pooler::program;
 use support::process::{Guarded, free_port, run, send_signal};
 use support::raw::cancel_request;
+use support::wait::PATIENCE;
 use support::{Batch, Postgres, Raw, eventually};
 
 const INI: &str = "\
@@ -99,6 +103,41 @@ fn sockets_that_are_meant_for_another_process_are_left_alone() {
     let _process = Guarded::spawn(&mut command, "KILL", place.path());
     eventually("it listens", || place.read("log").contains("listening"));
     assert!(answers(Raw::connect(place.port)));
+}
+
+#[test]
+fn a_supervisor_is_told_of_start_reload_and_end() {
+    let postgres = Postgres::start();
+    let place = place(&postgres);
+    let path = place.path().join("notify");
+    let socket = UnixDatagram::bind(&path).expect("the directory is ours");
+    let everybody = Permissions::from_mode(0o777);
+    std::fs::set_permissions(&path, everybody).expect("it is ours");
+    socket.set_read_timeout(Some(PATIENCE)).expect("a socket");
+    let hear = || {
+        let mut said = [0; 100];
+        let length = socket.recv(&mut said).expect("a word in time");
+        String::from_utf8_lossy(&said[..length]).into_owned()
+    };
+    let mut command = pgweir(&place, &[]);
+    command.env("NOTIFY_SOCKET", &path);
+    let mut process = Guarded::spawn(&mut command, "KILL", place.path());
+    assert_eq!(hear(), "READY=1");
+    // One that is refused ends too.
+    for line in ["; nothing", "nosuch = 1"] {
+        place.append("pgbouncer.ini", &format!("{line}\n"));
+        process.signal("HUP");
+        let said = hear();
+        let since = said.strip_prefix("RELOADING=1\nMONOTONIC_USEC=");
+        assert!(
+            since.is_some_and(|since| since.parse::<u64>().is_ok()),
+            "{said}"
+        );
+        assert_eq!(hear(), "READY=1");
+    }
+    process.signal("TERM");
+    assert_eq!(hear(), "STOPPING=1");
+    assert!(process.await_end(Duration::from_secs(20)).success());
 }
 
 /// Clients that come and go until it is dropped. Every one of them is served.
