@@ -882,3 +882,82 @@ mod the_manual {
         }
     }
 }
+
+/// Right files of each kind beside the configuration.
+const USERLIST: &str = "; who may log in\n\"ann\" \"wonder\"\n\"bo \"\"b\" \"md5d41d8cd98f00b204e9800998ecf8427e\" more\n\
+    \"carl\" \"\"\n\"dave\" \"SCRAM-SHA-256$4096:c2FsdA==$AAAA:BBBB\"\n";
+const HBA: &str = "# who may come in\nlocal all ann,\"bo b\" peer map=os\nhostssl shop , sameuser carl 10.0.0.0/8 cert map=names\n\
+    host all all ::1/128 scram-sha-256\nhostnossl replication dave 127.0.0.1 255.255.255.255 reject\n\
+    host all all 10.0.0.0/8 ldap ldapserver=a ldapprefix=\"uid=\" ldapsuffix=\",dc=x\"\nhost all eve all pam\n";
+const IDENTS: &str =
+    "# map name user\nos root ann\nnames \"a \"\"b\" carl\nnames /^(.*)@site$ \\1\nos all all\n";
+
+mod one_change {
+    use std::path::Path;
+
+    use pgweir::config::{Mistakes, hba_file, ident_file, users_file};
+    use proptest::prelude::*;
+
+    /// All mistakes have a place in the file, and a reason on one line.
+    fn have_a_place(mistakes: &Mistakes, text: &str) {
+        let lines = text.lines().count();
+        let mut count = 0;
+        for mistake in mistakes.iter() {
+            count += 1;
+            assert!(
+                (1..=lines).contains(&mistake.line),
+                "{mistakes}\nin\n{text}"
+            );
+            assert!(mistake.column > 0, "{mistakes}\nin\n{text}");
+            assert!(
+                !mistake.message.is_empty() && !mistake.message.contains('\n'),
+                "{mistakes}"
+            );
+        }
+        assert!(count > 0, "nothing is wrong");
+        assert_eq!(mistakes.to_string().lines().count(), count, "{mistakes}");
+    }
+
+    fn changed(text: &str, at: prop::sample::Index, length: usize, put: &str) -> String {
+        let begin = at.index(text.len());
+        let end = text.len().min(begin + length);
+        format!("{}{put}{}", &text[..begin], &text[end..])
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1000))]
+
+        #[test]
+        fn of_a_users_file_is_read_or_told(at in any::<prop::sample::Index>(), length in 0usize..5, put in "[ -~\n]{0,3}|\"|é") {
+            let text = changed(super::USERLIST, at, length, &put);
+            if let Err(mistakes) = users_file::parse(&text) {
+                have_a_place(&mistakes, &text);
+                prop_assert!(!mistakes.to_string().contains("wonder"));
+            }
+        }
+
+        #[test]
+        fn of_an_hba_file_is_read_or_told(at in any::<prop::sample::Index>(), length in 0usize..5, put in "[ -~\n]{0,3}|\"|,|#|@|é") {
+            let text = changed(super::HBA, at, length, &put);
+            let (_, mistakes) = hba_file::parse(&text, Path::new("/nonexistent/hba"));
+            if let Some(mistakes) = mistakes {
+                have_a_place(&mistakes, &text);
+            }
+        }
+
+        #[test]
+        fn of_an_ident_file_is_read_or_told(at in any::<prop::sample::Index>(), length in 0usize..5, put in "[ -~\n]{0,3}|\"|\\(|é") {
+            let text = changed(super::IDENTS, at, length, &put);
+            if let Err(mistakes) = ident_file::parse(&text) {
+                have_a_place(&mistakes, &text);
+            }
+        }
+    }
+
+    #[test]
+    fn the_files_themselves_are_right() {
+        assert!(users_file::parse(super::USERLIST).is_ok());
+        assert_eq!(hba_file::parse(super::HBA, Path::new("hba")).1, None);
+        assert!(ident_file::parse(super::IDENTS).is_ok());
+    }
+}

@@ -10,10 +10,10 @@ use std::path::Path;
 use std::process::Command;
 use std::thread;
 
-use support::case::{Case, ROLES};
+use support::case::{Case, Stage};
 use support::pgbouncer::{Kind, Place, alice_runs_pgbench};
 use support::process::run;
-use support::{Authority, Method, Postgres};
+use support::{Authority, Method, Postgres, Raw};
 
 macro_rules! rows {
     ($($name:ident: $file:literal),+ $(,)?) => {
@@ -42,11 +42,16 @@ rows! {
 const AT_ONCE: usize = 4;
 
 fn compare(text: &str) {
-    let postgres = Postgres::setup().method(Method::Scram).start();
-    for (role, password) in ROLES {
-        postgres.create_role(role, password);
-    }
-    postgres.sql("grant select on pg_catalog.pg_authid to carol");
+    compare_on(&Stage::new(false), text);
+}
+
+#[test]
+fn tls_towards_postgres_is_that_of_pgbouncer() {
+    let text = include_str!("pgbouncer/secured.cases");
+    compare_on(&Stage::new(true), text);
+}
+
+fn compare_on(stage: &Stage, text: &str) {
     let mut cases = Case::read_all(text);
     // One row can be asked for while working on it.
     if let Ok(wanted) = std::env::var("PGWEIR_TEST_CASE") {
@@ -56,7 +61,7 @@ fn compare(text: &str) {
     for cases in cases.chunks(AT_ONCE) {
         thread::scope(|scope| {
             let running = cases.iter().map(|case| {
-                let run = scope.spawn(|| case.differences(&postgres));
+                let run = scope.spawn(|| case.differences(stage));
                 (&case.name, run)
             });
             for (name, run) in running.collect::<Vec<_>>() {
@@ -73,6 +78,35 @@ fn compare(text: &str) {
         told.len(),
         told.join("\n")
     );
+}
+
+/// From clients and to Postgres. (PgBouncer 1.24 does not take as many yet.)
+#[test]
+fn passwords_may_have_65530_bytes() {
+    for (kind, length) in [(Kind::PgBouncer124, 900), (Kind::Pgweir, 65_530)] {
+        let postgres = Postgres::setup().method(Method::Password).start();
+        let long = "p".repeat(length);
+        postgres.create_role("alice", &long);
+        let place = Place::new();
+        let ini = format!(
+            "[databases]\nshop = host=127.0.0.1 port={} dbname=postgres\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
+             listen_port = {}\nunix_socket_dir = {dir}\nlogfile = {dir}/log\nauth_type = plain\nauth_file = {dir}/users.txt\n",
+            postgres.port(),
+            place.port,
+            dir = place.path().display()
+        );
+        place.write("pgbouncer.ini", &ini);
+        place.write("users.txt", &format!("\"alice\" \"{long}\"\n"));
+        let running = place.start(kind);
+        let login = |password: &str| {
+            let mut alice = Raw::connect(running.port());
+            alice.log_in(&[("user", "alice"), ("database", "shop")], Some(password))?;
+            alice.query("select current_user")
+        };
+        let name = kind.name();
+        assert!(login(&long).is_ok(), "{name}");
+        assert!(login(&long[1..]).is_err(), "{name}");
+    }
 }
 
 const HBA: &str = "\

@@ -111,8 +111,8 @@ pub enum SourceError {
     /// The directory cannot be asked that way.
     #[error("LDAP options: {0}")]
     Directory(String),
-    /// The certificates, keys or authorities are not right.
-    #[error("{0}")]
+    /// The certificates, keys or authorities are not right. The first words are PgBouncer's.
+    #[error("TLS setup failed: {0}")]
     Tls(#[from] TlsError),
     /// The users file or the ident file cannot be read.
     #[error("{path}: {cause}")]

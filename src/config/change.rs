@@ -301,7 +301,7 @@ compare! { auth: Auth {
     scram_iterations,
 } }
 
-compare! { tls: Tls { mode, certificate, key, ca, min_version, ciphers, curves } }
+compare! { tls: Tls { mode, certificate, key, ca, min_version, max_version, ciphers, curves } }
 
 compare! { database: Database {
     hosts = "host", dbname, user, password, sslmode, sslnegotiation, mode, pool_size, min_size, reserve_size, max_servers, max_clients,

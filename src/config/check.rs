@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::checked::{
     AuthMethod, Config, Database, MaxServers, Negotiation, PoolDefaults, SYSTEM_ROOTS,
-    ServiceLimits, Tls, TlsMode, TlsVersion,
+    ServiceLimits, Tls, TlsMode,
 };
 use super::ciphers::Suite;
 use super::raw::{Notes, dotted};
@@ -181,12 +181,17 @@ fn tls(table: &str, tls: &Tls, notes: &mut Notes<'_>) {
         (None, Some(_)) => notes.contradiction(&pair, "key needs its certificate"),
         _ => {}
     }
-    let fits =
-        |suite: &Suite| tls.min_version == TlsVersion::V1_2 || suite.version() == tls.min_version;
+    if tls.min_version > tls.max_version {
+        notes.contradiction(
+            &names(table, ["min_version", "max_version"]),
+            "min_version is newer than max_version",
+        );
+    }
+    let fits = |suite: &Suite| tls.speaks(suite.version());
     if !tls.ciphers.is_empty() && !tls.ciphers.iter().any(fits) {
         notes.contradiction(
-            &names(table, ["min_version", "ciphers"]),
-            "ciphers has none for TLS 1.3",
+            &names(table, ["min_version", "max_version", "ciphers"]),
+            "ciphers has none for the versions of TLS that are spoken",
         );
     }
     if tls.mode.verifies() && tls.ca.is_none() {

@@ -394,7 +394,7 @@ impl TlsMode {
 }
 
 /// A version of TLS.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum TlsVersion {
     /// 1.2
     #[default]
@@ -433,6 +433,23 @@ pub struct Tls {
     pub ca: Option<PathBuf>,
     /// The oldest version that is spoken.
     pub min_version: TlsVersion,
+    /// The newest version that is spoken.
+    pub max_version: TlsVersion,
+}
+
+impl Tls {
+    /// Whether this version is spoken.
+    pub fn speaks(&self, version: TlsVersion) -> bool {
+        (self.min_version..=self.max_version).contains(&version)
+    }
+
+    /// Whether both speak alike, whatever their modes and files are.
+    pub fn speaks_as(&self, other: &Self) -> bool {
+        self.min_version == other.min_version
+            && self.max_version == other.max_version
+            && self.ciphers == other.ciphers
+            && self.curves == other.curves
+    }
 }
 
 /// A value that must never be printed.

@@ -75,7 +75,7 @@ fn line(text: &str) -> Result<Option<Line>, String> {
     let system = match system.strip_prefix('/') {
         Some(pattern) => System::Matching(
             Regex::new(pattern)
-                .map_err(|error| format!("the name is no regular expression: {error}"))?,
+                .map_err(|error| format!("the name is no regular expression: {}", why(&error)))?,
         ),
         None => System::Exactly(system),
     };
@@ -86,6 +86,13 @@ fn line(text: &str) -> Result<Option<Line>, String> {
         );
     }
     Ok(Some(Line { map, system, user }))
+}
+
+/// The last line of what `regex` says: those before it draw the pattern.
+fn why(error: &regex::Error) -> String {
+    let text = error.to_string();
+    let last = text.lines().next_back().unwrap_or_default();
+    last.trim_start_matches("error: ").to_owned()
 }
 
 /// Splits at blanks outside of double quotes, of which two stand for one.

@@ -192,6 +192,7 @@ fn tls_side(mut table: Table<'_, '_>) -> Tls {
         key: table.get("key", value::path),
         ca: table.get("ca", value::path),
         min_version: table.get("min_version", value::tls_version),
+        max_version: table.get("max_version", value::tls_version),
         ciphers: table.list("ciphers", value::suite),
         curves: table.list("curves", value::curve),
     };

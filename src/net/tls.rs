@@ -22,14 +22,16 @@ use crate::config::ciphers::Curve;
 /// The protocol's name in ALPN (Postgres manual, "SSL Session Encryption").
 pub const ALPN: &[u8] = b"postgresql";
 
-/// The versions of TLS that are spoken, by the oldest of them.
-fn versions(oldest: TlsVersion) -> &'static [&'static SupportedProtocolVersion] {
-    use rustls::version::TLS13;
-    const ONLY_1_3: &[&SupportedProtocolVersion] = &[&TLS13];
-    match oldest {
-        TlsVersion::V1_2 => rustls::DEFAULT_VERSIONS,
-        TlsVersion::V1_3 => ONLY_1_3,
-    }
+/// The versions of TLS that are spoken.
+fn versions(tls: &Tls) -> Vec<&'static SupportedProtocolVersion> {
+    let versions = [
+        (TlsVersion::V1_3, &rustls::version::TLS13),
+        (TlsVersion::V1_2, &rustls::version::TLS12),
+    ];
+    let spoken = versions
+        .into_iter()
+        .filter(|(version, _)| tls.speaks(*version));
+    spoken.map(|(_, version)| version).collect()
 }
 
 /// The cryptography of one side: the suites and curves that its settings name, by their preference.

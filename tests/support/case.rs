@@ -48,13 +48,14 @@ use std::fmt::Write as _;
 use std::fs;
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use super::certs::{Authority, HERE};
 use super::pgbouncer::{Kind, Place, Running};
-use super::postgres::Postgres;
+use super::postgres::{Method, Postgres};
 use super::process::run;
 use super::raw::{Batch, Message, Raw, cancel_request};
 use super::wait::{PATIENCE, eventually, until};
@@ -91,6 +92,51 @@ pub const ROLES: [(&str, &str); 4] = [
     ("carol", "carols"),
     ("dave", "unlisted"),
 ];
+
+/// What the rows of a file share.
+pub struct Stage {
+    postgres: Postgres,
+    certificates: Authority,
+    strangers: Authority,
+}
+
+impl Stage {
+    pub fn new(is_secured: bool) -> Self {
+        let (certificates, strangers) =
+            (readable_authority("ours"), readable_authority("strangers"));
+        let setup = Postgres::setup().method(Method::Scram);
+        let setup = if is_secured {
+            setup.tls(&certificates, "server")
+        } else {
+            setup
+        };
+        let postgres = setup.start();
+        for (role, password) in ROLES {
+            postgres.create_role(role, password);
+        }
+        postgres.sql("grant select on pg_catalog.pg_authid to carol");
+        Self {
+            postgres,
+            certificates,
+            strangers,
+        }
+    }
+}
+
+/// An authority whose files whoever the pooler becomes can read.
+fn readable_authority(name: &str) -> Authority {
+    let authority = Authority::named(name);
+    authority.issue("server", "localhost", &HERE);
+    authority.issue("alice", "alice", &[]);
+    authority.issue("robert", "robert", &[]);
+    for (path, mode) in [
+        (PathBuf::from(directory_of(&authority)), 0o755),
+        (authority.key("server"), 0o644),
+    ] {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("it is ours");
+    }
+    authority
+}
 
 /// A row.
 #[derive(Default)]
@@ -166,16 +212,16 @@ impl Case {
     }
 
     /// Runs it with all programs that can, and tells where pgweir differs without a reason.
-    pub fn differences(&self, postgres: &Postgres) -> Vec<String> {
+    pub fn differences(&self, stage: &Stage) -> Vec<String> {
         let since = self.since.unwrap_or(18);
         let mut told = Vec::new();
-        let ours = self.run(Kind::Pgweir, postgres);
+        let ours = self.run(Kind::Pgweir, stage);
         let mut differs = vec![false; self.steps.len()];
         for (kind, version) in [(Kind::PgBouncer118, 18), (Kind::PgBouncer124, 24)] {
             if version < since {
                 continue;
             }
-            let theirs = self.run(kind, postgres);
+            let theirs = self.run(kind, stage);
             for (index, step) in self.steps.iter().enumerate() {
                 let (their, our) = (&theirs[index], &ours[index]);
                 if !step.expected.is_empty() && !fits(&step.expected, their) {
@@ -220,7 +266,7 @@ impl Case {
     }
 
     /// What was heard at each step.
-    fn run(&self, kind: Kind, postgres: &Postgres) -> Vec<Vec<String>> {
+    fn run(&self, kind: Kind, stage: &Stage) -> Vec<Vec<String>> {
         let mut attempts = 0;
         let running = loop {
             attempts += 1;
@@ -231,10 +277,10 @@ impl Case {
                 if !place.path().join(name).exists() {
                     place.write(name, "");
                 }
-                place.append(name, &filled(line, &place, postgres));
+                place.append(name, &filled(line, &place, stage));
             }
             let ini = together(COMMON, &self.ini);
-            place.write("pgbouncer.ini", &filled(&ini, &place, postgres));
+            place.write("pgbouncer.ini", &filled(&ini, &place, stage));
             let busy = std::net::TcpListener::bind(("127.0.0.1", place.port)).is_err();
             if !busy || attempts > 9 {
                 break place.start(kind);
@@ -242,7 +288,7 @@ impl Case {
         };
         let mut talk = Talk {
             running,
-            postgres,
+            stage,
             clients: BTreeMap::new(),
             name: &self.name,
         };
@@ -281,14 +327,23 @@ fn together(first: &str, second: &str) -> String {
     sections.collect()
 }
 
-fn filled(text: &str, place: &Place, postgres: &Postgres) -> String {
+fn filled(text: &str, place: &Place, stage: &Stage) -> String {
     text.replace("{port}", &place.port.to_string())
-        .replace("{postgres}", &postgres.port().to_string())
-        .replace("{sockets}", &postgres.socket_dir().display().to_string())
+        .replace("{postgres}", &stage.postgres.port().to_string())
+        .replace(
+            "{sockets}",
+            &stage.postgres.socket_dir().display().to_string(),
+        )
         .replace("{dir}", &place.path().display().to_string())
         .replace("{me}", &ME)
-        .replace("{certs}", &CERTS.0)
-        .replace("{strangers}", &CERTS.1)
+        .replace("{certs}", &directory_of(&stage.certificates))
+        .replace("{strangers}", &directory_of(&stage.strangers))
+}
+
+fn directory_of(authority: &Authority) -> String {
+    let ca = authority.ca();
+    let directory = ca.parent().expect("it is in a directory");
+    directory.display().to_string()
 }
 
 /// Who runs the tests.
@@ -296,22 +351,6 @@ static ME: LazyLock<String> = LazyLock::new(|| {
     let name = run(Command::new("id").arg("-un"));
     name.trim().to_owned()
 });
-
-/// Directories with certificates, which whoever the pooler becomes can read.
-static CERTS: LazyLock<(String, String)> = LazyLock::new(|| (certificates(), certificates()));
-
-fn certificates() -> String {
-    let authority = Box::leak(Box::new(Authority::new()));
-    authority.issue("server", "localhost", &HERE);
-    authority.issue("alice", "alice", &[]);
-    authority.issue("robert", "robert", &[]);
-    let ca = authority.ca();
-    let directory = ca.parent().expect("it is in a directory");
-    for (path, mode) in [(directory, 0o755), (&authority.key("server"), 0o644)] {
-        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("it is ours");
-    }
-    directory.display().to_string()
-}
 
 fn fits(wanted: &[String], said: &[String]) -> bool {
     wanted.len() == said.len()
@@ -335,14 +374,14 @@ fn is_like(pattern: &str, line: &str) -> bool {
 
 struct Talk<'a> {
     running: Running,
-    postgres: &'a Postgres,
+    stage: &'a Stage,
     clients: BTreeMap<String, Raw>,
     name: &'a str,
 }
 
 impl Talk<'_> {
     fn step(&mut self, text: &str) -> Vec<String> {
-        let text = filled(text, &self.running.place, self.postgres);
+        let text = filled(text, &self.running.place, self.stage);
         let (first, rest) = text.split_once(' ').unwrap_or((&text, ""));
         match first {
             "postgres" => return self.ask_postgres(rest),
@@ -422,7 +461,7 @@ impl Talk<'_> {
     }
 
     fn ask_postgres(&self, sql: &str) -> Vec<String> {
-        let rows = self.postgres.sql(sql);
+        let rows = self.stage.postgres.sql(sql);
         rows.iter().map(|row| shown_row(row)).collect()
     }
 

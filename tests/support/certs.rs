@@ -25,9 +25,13 @@ pub struct Authority {
 
 impl Authority {
     pub fn new() -> Self {
+        Self::named("authority")
+    }
+
+    pub fn named(name: &str) -> Self {
         let directory = scratch();
         let key = KeyPair::generate().expect("ring makes keys");
-        let mut params = params("authority", &[]);
+        let mut params = params(name, &[]);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let certificate = params.self_signed(&key).expect("a certificate");
         let issuer = Issuer::new(params, key);

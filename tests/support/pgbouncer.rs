@@ -139,7 +139,25 @@ impl Place {
         }
     }
 
-    fn arguments(&self) -> Vec<String> {
+    /// Runs the program to its end, and gives its status and what it said. `None`: it serves.
+    pub fn attempt(&self, kind: Kind, arguments: &[String]) -> (Option<i32>, String) {
+        let errors = fs::File::create(self.path().join("stderr")).expect("the directory is ours");
+        let output = errors.try_clone().expect("files can be shared");
+        let mut command = kind.command();
+        command.args(arguments).stderr(errors).stdout(output);
+        let mut process = Guarded::spawn(command.current_dir("/"), "KILL", self.path());
+        let mut status = None;
+        eventually("it ends or serves", || {
+            status = process.ended();
+            let log = self.read("log") + &self.read("stderr");
+            status.is_some() || log.contains("process up") || log.contains("listening address=")
+        });
+        let code = status.and_then(|status| status.code());
+        (code, self.read("stderr"))
+    }
+
+    /// What it takes to start on `pgbouncer.ini`.
+    pub fn arguments(&self) -> Vec<String> {
         let own = run(Command::new("id").arg("-u"));
         let mut arguments = Vec::new();
         if own.trim() == "0" {

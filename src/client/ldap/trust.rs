@@ -48,6 +48,7 @@ impl Trust {
             key: None,
             ca,
             min_version: TlsVersion::V1_2,
+            max_version: TlsVersion::V1_3,
             ciphers: Vec::new(),
             curves: Vec::new(),
         })

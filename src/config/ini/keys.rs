@@ -184,7 +184,7 @@ keys! {
     "server_tls_ciphers" = "default"; Text; Own,
     "server_tls_key_file" = ""; File; Same("tls.server", "key"),
     "server_tls_protocols" = "secure"; Text; Own,
-    "server_tls_sslmode" = "prefer"; Word(TLS_MODES); Same("tls.server", "mode"),
+    "server_tls_sslmode" = "prefer"; Word(TLS_MODES); Own,
     "service_name" = "pgbouncer"; Text; Idle(SERVICE),
     "so_reuseport" = "0"; Switch; Same("listen", "reuse_port"),
     "stats_period" = "60"; Seconds; Own,

@@ -264,6 +264,11 @@ fn each_setting_means_what_it_means_to_pgbouncer() {
             vec!["tls.server.min_version"],
         ),
         (
+            "server_tls_protocols = tlsv1.2",
+            vec!["tls.server.max_version"],
+        ),
+        ("server_tls_sslmode = allow", vec![]),
+        (
             "client_tls_sslmode = verify-full\nclient_tls_ca_file = a\nclient_tls_cert_file = c\nclient_tls_key_file = k\nclient_tls_protocols = secure:!tlsv1.2",
             vec![
                 "tls.client.mode",

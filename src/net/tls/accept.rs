@@ -14,17 +14,13 @@ use super::certificate::end_point;
 use super::files::{Files, TlsError};
 use super::stream::TlsStream;
 use super::{ALPN, provider, provider_of, versions};
-use crate::config::checked::{Tls, TlsMode, TlsVersion};
-use crate::config::ciphers::{Curve, Suite};
+use crate::config::checked::{Tls, TlsMode};
 
 /// Shakes hands with clients.
 pub struct Acceptor {
     config: Arc<ServerConfig>,
     end_point: Option<Box<[u8]>>,
-    mode: TlsMode,
-    min_version: TlsVersion,
-    ciphers: Vec<Suite>,
-    curves: Vec<Curve>,
+    tls: Tls,
     files: Files,
 }
 
@@ -40,11 +36,7 @@ impl Acceptor {
         }
         let files = Files::read(tls)?;
         let same = |previous: &&Arc<Self>| {
-            previous.files == files
-                && previous.mode == tls.mode
-                && previous.min_version == tls.min_version
-                && previous.ciphers == tls.ciphers
-                && previous.curves == tls.curves
+            previous.files == files && previous.tls.mode == tls.mode && previous.tls.speaks_as(tls)
         };
         if let Some(previous) = previous.filter(same) {
             return Ok(Some(Arc::clone(previous)));
@@ -52,10 +44,7 @@ impl Acceptor {
         Ok(Some(Arc::new(Self {
             config: Arc::new(config(tls, path, &files)?),
             end_point: files.certificate.first().and_then(end_point),
-            mode: tls.mode,
-            min_version: tls.min_version,
-            ciphers: tls.ciphers.clone(),
-            curves: tls.curves.clone(),
+            tls: tls.clone(),
             files,
         })))
     }
@@ -80,7 +69,7 @@ impl Acceptor {
 impl fmt::Debug for Acceptor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Acceptor")
-            .field("mode", &self.mode)
+            .field("mode", &self.tls.mode)
             .finish_non_exhaustive()
     }
 }
@@ -91,7 +80,7 @@ fn config(tls: &Tls, path: &Path, files: &Files) -> Result<ServerConfig, TlsErro
         cause,
     };
     let builder = ServerConfig::builder_with_provider(provider_of(tls))
-        .with_protocol_versions(versions(tls.min_version))
+        .with_protocol_versions(&versions(tls))
         .map_err(unusable)?;
     let builder = match client_verifier(tls, files)? {
         Some(verifier) => builder.with_client_cert_verifier(verifier),

@@ -14,8 +14,7 @@ use super::files::{Files, TlsError};
 use super::stream::TlsStream;
 use super::verify::{Trusted, Verifier};
 use super::{ALPN, provider, provider_of, versions};
-use crate::config::checked::{Tls, TlsVersion};
-use crate::config::ciphers::{Curve, Suite};
+use crate::config::checked::Tls;
 
 /// Shakes hands with servers.
 pub struct Connector {
@@ -24,9 +23,7 @@ pub struct Connector {
     /// That, and its certificate must bear the host's name. Apart, because a session that began without that check must not
     /// be resumed here.
     named: Arc<ClientConfig>,
-    min_version: TlsVersion,
-    ciphers: Vec<Suite>,
-    curves: Vec<Curve>,
+    tls: Tls,
     files: Files,
 }
 
@@ -35,12 +32,7 @@ impl Connector {
     /// made with it are as good as new ones.
     pub fn read(tls: &Tls, previous: Option<&Arc<Self>>) -> Result<Arc<Self>, TlsError> {
         let files = Files::read(tls)?;
-        let same = |previous: &&Arc<Self>| {
-            previous.files == files
-                && previous.min_version == tls.min_version
-                && previous.ciphers == tls.ciphers
-                && previous.curves == tls.curves
-        };
+        let same = |previous: &&Arc<Self>| previous.files == files && previous.tls.speaks_as(tls);
         if let Some(previous) = previous.filter(same) {
             return Ok(Arc::clone(previous));
         }
@@ -56,9 +48,7 @@ impl Connector {
         Ok(Self {
             usual: Arc::new(config(tls, &files, false, protocols)?),
             named: Arc::new(config(tls, &files, true, protocols)?),
-            min_version: tls.min_version,
-            ciphers: tls.ciphers.clone(),
-            curves: tls.curves.clone(),
+            tls: tls.clone(),
             files,
         })
     }
@@ -117,7 +107,7 @@ fn config(
         algorithms: provider().signature_verification_algorithms,
     };
     let builder = ClientConfig::builder_with_provider(provider_of(tls))
-        .with_protocol_versions(versions(tls.min_version))
+        .with_protocol_versions(&versions(tls))
         .map_err(unusable)?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier));

@@ -318,7 +318,7 @@ impl Records {
             }
             Err(error) => {
                 self.fail();
-                Err(io::Error::new(io::ErrorKind::InvalidData, error))
+                Err(broken(error))
             }
         }
     }
@@ -425,4 +425,15 @@ fn has_whole_record(sealed: &[u8]) -> bool {
     sealed
         .first_chunk()
         .is_some_and(|header| sealed.len() >= 5 + length(header))
+}
+
+/// Why there is no TLS any more. A certificate that is not right is told in OpenSSL's words, which people look for.
+fn broken(error: rustls::Error) -> io::Error {
+    match error {
+        rustls::Error::InvalidCertificate(why) => {
+            let text = format!("certificate verify failed: {why}");
+            io::Error::new(io::ErrorKind::InvalidData, text)
+        }
+        error => io::Error::new(io::ErrorKind::InvalidData, error),
+    }
 }

@@ -64,6 +64,7 @@ impl Authority {
             key: file.map(|file| self.path(&format!("{file}.key"))),
             ca,
             min_version: TlsVersion::V1_2,
+            max_version: TlsVersion::V1_3,
             ciphers: Vec::new(),
             curves: Vec::new(),
         }

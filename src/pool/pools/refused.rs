@@ -66,6 +66,10 @@ impl Refused {
     /// The last words to the client.
     pub fn to_client(&self, errors: Errors) -> Vec<u8> {
         let report = match self {
+            // What Postgres says goes through as it is.
+            Self::Login { code: None, .. } if errors == Errors::PgBouncer => {
+                Report::new(SqlState::UNABLE_TO_CONNECT, self.as_pgbouncer())
+            }
             Self::Login { message, .. } => return message.to_vec(),
             Self::QueryWait {
                 last_error: None,

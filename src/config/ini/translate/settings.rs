@@ -322,7 +322,7 @@ impl Translator<'_> {
         for (key, name) in files {
             self.write_file(TABLE, key, name);
         }
-        self.oldest_version(TABLE, "client_tls_protocols");
+        self.spoken_versions(TABLE, "client_tls_protocols");
         self.suites(TABLE, "client_tls_ciphers", "client_tls13_ciphers");
         self.curve(TABLE, "client_tls_ecdhcurve");
     }
@@ -336,7 +336,13 @@ impl Translator<'_> {
             let text = "checked with server_tls_sslmode = verify-ca and verify-full alone";
             self.note_setting(Weight::Idle, "server_tls_ca_file", text);
         }
-        self.oldest_version(TABLE, "server_tls_protocols");
+        // PgBouncer asks for TLS with `allow` as it does with `prefer`; libpq's meaning is another.
+        let mode = match self.word("server_tls_sslmode") {
+            mode if mode == "allow" => "prefer".to_owned(),
+            mode => mode,
+        };
+        self.write(TABLE, "mode", toml::text(&mode), &["server_tls_sslmode"]);
+        self.spoken_versions(TABLE, "server_tls_protocols");
         if self.word("server_tls_sslmode") != "disable" {
             self.suites(TABLE, "server_tls_ciphers", "server_tls13_ciphers");
         }
@@ -421,24 +427,26 @@ impl Translator<'_> {
         self.write(table, key, toml::text(path), &[name]);
     }
 
-    fn oldest_version(&mut self, table: &str, name: &'static str) {
+    fn spoken_versions(&mut self, table: &str, name: &'static str) {
         let Some(spoken) = versions(self.text(name)) else {
             let text = format!("{name}: expected tlsv1.0 to tlsv1.3, all, legacy or secure");
             return self.wrong_setting(name, text);
         };
-        let oldest = match spoken {
-            [_, _, true, _] => "1.2",
-            [_, _, false, true] => "1.3",
-            _ => {
+        let (oldest, newest) = match spoken {
+            [_, _, true, true] => ("1.2", "1.3"),
+            [_, _, true, false] => ("1.2", "1.2"),
+            [_, _, false, true] => ("1.3", "1.3"),
+            [_, _, false, false] => {
                 let text = format!("{name}: only TLS 1.2 and 1.3 are spoken, and neither is named");
                 return self.wrong_setting(name, text);
             }
         };
-        if spoken[0] || spoken[1] || !spoken[3] {
-            let text = "TLS 1.0 and 1.1 are not spoken, and 1.3 always is";
+        if spoken[0] || spoken[1] {
+            let text = "TLS 1.0 and 1.1 are not spoken";
             self.note_setting(Weight::Without, name, text);
         }
         self.write(table, "min_version", toml::text(oldest), &[name]);
+        self.write(table, "max_version", toml::text(newest), &[name]);
     }
 }
 
