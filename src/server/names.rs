@@ -164,15 +164,15 @@ impl Names {
     /// All that are known, by name.
     pub fn rows(&self) -> Vec<NameRow> {
         let (state, now) = (self.0.lock(), Instant::now());
-        let row = |(name, known): (&Box<str>, &Known)| {
+        let rows = state.known.iter().map(|(name, known)| {
             let found = known.found.as_deref().unwrap_or_default();
             NameRow {
                 name: name.clone(),
                 ttl: known.until.saturating_duration_since(now),
                 addresses: found.iter().map(SocketAddr::ip).collect(),
             }
-        };
-        state.known.iter().map(row).collect()
+        });
+        rows.collect()
     }
 }
 
