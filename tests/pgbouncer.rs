@@ -35,6 +35,7 @@ rows! {
     processes_and_sockets_are_those_of_pgbouncer: "processes",
     the_log_is_that_of_pgbouncer: "log",
     server_connections_are_those_of_pgbouncer: "servers",
+    hosts_are_those_of_pgbouncer: "hosts",
 }
 
 /// How many rows are tried at the same time.

@@ -6,6 +6,7 @@ use std::fs;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use support::pgbouncer::{Kind, Place};
 use support::postgres::program;
 use support::process::run;
 use support::raw::tags;
@@ -57,6 +58,99 @@ fn through(pooler: &Pooler, name: &str) -> Command {
         .env("PGPASSWORD", "wonder")
         .stdin(Stdio::null());
     command
+}
+
+/// One file, Postgres' own programs, and what they get.
+#[test]
+fn what_replicates_through_pgbouncer_replicates_through_pgweir_from_the_same_file() {
+    for kind in [Kind::PgBouncer124, Kind::Pgweir] {
+        let postgres = postgres();
+        let place = Place::new();
+        let directory = place.path().display().to_string();
+        place.write("users.txt", "\"copier\" \"wonder\"\n\"plain\" \"wonder\"\n");
+        place.write(
+            "pgbouncer.ini",
+            &format!(
+                "[databases]\n* = host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {}\n\
+                 unix_socket_dir =\nlogfile = {directory}/log\nauth_type = scram-sha-256\n\
+                 auth_file = {directory}/users.txt\npool_mode = transaction\nquery_timeout = 30\n",
+                postgres.port(),
+                place.port
+            ),
+        );
+        let pooler = place.start(kind);
+        let through = |name: &str, user: &str| {
+            let mut command = program(name);
+            command
+                .args(["-h", "127.0.0.1", "-U", user])
+                .args(["-p", &pooler.port().to_string()])
+                .env("PGPASSWORD", "wonder")
+                .stdin(Stdio::null());
+            command
+        };
+        let path = |name: &str| format!("{directory}/{name}");
+        let logical = || {
+            let mut command = through("pg_recvlogical", "copier");
+            command.args(["-d", "postgres", "-S", "slot"]);
+            command
+        };
+
+        run(logical().args(["--create-slot", "-P", "test_decoding"]));
+        postgres.sql("insert into t select generate_series(1, 10)");
+        // Not all of it may be written yet.
+        let end = postgres.value("select pg_current_wal_insert_lsn()");
+        let changes = path("changes");
+        run(logical().args(["--start", "--no-loop", "-f", &changes, "--endpos", &end]));
+        let changes = fs::read_to_string(changes).expect("it was written");
+        assert_eq!(
+            changes.matches("INSERT: n[integer]").count(),
+            10,
+            "{changes}"
+        );
+        run(logical().arg("--drop-slot"));
+
+        run(through("pg_basebackup", "copier").args([
+            "-X",
+            "stream",
+            "-c",
+            "fast",
+            "-D",
+            &path("copy"),
+        ]));
+        assert!(fs::exists(path("copy/PG_VERSION")).expect("a directory"));
+
+        let wal = path("wal");
+        fs::create_dir(&wal).expect("the directory is ours");
+        let end = postgres.value("select pg_current_wal_lsn()");
+        postgres.sql("insert into t values (11)");
+        run(through("pg_receivewal", "copier").args(["--no-loop", "-D", &wal, "--endpos", &end]));
+        assert!(fs::read_dir(&wal).expect("the directory").count() >= 1);
+
+        let refused = through("pg_receivewal", "plain")
+            .args(["--no-loop", "-D", &wal])
+            .output()
+            .expect("it is installed");
+        let said = String::from_utf8_lossy(&refused.stderr);
+        // Postgres' own words say more than PgBouncer's, which has them in its log.
+        let words = "must be superuser or replication role";
+        let told = match kind {
+            Kind::Pgweir => words,
+            _ => "login failed",
+        };
+        assert!(said.contains(told), "{said}");
+        let log = pooler.place.read("log");
+        assert!(log.contains(words), "{log}");
+        assert!(log.contains("closing because: login failed (age="), "{log}");
+        assert!(
+            log.contains("db=postgres user=copier tls=no replication=database"),
+            "{log}"
+        );
+        assert!(log.contains("user=copier tls=no replication=yes"), "{log}");
+        assert!(
+            log.contains("closing because: replication client was closed (age="),
+            "{log}"
+        );
+    }
 }
 
 /// Ended at the end of a test, however it ends.

@@ -171,12 +171,12 @@ pub const COMMANDS: &[Command] = &[
     ),
     Command::show(
         "SHOW DNS_HOSTS",
-        "names that were looked up: none, every dial asks anew",
+        "names of hosts that were looked up, and for how many seconds that counts",
         show::lists::DNS_HOSTS,
     ),
     Command::show(
         "SHOW DNS_ZONES",
-        "their zones: none likewise",
+        "their zones: none, the system's resolver says nothing of them",
         show::lists::DNS_ZONES,
     ),
     Command {

@@ -15,6 +15,7 @@ use crate::policy::alert::Measured;
 use crate::policy::budget::{Backend, Whose};
 use crate::policy::deployment::{DeploymentRow, Unknown};
 use crate::pool::pools::{Pools, Shutting, SteerError};
+use crate::server::names::NameRow;
 use crate::server::peers::PeerRow;
 
 /// The process, as the console sees it. `app` is it; a test may be another.
@@ -33,6 +34,8 @@ pub trait Process: Debug + Send + Sync {
     fn pools(&self) -> &Pools;
     /// Every series.
     fn metrics(&self) -> &Metrics;
+    /// What names of hosts were found to be.
+    fn names(&self) -> Vec<NameRow>;
     /// What is under way to other processes.
     fn peers(&self) -> Vec<PeerRow>;
     /// What the console counts of itself.

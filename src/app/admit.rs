@@ -111,6 +111,16 @@ fn pooler_error(id: u32, user: &str, database: &str, peer: Peer, error: &str) {
     tracing::warn!(target: POOLER_ERROR, id, user, database, %peer, said, "client refused");
 }
 
+/// PgBouncer's word for how a client replicates.
+fn replication(startup: &Startup) -> &'static str {
+    let asked = startup.parameter("replication").unwrap_or_default();
+    match startup.is_replication() {
+        false => "no",
+        true if asked.eq_ignore_ascii_case("database") => "database",
+        true => "yes",
+    }
+}
+
 /// PgBouncer's line about the end of a connection.
 pub(super) fn closing(because: &str, age: Duration) -> String {
     format!("closing because: {because} (age={}s)", age.as_secs())
@@ -375,7 +385,7 @@ impl Reception<'_> {
         self.app.metrics.logins.add(self.began.elapsed());
         pool.traffic(self.thread).logins.add(1);
         if self.world.config.log.connections {
-            self.announce(listed.entry(), secured, replicates);
+            self.announce(listed.entry(), secured, replication(startup));
         }
         let most = settings.max_prepared_statements as usize;
         let terms = Terms {
@@ -398,9 +408,9 @@ impl Reception<'_> {
     }
 
     /// Says that a client has logged in.
-    fn announce(&self, entry: &Entry, secured: Option<&Secured>, replicates: bool) {
+    fn announce(&self, entry: &Entry, secured: Option<&Secured>, replication: &str) {
         let (who, peer) = (entry.who(), entry.peer);
-        let said = self.login_attempt(entry, replicates);
+        let said = self.login_attempt(entry, replication);
         tracing::info!(
             said,
             id = entry.id(), user = who.user, database = who.database, service = who.service,
@@ -410,12 +420,11 @@ impl Reception<'_> {
     }
 
     /// The same in PgBouncer's words, where the log has them.
-    pub(super) fn login_attempt(&self, entry: &Entry, replicates: bool) -> Option<String> {
+    pub(super) fn login_attempt(&self, entry: &Entry, replication: &str) -> Option<String> {
         self.app.logs_as_pgbouncer().then(|| {
             let (who, tls) = (entry.who(), entry.line.tls.map(|tls| tls.to_string()));
             let (database, user) = (&who.database, &who.user);
             let tls = tls.as_deref().unwrap_or("no");
-            let replication = if replicates { "yes" } else { "no" };
             format!("login attempt: db={database} user={user} tls={tls} replication={replication}")
         })
     }

@@ -28,6 +28,7 @@ use crate::policy::budget::{Backend, Whose};
 use crate::policy::deployment::{DeploymentRow, Unknown};
 use crate::pool::book::Gate;
 use crate::pool::pools::{Pools, Shutting, Vouched};
+use crate::server::names::{NameRow, names};
 use crate::server::peers::PeerRow;
 use crate::wire::parameters::Parameters;
 use crate::wire::startup::{Startup, secret_length};
@@ -170,7 +171,7 @@ impl Reception<'_> {
         self.app.console.logged_in();
         if self.world.config.log.connections {
             let who = listed.entry().who();
-            let said = self.login_attempt(listed.entry(), false);
+            let said = self.login_attempt(listed.entry(), "no");
             tracing::info!(
                 said, id = listed.entry().id(), user = who.user, database = who.database, peer = %greeted.peer, ?standing,
                 "login to the console"
@@ -233,6 +234,10 @@ impl Process for App {
 
     fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    fn names(&self) -> Vec<NameRow> {
+        names().rows()
     }
 
     fn peers(&self) -> Vec<PeerRow> {

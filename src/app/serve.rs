@@ -1,5 +1,6 @@
 //! The process from start to end: listen, hand out clients, reload, drain.
 
+use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -35,12 +36,13 @@ use crate::client::credentials::Credentials;
 use crate::client::directory::{Ask, Directory, Quota};
 use crate::client::statements::bound_memory;
 use crate::config::change::{Effect, between};
-use crate::config::checked::{Config, Listen, LogFormat};
+use crate::config::checked::{Config, Host, Listen, LogFormat};
 use crate::metrics::Metrics;
 use crate::net::listen::Listener;
 use crate::net::stream::unix_path;
 use crate::pool::book::ThreadId;
 use crate::pool::pools::{Pool, Pools, Purpose};
+use crate::server::names::{Times, names};
 use crate::server::peers::Peers;
 use crate::session::run::End;
 
@@ -194,9 +196,21 @@ impl App {
         self.pools.sweep();
         self.directory.forget_unused();
         self.look_ups.forget_old();
+        self.follow_names();
         self.quotas
             .0
             .retain(|_, quota| Arc::strong_count(quota) > 1);
+    }
+
+    /// Server connections follow their host's name, which is asked for again when its time is over.
+    fn follow_names(&self) {
+        let names = names();
+        let used = self
+            .pools
+            .follow_names(|name, address| names.has_left(name, address));
+        for name in used.into_iter().filter(|name| names.is_due(name)) {
+            tokio::spawn(async move { names.refresh(&name).await });
+        }
     }
 
     /// Reads the configuration again. A wrong one changes nothing; a right one ends what was set since the last.
@@ -220,6 +234,7 @@ impl App {
             }
         }
         log::follow(&old.config.log, &new.config.log);
+        know_names(&new.config);
         new.warn();
         new.credentials.derive_all();
         bound_memory(new.config.limits.max_statement_memory);
@@ -237,6 +252,23 @@ impl App {
                 .service(&service.name, true, new.service_limits(Some(index)));
         }
     }
+}
+
+/// Names count for as long as this configuration says, and only those that it has.
+fn know_names(config: &Config) {
+    names().set_times(Times {
+        found: config.timeouts.dns_max_ttl,
+        missing: config.timeouts.dns_nxdomain_ttl,
+    });
+    let databases = config.databases.values().chain(&config.any_database);
+    let hosts = databases.flat_map(|database| &database.hosts);
+    let used: HashSet<_> = hosts
+        .filter_map(|host| match host {
+            Host::Tcp(name, _) => Some(name.as_str()),
+            Host::Unix(..) => None,
+        })
+        .collect();
+    names().retain(|name| used.contains(name));
 }
 
 /// Puts the new settings of a pool into force. One whose database is gone is left to its sessions.
@@ -288,6 +320,7 @@ pub fn serve_after(
     raise_file_limit(&world.config);
     world.credentials.derive_all();
     bound_memory(world.config.limits.max_statement_memory);
+    know_names(&world.config);
 
     let config = world.config.clone();
     // HTTP first: who reaches pgweir finds its health too, and nobody has connected yet if it cannot listen.

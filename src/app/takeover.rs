@@ -30,6 +30,7 @@ use crate::client::greet::Greeted;
 use crate::config::checked::Listen;
 use crate::net::listen::Listener;
 use crate::net::stream::{Stream, unix_path};
+use crate::repeats;
 use crate::wire::startup::{
     CancelKey, Initial, Startup, body_len, cancel_request, parse, startup_message,
 };
@@ -45,6 +46,9 @@ const LIMIT: Duration = Duration::from_mins(1);
 
 /// What the running process says with the sockets, and what the next one says when it serves.
 const HERE: u8 = b'+';
+
+/// What is said of whoever is not given them.
+const REFUSED: &str = "another process asked for the sockets, and does not get them";
 
 /// An answer to a cancel request: it was passed on; nobody has that key.
 const PASSED: u8 = b'1';
@@ -74,12 +78,22 @@ pub(super) fn is_asked(startup: &Startup) -> bool {
 pub(super) async fn hand_over(app: &App, greeted: Greeted) {
     let (stream, _) = greeted.packets.into_parts();
     let is_own = stream.peer_user() == Some(geteuid().as_raw());
-    let Stream::Unix(mut line) = stream else {
-        return tracing::warn!("the sockets are handed over by unix socket alone");
+    let mut line = match stream {
+        Stream::Unix(line) if is_own && !app.is_draining() => line,
+        _ => {
+            // Anybody can ask, again and again.
+            if repeats::is_news(
+                REFUSED,
+                greeted
+                    .peer
+                    .ip()
+                    .map_or_else(String::new, |ip| ip.to_string()),
+            ) {
+                tracing::warn!(peer = %greeted.peer, "{REFUSED}");
+            }
+            return;
+        }
     };
-    if !is_own || app.is_draining() {
-        return tracing::warn!("another process asked for the sockets, and does not get them");
-    }
     let sockets: Vec<_> = {
         let sockets = app.hand_over.sockets.lock();
         sockets.iter().filter_map(Weak::upgrade).collect()

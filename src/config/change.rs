@@ -290,7 +290,8 @@ compare! { limits: Limits {
 
 compare! { timeouts: Timeouts {
     client_login, client_idle, idle_transaction, transaction, query, query_wait, query_wait_notify,
-    server_connect, server_login_retry, server_idle, server_lifetime, cancel, suspend, pool_idle, auto_database_idle,
+    server_connect, server_login_retry, server_idle, server_lifetime, cancel, suspend, dns_max_ttl, dns_nxdomain_ttl,
+    pool_idle, auto_database_idle,
 } }
 
 compare! { tcp: Tcp { keepalive_idle, keepalive_interval, keepalive_count, user_timeout, keepalive, socket_buffer } }

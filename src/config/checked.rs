@@ -237,6 +237,10 @@ pub struct Timeouts {
     pub cancel: Duration,
     /// How long SUSPEND waits for open transactions.
     pub suspend: Option<Duration>,
+    /// What a name was found to be counts for this long.
+    pub dns_max_ttl: Duration,
+    /// That it was not found, for this long.
+    pub dns_nxdomain_ttl: Duration,
     /// A pool is forgotten that nobody has used for this long.
     pub pool_idle: Option<Duration>,
     /// The same for the pools of databases that are found by `*`.

@@ -104,6 +104,10 @@ const ALIASES: &[(&str, &str, Unit)] = &[
     ("log_connections", "log.connections", Unit::Same),
     ("log_disconnections", "log.disconnections", Unit::Same),
     ("log_pooler_errors", "log.pooler_errors", Unit::Same),
+    ("syslog", "log.syslog", Unit::Same),
+    ("syslog_ident", "log.syslog_ident", Unit::Same),
+    ("syslog_facility", "log.syslog_facility", Unit::Same),
+    ("peer_id", "process.peer_id", Unit::Same),
     (
         "server_reset_query_always",
         "pool.server_reset_query_always",
@@ -126,6 +130,12 @@ const ALIASES: &[(&str, &str, Unit)] = &[
         "ignore_startup_parameters",
         "pool.ignore_startup_parameters",
         Unit::Same,
+    ),
+    ("dns_max_ttl", "timeouts.dns_max_ttl", Unit::Seconds),
+    (
+        "dns_nxdomain_ttl",
+        "timeouts.dns_nxdomain_ttl",
+        Unit::Seconds,
     ),
     ("pool_idle_timeout", "timeouts.pool_idle", Unit::Seconds),
     (

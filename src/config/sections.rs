@@ -131,6 +131,8 @@ fn timeouts(mut table: Table<'_, '_>) -> Timeouts {
         server_lifetime: table.get("server_lifetime", value::timeout),
         cancel: table.get("cancel", value::duration),
         suspend: table.get("suspend", value::timeout),
+        dns_max_ttl: table.get("dns_max_ttl", value::duration),
+        dns_nxdomain_ttl: table.get("dns_nxdomain_ttl", value::duration),
         pool_idle: table.get("pool_idle", value::timeout),
         auto_database_idle: table.get("auto_database_idle", value::timeout),
     };

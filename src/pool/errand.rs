@@ -118,7 +118,7 @@ impl Discard {
             Self::Died | Self::MoveFailed => "server conn crashed?",
             Self::Abandoned => "client disconnect while server was not ready",
             Self::Probe => "auth query complete",
-            Self::Replication => "client close request",
+            Self::Replication => "replication client was closed",
             Self::ResetFailed => "reset query failed",
             Self::CheckFailed => "test query failed",
         }

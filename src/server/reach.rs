@@ -1,5 +1,5 @@
-//! From a list of hosts to a connected socket. Names are looked up anew for each dial, so that a change in DNS is followed, and
-//! every address has its share of the time: one that swallows what is sent to it does not keep us from the next.
+//! From a list of hosts to a connected socket. What names lead to is asked of [`names`], so that a change in DNS is followed, and every
+//! address has its share of the time: one that swallows what is sent to it does not keep us from the next.
 
 use std::io;
 use std::net::SocketAddr;
@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
+use super::names::names;
 use crate::config::checked::{Host, Tcp};
 use crate::net::stream::Stream;
 
@@ -49,10 +50,19 @@ pub async fn reach(
     tcp: &Tcp,
     limit: Duration,
 ) -> Result<(Stream, Place), Unreachable> {
-    reach_by(hosts, tcp, limit, async |name, port| {
-        Ok(tokio::net::lookup_host((name, port)).await?.collect())
-    })
-    .await
+    let look_up = async |name: &str, port| names().look_up(name, port).await;
+    let reached = reach_by(hosts, tcp, limit, look_up).await;
+    if let Err(Unreachable {
+        is_unknown: false, ..
+    }) = &reached
+    {
+        for host in hosts {
+            if let Host::Tcp(name, _) = &**host {
+                names().doubt(name);
+            }
+        }
+    }
+    reached
 }
 
 async fn reach_by(

@@ -69,8 +69,8 @@ impl Teller {
         self.closing_at(at(place), because, age);
     }
 
-    /// Nothing came of it after so long.
-    pub fn failed(&self, error: &DialError, hosts: &[Arc<Host>], age: Duration) {
+    /// Nothing came of it after so long. `for_one`: it was to be one client's own.
+    pub fn failed(&self, error: &DialError, hosts: &[Arc<Host>], age: Duration, for_one: bool) {
         match error {
             _ if !self.lines.any => {}
             DialError::Login(LoginError::Refused(refusal)) => {
@@ -90,7 +90,11 @@ impl Teller {
             | DialError::Insecure { host, .. } => host.clone(),
             _ => hosts.first().map_or_else(String::new, |host| name(host)),
         };
-        self.closing_at(host, &because(error), age);
+        let because = match error {
+            DialError::Login(LoginError::Refused(_)) if for_one => "login failed".to_owned(),
+            error => because(error),
+        };
+        self.closing_at(host, &because, age);
     }
 
     fn closing_at(&self, at: impl Display, because: &str, age: Duration) {

@@ -87,7 +87,7 @@ const AUTH_TYPES: &[&str] = &[
     "scram-sha-256",
 ];
 
-const RESOLVES: &str = "each new server connection asks the system's resolver";
+const RESOLVES: &str = "the system's resolver is asked, which has a file of its own";
 
 /// What PgBouncer calls the facilities of syslog; any other word is `user`.
 pub(super) const FACILITIES: &[&str] = &[
@@ -132,9 +132,9 @@ keys! {
     "conffile" = ""; File; Without("a reload reads the file that the command line names"),
     "default_pool_size" = "20"; Count; Own,
     "disable_pqexec" = "0"; Switch; Same("pool", "disable_pqexec"),
-    "dns_max_ttl" = "15"; Seconds; Idle(RESOLVES),
-    "dns_nxdomain_ttl" = "15"; Seconds; Idle(RESOLVES),
-    "dns_zone_check_period" = "0"; Seconds; Idle(RESOLVES),
+    "dns_max_ttl" = "15"; Seconds; Same("timeouts", "dns_max_ttl"),
+    "dns_nxdomain_ttl" = "15"; Seconds; Same("timeouts", "dns_nxdomain_ttl"),
+    "dns_zone_check_period" = "0"; Seconds; Idle("names in use are asked for again whenever dns_max_ttl is over"),
     "idle_transaction_timeout" = "0"; Seconds; Same("timeouts", "idle_transaction"),
     "ignore_startup_parameters" = ""; List; Same("pool", "ignore_startup_parameters"),
     "job_name" = "pgbouncer"; Text; Idle(SERVICE),

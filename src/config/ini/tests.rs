@@ -243,6 +243,8 @@ fn each_setting_means_what_it_means_to_pgbouncer() {
         ("log_stats = 0", vec!["log.stats"]),
         ("stats_period = 7", vec!["log.stats_period"]),
         ("scram_iterations = 7", vec!["auth.scram_iterations"]),
+        ("dns_max_ttl = 7", vec!["timeouts.dns_max_ttl"]),
+        ("dns_nxdomain_ttl = 7", vec!["timeouts.dns_nxdomain_ttl"]),
         ("tcp_keepalive = 0", vec!["tcp.keepalive"]),
         ("tcp_socket_buffer = 70000", vec!["tcp.socket_buffer"]),
         (
@@ -631,7 +633,7 @@ fn nothing_without_effect_is_passed_over_in_silence() {
     );
     assert_eq!(
         imported.notes[1].to_string(),
-        "pgbouncer.ini:3: resolv_conf = /x: has no effect: each new server connection asks the system's resolver"
+        "pgbouncer.ini:3: resolv_conf = /x: has no effect: the system's resolver is asked, which has a file of its own"
     );
 }
 

@@ -379,6 +379,29 @@ impl Book {
         }
     }
 
+    /// One server connection is replaced: it is closed now if it is idle, otherwise when it comes back. False if it is no more, or to be
+    /// replaced already.
+    pub fn replace(&mut self, now: Duration, server: ServerId, out: &mut Vec<Action>) -> bool {
+        self.advance(now);
+        if !self.servers.holds(server.index, server.generation) {
+            return false;
+        }
+        let at = server.index;
+        let Server {
+            pool, epoch, state, ..
+        } = self.servers[at];
+        let entry = &mut self.pools[pool];
+        if epoch != entry.epoch || state == State::Closing {
+            return false;
+        }
+        entry.outdated += 1;
+        self.servers[at].epoch = epoch.wrapping_sub(1);
+        if state == State::Idle {
+            self.close(at, CloseReason::Reconnect, out);
+        }
+        true
+    }
+
     /// The book's clock, which never runs backwards.
     fn advance(&mut self, now: Duration) -> Duration {
         self.now = self.now.max(now);

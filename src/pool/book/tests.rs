@@ -1071,6 +1071,29 @@ fn what_is_to_be_replaced_is_counted_until_it_is_gone() {
 }
 
 #[test]
+fn one_server_connection_is_replaced_and_the_others_stay() {
+    let mut desk = Desk::new(9);
+    let (pool, service) = (desk.pool(sized(3)), desk.service(NO_LIMITS));
+    let (leased, idle) = (desk.lease(pool, service), desk.lease(pool, service));
+    let other = desk.lease(pool, service);
+    desk.release(idle);
+    desk.release(other);
+    assert!(desk.book.replace(desk.now, idle, &mut desk.out));
+    assert_eq!(desk.close_ordered(), (idle, CloseReason::Reconnect));
+    assert!(desk.book.replace(desk.now, leased, &mut desk.out));
+    assert!(!desk.book.replace(desk.now, leased, &mut desk.out), "twice");
+    desk.quiet();
+    assert_eq!(desk.book.outdated(pool), 2);
+    desk.release(leased);
+    assert_eq!(desk.close_ordered(), (leased, CloseReason::Reconnect));
+    desk.closed(leased);
+    desk.closed(idle);
+    assert_eq!(desk.book.outdated(pool), 0);
+    assert!(!desk.book.server(other).unwrap().replaced);
+    assert!(!desk.book.replace(desk.now, idle, &mut desk.out), "gone");
+}
+
+#[test]
 fn a_pool_that_moves_counts_on_the_new_host_and_its_waiters_keep_their_order() {
     let mut desk = Desk::new(2);
     let other = desk.book.add_host(Some(5));

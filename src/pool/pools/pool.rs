@@ -591,7 +591,8 @@ impl Pool {
         match crate::server::dial::dial(&settings.target, ask_limit, &teller).await {
             Ok((connection, limit)) => self.dialed(server, connection, host, limit, &settings),
             Err(error) => {
-                teller.failed(&error, &settings.target.hosts, began.elapsed());
+                let (hosts, for_one) = (&settings.target.hosts, self.is_for_one());
+                teller.failed(&error, hosts, began.elapsed(), for_one);
                 self.dial_failed(server, host, &error, &settings);
             }
         }

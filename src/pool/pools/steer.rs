@@ -1,10 +1,11 @@
 //! What an operator does with pools, those to come included: pause, suspend, resume, reconnect.
 
 use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::{Pool, Pools, Purpose, State};
-use crate::config::checked::Mode;
+use crate::config::checked::{Host, Mode};
 use crate::pool::book::{Gate, HostId, ServerId};
 use crate::server::facts::Facts;
 
@@ -301,6 +302,33 @@ impl Pools {
             is_meant.then(|| facts.client()).flatten()
         };
         state.facts.iter().flatten().filter_map(keeper).collect()
+    }
+
+    /// Has server connections replaced that lead to an address which their host's name no longer has, and gives the names that are in use.
+    pub fn follow_names(&self, has_left: impl Fn(&str, SocketAddr) -> bool) -> HashSet<Box<str>> {
+        let (mut used, mut left) = (HashSet::new(), Vec::new());
+        let state = self.state.lock();
+        for (server, facts) in state.facts.iter().flatten() {
+            let (Host::Tcp(name, _), Some(address)) = (&*facts.place.host, facts.place.address)
+            else {
+                continue;
+            };
+            if has_left(name, address) {
+                left.push(*server);
+            }
+            if !used.contains(name.as_str()) {
+                used.insert(name.as_str().into());
+            }
+        }
+        drop(state);
+        if !left.is_empty() {
+            self.update(|state, now| {
+                for server in left {
+                    state.book.replace(now, server, &mut state.actions);
+                }
+            });
+        }
+        used
     }
 
     /// Returns when those that were to be replaced are gone.
