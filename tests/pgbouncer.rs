@@ -132,6 +132,66 @@ fn every_setting_has_a_row_or_a_reason_for_none() {
     }
 }
 
+/// Each mode of `server_tls_sslmode`, with a Postgres that has TLS and with one that has none: whether alice comes in, and whether
+/// her server connection is encrypted.
+#[test]
+fn server_tls_sslmode_is_that_of_pgbouncer() {
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    authority.issue("postgres", "localhost", &support::certs::HERE);
+    for authority in [&authority, &stranger] {
+        let ca = authority.ca();
+        let directory = ca.parent().expect("it is in a directory");
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).expect("it is ours");
+    }
+    let with = Postgres::setup()
+        .method(Method::Scram)
+        .tls(&authority, "postgres")
+        .start();
+    let without = Postgres::setup().method(Method::Scram).start();
+    for (postgres, has_tls) in [(&with, true), (&without, false)] {
+        postgres.create_role("alice", "wonder");
+        for mode in [
+            "disable",
+            "allow",
+            "prefer",
+            "require",
+            "verify-ca",
+            "verify-full",
+        ] {
+            for ca in [authority.ca(), stranger.ca()] {
+                let told = [Kind::PgBouncer124, Kind::Pgweir].map(|kind| {
+                    let place = Place::new();
+                    let ini = format!(
+                        "[databases]\nshop = host=127.0.0.1 port={} dbname=postgres\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
+                         listen_port = {}\nunix_socket_dir = {dir}\nlogfile = {dir}/log\nauth_type = scram-sha-256\n\
+                         auth_file = {dir}/users.txt\nserver_tls_sslmode = {mode}\nserver_tls_ca_file = {ca}\n\
+                         server_login_retry = 1\nquery_wait_timeout = 2\n",
+                        postgres.port(),
+                        place.port,
+                        dir = place.path().display(),
+                        ca = ca.display()
+                    );
+                    place.write("pgbouncer.ini", &ini);
+                    place.write("users.txt", "\"alice\" \"wonder\"\n");
+                    let running = place.start(kind);
+                    let mut alice = Raw::connect(running.port());
+                    let startup = [("user", "alice"), ("database", "shop")];
+                    match alice.log_in(&startup, Some("wonder")) {
+                        Ok(()) => alice.value("select ssl from pg_stat_ssl where pid = pg_backend_pid()"),
+                        Err(_) => "does not come in".to_owned(),
+                    }
+                });
+                assert_eq!(
+                    told[0],
+                    told[1],
+                    "{mode}, Postgres has TLS: {has_tls}, {}",
+                    ca.display()
+                );
+            }
+        }
+    }
+}
+
 /// From clients and to Postgres. (PgBouncer 1.24 does not take as many yet.)
 #[test]
 fn passwords_may_have_65530_bytes() {

@@ -285,6 +285,8 @@ impl Drop for Statements {
 
 #[cfg(test)]
 mod tests {
+    use parking_lot::Mutex;
+
     use super::*;
 
     fn statement(id: u64) -> Arc<Statement> {
@@ -304,8 +306,12 @@ mod tests {
         assert_eq!(statements.bytes, 0);
     }
 
+    /// Held by tests that set the bound of the whole process, and by those that need more than it gives while it is short.
+    static MEMORY: Mutex<()> = Mutex::new(());
+
     #[test]
     fn their_number_is_bounded() {
+        let _memory = MEMORY.lock();
         let mut statements = Statements::default();
         let one = statement(1);
         for n in 0..MOST_NAMES {
@@ -316,6 +322,7 @@ mod tests {
 
     #[test]
     fn what_all_clients_have_is_counted_and_given_back() {
+        let _memory = MEMORY.lock();
         let counted = || BYTES_OF_CLIENTS.load(Ordering::Relaxed);
         let (mut one, text) = (Statements::default(), vec![b'P'; 4 * MODEST]);
         one.remember_unnamed(Some(&text), false);
@@ -328,6 +335,7 @@ mod tests {
 
     #[test]
     fn while_memory_is_short_the_modest_go_on() {
+        let _memory = MEMORY.lock();
         bound_memory(1);
         let (mut modest, mut greedy) = (Statements::default(), Statements::default());
         let long = Arc::new(Statement::new(2, &vec![b'x'; 2 * MODEST], ""));
