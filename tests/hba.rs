@@ -3,9 +3,10 @@
 mod support;
 
 use std::fs;
-use std::process::{Command, Output};
+use std::process::Command;
 
 use support::pooler::pgweir;
+use support::postgres::outcome;
 use support::{Authority, Method, Pooler, Postgres};
 
 const USERS: &str = "\"alice\" \"wonder\"\n\"bob\" \"builder\"\n\"ann\" \"\"\n\"postgres\" \"\"\n";
@@ -35,25 +36,6 @@ fn postgres() -> Postgres {
         postgres.create_role(role, password);
     }
     postgres
-}
-
-/// Who psql says it is, or what it complained of.
-fn outcome(command: &mut Command, password: &str) -> Result<String, String> {
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = command
-        .env("PGPASSWORD", password)
-        .args(["-c", "select current_user"])
-        .output()
-        .expect("psql is installed");
-    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).trim().to_owned();
-    if status.success() {
-        Ok(text(stdout))
-    } else {
-        Err(text(stderr))
-    }
 }
 
 #[track_caller]

@@ -3,8 +3,8 @@
 mod support;
 
 use std::net::TcpListener;
-use std::process::{Command, Output};
 
+use support::postgres::outcome;
 use support::slapd::{BASE, READER};
 use support::{Authority, Method, Pooler, Postgres, Slapd, eventually};
 
@@ -36,24 +36,6 @@ fn serve(postgres: &Postgres, authority: &Authority, options: &str) -> Pooler {
 /// Who psql says it is, or what it complained of.
 fn login(pooler: &Pooler, user: &str, password: &str) -> Result<String, String> {
     outcome(&mut pooler.psql(user, "postgres"), password)
-}
-
-fn outcome(command: &mut Command, password: &str) -> Result<String, String> {
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = command
-        .env("PGPASSWORD", password)
-        .args(["-c", "select current_user"])
-        .output()
-        .expect("psql is installed");
-    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).trim().to_owned();
-    if status.success() {
-        Ok(text(stdout))
-    } else {
-        Err(text(stderr))
-    }
 }
 
 #[track_caller]

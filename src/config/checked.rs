@@ -310,6 +310,19 @@ pub struct Tcp {
     pub socket_buffer: u64,
 }
 
+#[cfg(test)]
+impl Tcp {
+    /// Everything as the system has it.
+    pub const LEFT_ALONE: Self = Self {
+        keepalive_idle: Duration::ZERO,
+        keepalive_interval: Duration::ZERO,
+        keepalive_count: 0,
+        user_timeout: None,
+        keepalive: true,
+        socket_buffer: 0,
+    };
+}
+
 /// How clients prove who they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AuthMethod {

@@ -441,14 +441,7 @@ impl Target {
                 parameters: Vec::new(),
             },
             connect_query: None,
-            tcp: Tcp {
-                keepalive_idle: Duration::ZERO,
-                keepalive_interval: Duration::ZERO,
-                keepalive_count: 0,
-                user_timeout: None,
-                keepalive: true,
-                socket_buffer: 0,
-            },
+            tcp: Tcp::LEFT_ALONE,
             security: Security::NONE,
             limit: Duration::ZERO,
         }

@@ -159,14 +159,7 @@ mod tests {
 
     use super::*;
 
-    const TCP: Tcp = Tcp {
-        keepalive_idle: Duration::ZERO,
-        keepalive_interval: Duration::ZERO,
-        keepalive_count: 0,
-        user_timeout: None,
-        keepalive: true,
-        socket_buffer: 0,
-    };
+    const TCP: Tcp = Tcp::LEFT_ALONE;
 
     const LIMIT: Duration = Duration::from_mins(1);
 

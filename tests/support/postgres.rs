@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -594,4 +594,23 @@ fn make_template(binaries: Binaries) -> PathBuf {
         fs::remove_dir_all(&aside).expect("it has just been made");
     }
     template
+}
+
+/// Who psql says it is, or what it complained of.
+pub fn outcome(command: &mut Command, password: &str) -> Result<String, String> {
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = command
+        .env("PGPASSWORD", password)
+        .args(["-c", "select current_user"])
+        .output()
+        .expect("psql is installed");
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).trim().to_owned();
+    if status.success() {
+        Ok(text(stdout))
+    } else {
+        Err(text(stderr))
+    }
 }
