@@ -114,10 +114,12 @@ fn pooler_error(id: u32, user: &str, database: &str, peer: Peer, error: &str) {
 /// PgBouncer's word for how a client replicates.
 fn replication(startup: &Startup) -> &'static str {
     let asked = startup.parameter("replication").unwrap_or_default();
-    match startup.is_replication() {
-        false => "no",
-        true if asked.eq_ignore_ascii_case("database") => "database",
-        true => "yes",
+    if !startup.is_replication() {
+        "no"
+    } else if asked.eq_ignore_ascii_case("database") {
+        "database"
+    } else {
+        "yes"
     }
 }
 

@@ -152,10 +152,7 @@ impl Pidfile {
     /// Writes the number of this process, unless another one runs that wrote its own. One that has ended is passed over.
     pub fn write(path: &Path) -> Result<Self, ProcessError> {
         check_pidfile(path)?;
-        Self::create(path).map_err(|cause| ProcessError::Pidfile {
-            path: path.to_owned(),
-            cause,
-        })
+        Self::create(path).map_err(Self::failed(path))
     }
 
     /// Writes it in the place of another process, which leaves it alone from then on.
@@ -168,10 +165,14 @@ impl Pidfile {
             fs::rename(&written.0, path)?;
             Ok(Self(path.to_owned()))
         };
-        create().map_err(|cause| ProcessError::Pidfile {
+        create().map_err(Self::failed(path))
+    }
+
+    fn failed(path: &Path) -> impl FnOnce(io::Error) -> ProcessError {
+        move |cause| ProcessError::Pidfile {
             path: path.to_owned(),
             cause,
-        })
+        }
     }
 
     fn create(path: &Path) -> io::Result<Self> {

@@ -12,6 +12,9 @@ use crate::repeats;
 use crate::server::peers::{PassError, Way};
 use crate::wire::startup::CancelKey;
 
+/// What is said of a request that reached nobody.
+const NOT_PASSED: &str = "cancel request not passed on";
+
 /// Why nobody was told.
 #[derive(Debug, thiserror::Error)]
 enum Untold {
@@ -95,12 +98,12 @@ impl App {
         self.metrics.cancel_asked(result);
         if self.logs_as_pgbouncer() && self.logs_disconnections() {
             let said = closing(untold.as_pgbouncer(), Duration::ZERO);
-            tracing::info!(%peer, said, "cancel request not passed on: {untold}");
-        } else if lost && repeats::is_news("cancel request not passed on", untold.to_string()) {
-            tracing::warn!("cancel request not passed on: {untold}");
+            tracing::info!(%peer, said, "{NOT_PASSED}: {untold}");
+        } else if lost && repeats::is_news(NOT_PASSED, untold.to_string()) {
+            tracing::warn!("{NOT_PASSED}: {untold}");
         } else {
             // Postgres answers a wrong key with silence too.
-            tracing::debug!(pid = key.pid, "cancel request not passed on: {untold}");
+            tracing::debug!(pid = key.pid, "{NOT_PASSED}: {untold}");
         }
     }
 }

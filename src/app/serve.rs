@@ -234,10 +234,8 @@ impl App {
             }
         }
         log::follow(&old.config.log, &new.config.log);
-        know_names(&new.config);
         new.warn();
-        new.credentials.derive_all();
-        bound_memory(new.config.limits.max_statement_memory);
+        take_effect(&new);
         let new = Arc::new(new);
         *self.world.write() = Arc::clone(&new);
         self.look_ups.forget_all();
@@ -252,6 +250,13 @@ impl App {
                 .service(&service.name, true, new.service_limits(Some(index)));
         }
     }
+}
+
+/// Puts in force what belongs to the whole process.
+fn take_effect(world: &World) {
+    world.credentials.derive_all();
+    bound_memory(world.config.limits.max_statement_memory);
+    know_names(&world.config);
 }
 
 /// Names count for as long as this configuration says, and only those that it has.
@@ -318,9 +323,7 @@ pub fn serve_after(
     log::start(&world.config.log)?;
     world.warn();
     raise_file_limit(&world.config);
-    world.credentials.derive_all();
-    bound_memory(world.config.limits.max_statement_memory);
-    know_names(&world.config);
+    take_effect(&world);
 
     let config = world.config.clone();
     // HTTP first: who reaches pgweir finds its health too, and nobody has connected yet if it cannot listen.

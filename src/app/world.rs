@@ -32,9 +32,10 @@ use crate::server::secure::Security;
 use crate::server::told::Lines;
 use crate::wire::startup::NEWEST_MINOR;
 
-/// How long a connection may take to be brought back to order after its client has gone, before it is closed instead.
+/// PgBouncer's name for a query without words.
 const NO_WORDS: &str = "<empty>";
 
+/// How long a connection may take to be brought back to order after its client has gone, before it is closed instead.
 const RECOVER_LIMIT: Duration = Duration::from_secs(10);
 
 /// Server connections of one database for looking up users.
@@ -230,12 +231,10 @@ impl Source {
         let config = self.config(text.as_ref(), &overrides)?;
         let (hba, passed_over) = self.hba(&config)?;
         Ok(World {
-            credentials: Arc::new(
-                known.successor_with(config.auth.scram_iterations, users(&config)?),
-            ),
+            credentials: Arc::new(known.successor(config.auth.scram_iterations, users(&config)?)),
             classifier: Classifier::new(&config.services),
             tls: TlsSides::read(&config, tls)?,
-            directory: directory(&config, &hba)?,
+            directory: elsewhere(&config, &hba)?,
             idents: idents(&config)?.map(Arc::new),
             hba: Arc::new(hba),
             passed_over,
@@ -311,14 +310,14 @@ impl Source {
         let credentials = if touches(&["auth.", "users", "databases"]) {
             let users = users(&config).map_err(wrong)?;
             let iterations = config.auth.scram_iterations;
-            Arc::new(world.credentials.successor_with(iterations, users))
+            Arc::new(world.credentials.successor(iterations, users))
         } else {
             Arc::clone(&world.credentials)
         };
         let (idents, hba, passed_over, directory) = if touches(&["auth."]) {
             let (hba, passed_over) = self.hba(&config).map_err(wrong)?;
             let idents = idents(&config).map_err(wrong)?.map(Arc::new);
-            let directory = directory(&config, &hba).map_err(wrong)?;
+            let directory = elsewhere(&config, &hba).map_err(wrong)?;
             (idents, Arc::new(hba), passed_over, directory)
         } else {
             let directory = world.directory.clone();
@@ -402,8 +401,8 @@ fn hba(config: &Config, lenient: bool) -> Result<(HbaFile, Option<Mistakes>), So
     }
 }
 
-/// What TLS towards directories takes, where it is wanted. Whether the options of `ldap` can be used is found out here too.
-fn directory(config: &Config, hba: &HbaFile) -> Result<Option<Arc<Connector>>, SourceError> {
+/// Whether others can be asked about passwords as it is configured, and what TLS towards directories takes, where it is wanted.
+fn elsewhere(config: &Config, hba: &HbaFile) -> Result<Option<Arc<Connector>>, SourceError> {
     if cfg!(not(feature = "pam")) && (config.auth.method == AuthMethod::Pam || hba.asks_pam()) {
         return Err(SourceError::NoPam);
     }
@@ -600,6 +599,7 @@ impl World {
             ..
         } = &*self.config;
         let user = users.get(server_user);
+        let is_auto = !self.config.databases.contains_key(name);
         PoolSettings {
             target: Target {
                 hosts: database.hosts.iter().cloned().map(Arc::new).collect(),
@@ -634,7 +634,7 @@ impl World {
                 .or(database.mode)
                 .unwrap_or(pool.mode),
             errors: pool.errors,
-            is_auto: !self.config.databases.contains_key(name),
+            is_auto,
             lines: Lines::of(&self.config.log),
             limits: PoolLimits {
                 size: user
@@ -664,10 +664,10 @@ impl World {
                 delay: pool.server_check_delay,
             }),
             closes_fast: pool.server_fast_close,
-            forget_after: if self.config.databases.contains_key(name) {
-                timeouts.pool_idle
-            } else {
+            forget_after: if is_auto {
                 timeouts.auto_database_idle
+            } else {
+                timeouts.pool_idle
             },
             max_prepared_statements: pool.max_prepared_statements,
             recover_limit: RECOVER_LIMIT,

@@ -86,18 +86,13 @@ impl Credentials {
             users: HashMap::new(),
             shapes: Mutex::default(),
         };
-        nobody.successor(users)
+        nobody.successor(DEFAULT_ITERATIONS, users)
     }
 
-    /// The users after a reload. Whoever keeps his secret keeps the keys that were derived and learned for it.
+    /// The users after a reload. Whoever keeps his secret keeps the keys that were derived and learned for it. `iterations`: of
+    /// secrets that are derived from plain passwords.
     #[must_use]
-    pub fn successor(&self, users: impl IntoIterator<Item = (String, Secret)>) -> Self {
-        self.successor_with(self.iterations, users)
-    }
-
-    /// The same, with so many iterations of the secrets that are derived from plain passwords.
-    #[must_use]
-    pub fn successor_with(
+    pub fn successor(
         &self,
         iterations: u32,
         users: impl IntoIterator<Item = (String, Secret)>,

@@ -164,14 +164,14 @@ fn parse_with(text: &str, path: &Path, read: Read<'_>) -> (HbaFile, Option<Mista
     (HbaFile(records), wrong)
 }
 
-/// What is wrong with a record.
-struct Wrong {
+/// What is wrong with a record, or with its method.
+struct Wrong<T> {
     message: String,
     /// What takes its place: who it is for is not to come in by one further down.
-    instead: Option<Box<Record>>,
+    instead: Option<Box<T>>,
 }
 
-impl From<String> for Wrong {
+impl<T> From<String> for Wrong<T> {
     fn from(message: String) -> Self {
         Self {
             message,
@@ -183,7 +183,7 @@ impl From<String> for Wrong {
 /// Reads the file behind an `@`.
 type Read<'a> = &'a dyn Fn(&Path) -> io::Result<String>;
 
-fn record(line: &str, path: &Path, read: Read<'_>) -> Result<Option<Record>, Wrong> {
+fn record(line: &str, path: &Path, read: Read<'_>) -> Result<Option<Record>, Wrong<Record>> {
     let mut fields = fields(line)?.into_iter();
     let Some(kind) = fields.next() else {
         return Ok(None);
@@ -214,45 +214,54 @@ fn record(line: &str, path: &Path, read: Read<'_>) -> Result<Option<Record>, Wro
         other => return Err(format!("unknown type {other:?}").into()),
     };
     let method = next("the method")?;
-    let method = single(&method, "the method")?;
-    if method == "ldap" {
+    let method = self::method(single(&method, "the method")?, &kind, fields);
+    let with = |method| Record {
+        kind,
+        databases,
+        users,
+        method,
+    };
+    match method {
+        Ok(method) => Ok(Some(with(method))),
+        Err(Wrong { message, instead }) => Err(Wrong {
+            message,
+            instead: instead.map(|method| Box::new(with(*method))),
+        }),
+    }
+}
+
+/// A method with its options, in a record of that kind.
+fn method(
+    name: &str,
+    kind: &Kind,
+    options: impl Iterator<Item = Vec<Word>>,
+) -> Result<Method, Wrong<Method>> {
+    if name == "ldap" {
         // The options are separated by commas or blanks.
-        let options = fields.flatten().map(|word| word.text);
-        let options = LdapOptions::of(options);
-        let with = |method| Record {
-            kind,
-            databases,
-            users,
-            method,
-        };
+        let options = LdapOptions::of(options.flatten().map(|word| word.text));
         return match options {
-            Ok(options) => Ok(Some(with(Method::Ldap(Box::new(options))))),
+            Ok(options) => Ok(Method::Ldap(Box::new(options))),
             Err(message) => Err(Wrong {
                 message,
-                instead: Some(Box::new(with(Method::Reject))),
+                instead: Some(Box::new(Method::Reject)),
             }),
         };
     }
     let mut map = None;
-    for option in fields {
+    for option in options {
         match single(&option, "an option")?.split_once('=') {
             Some(("map", name)) if !name.is_empty() => map = Some(name.to_owned()),
             _ => return Err("has an option other than map=NAME".to_owned().into()),
         }
     }
-    let method = match (method, map) {
+    Ok(match (name, map) {
         ("cert", map) => Method::Cert(map),
-        ("peer", map) if kind == Kind::Local => Method::Peer(map),
+        ("peer", map) if *kind == Kind::Local => Method::Peer(map),
         // There it would let in nobody, and it stands before others.
         ("peer", map) => {
             return Err(Wrong {
                 message: "peer is for local records alone".to_owned(),
-                instead: Some(Box::new(Record {
-                    kind,
-                    databases,
-                    users,
-                    method: Method::Peer(map),
-                })),
+                instead: Some(Box::new(Method::Peer(map))),
             });
         }
         (_, Some(_)) => return Err("map= is for cert and peer alone".to_owned().into()),
@@ -263,13 +272,7 @@ fn record(line: &str, path: &Path, read: Read<'_>) -> Result<Option<Record>, Wro
         ("scram-sha-256", None) => Method::ScramSha256,
         ("pam", None) => Method::Pam,
         (other, None) => return Err(format!("unsupported method {other:?}").into()),
-    };
-    Ok(Some(Record {
-        kind,
-        databases,
-        users,
-        method,
-    }))
+    })
 }
 
 /// One word of a field; one in quotes means no more than it says.

@@ -102,9 +102,7 @@ impl Discard {
             Self::MoveFailed => "move_failed",
         }
     }
-}
 
-impl Discard {
     /// Why PgBouncer would say that it closes the server connection.
     pub fn as_pgbouncer(self) -> &'static str {
         match self {
@@ -203,20 +201,17 @@ impl Errand {
 async fn reset(connection: &mut Connection, pool: &Pool) -> bool {
     let settings = pool.settings();
     let own = settings.server_reset_query.as_str();
-    let is_shared = settings.mode != Mode::Session;
-    if !is_shared && own.is_empty() {
-        return true;
-    }
-    if !is_shared || settings.resets_always {
-        let is_reset = goes_well(connection, own, settings.recover_limit).await;
-        if !is_reset {
-            return false;
+    let queries: &[&str] = match settings.mode {
+        Mode::Session if own.is_empty() => return true,
+        Mode::Session => &[own],
+        // Where clients share connections what one of them did must be undone, and the books must be right, whatever is configured.
+        _ if settings.resets_always && !own.eq_ignore_ascii_case(DISCARD_ALL) => {
+            &[own, DISCARD_ALL]
         }
-    }
-    // Where clients share connections what one of them did must be undone, and the books must be right, whatever is configured.
-    if is_shared && !(settings.resets_always && own.eq_ignore_ascii_case(DISCARD_ALL)) {
-        let is_reset = goes_well(connection, DISCARD_ALL, settings.recover_limit).await;
-        if !is_reset {
+        _ => &[DISCARD_ALL],
+    };
+    for sql in queries {
+        if !goes_well(connection, sql, settings.recover_limit).await {
             return false;
         }
     }

@@ -388,9 +388,10 @@ impl Pools {
         by_name.retain(|_, pool| {
             // One in each table: as both are behind this lock, nobody can get hold of a third meanwhile.
             let unused = Arc::strong_count(pool) == 2;
-            let is_fruitless = pool.settings.read().is_probe || pool.welcome.read().is_none();
+            let is_fruitless =
+                unused && (pool.settings.read().is_probe || pool.welcome.read().is_none());
             let is_over = pool.is_unused_for_long(now, unused && book.is_empty(pool.id));
-            let forget = unused && (is_fruitless || is_over) && book.remove_pool(pool.id);
+            let forget = (is_fruitless || is_over) && book.remove_pool(pool.id);
             if forget {
                 pools[pool.id.index()] = None;
                 keep(past, pool);

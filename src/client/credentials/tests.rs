@@ -202,7 +202,7 @@ fn an_unknown_user_has_the_same_salt_at_each_login() {
     let salt = |users: &Credentials, name| users.look_up(name).scram_secret().salt.clone();
     assert_eq!(salt(&users, "bob"), salt(&users, "bob"));
     assert_ne!(salt(&users, "bob"), salt(&users, "carol"));
-    let reloaded = users.successor(owned(&[("plain", "other")]));
+    let reloaded = users.successor(DEFAULT_ITERATIONS, owned(&[("plain", "other")]));
     assert_eq!(salt(&users, "bob"), salt(&reloaded, "bob"));
 }
 
@@ -342,7 +342,7 @@ fn a_reload_keeps_the_keys_of_unchanged_secrets_only() {
         ("c", "plain"),
         ("e", "now"),
     ];
-    let next = users.successor(owned(&new));
+    let next = users.successor(DEFAULT_ITERATIONS, owned(&new));
 
     assert!(next.look_up("a").server_login().scram().is_some());
     assert!(next.look_up("b").server_login().scram().is_none());
@@ -362,7 +362,7 @@ fn a_user_whose_secret_changes_is_made_anew() {
     for before in secrets {
         for after in secrets {
             let users = credentials(&[("alice", before)]);
-            let next = users.successor(owned(&[("alice", after)]));
+            let next = users.successor(DEFAULT_ITERATIONS, owned(&[("alice", after)]));
             let kept = Arc::ptr_eq(&users.look_up("alice"), &next.look_up("alice"));
             assert_eq!(
                 kept,
