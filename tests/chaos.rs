@@ -8,6 +8,7 @@
 
 mod support;
 
+use std::cell::Cell;
 use std::collections::{BTreeSet, VecDeque};
 use std::env;
 use std::thread;
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use support::wait::until_else;
 use support::{Batch, Fault, Pooler, Postgres, Proxy, Raw, ServerError, Side, Watch, eventually};
 
 const CLIENTS: usize = 14;
@@ -199,20 +201,20 @@ impl Scene {
 
     /// Both sides count the same.
     fn agree(&self) {
-        let start = Instant::now();
-        loop {
+        let counts = Cell::new((0, 0, 0, 0));
+        let told = || {
+            let (idle, all, theirs, busy) = counts.get();
+            format!(
+                "pgweir has {all} connections, {idle} of them idle; Postgres has {theirs}, {busy} of them busy"
+            )
+        };
+        until_else(told, FREE, || {
             let idle = self.idle();
             let all = self.count("pgweir_server_connections{");
             let (theirs, busy) = (self.postgres.connections(), self.postgres.busy());
-            if (all, theirs, busy) == (idle, idle, 0) {
-                return;
-            }
-            assert!(
-                start.elapsed() < FREE,
-                "pgweir has {all} connections, {idle} of them idle; Postgres has {theirs}, {busy} of them busy"
-            );
-            thread::sleep(Duration::from_millis(5));
-        }
+            counts.set((idle, all, theirs, busy));
+            ((all, theirs, busy) == (idle, idle, 0)).then_some(())
+        });
     }
 
     /// Server connections that rest.

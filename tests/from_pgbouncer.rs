@@ -3,15 +3,14 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::Path;
+use std::ops::Deref;
+use std::os::unix::fs::symlink;
 use std::process::{Command, ExitStatus};
 
 use support::pgbouncer::alice_runs_pgbench;
 use support::pooler::{pgweir, program};
-use support::process::{Guarded, free_port, run, scratch, send_signal};
+use support::process::{Guarded, run, scratch, send_signal};
 use support::{Authority, Method, Postgres, eventually};
-use tempfile::TempDir;
 
 /// Sixty lines as teams have them: TLS, HBA, auth_query, two databases, three users.
 const INI: &str = "\
@@ -88,59 +87,33 @@ this line is broken
 
 /// A place for one pgweir that starts as PgBouncer would, as a user who is not root.
 struct Place {
-    directory: TempDir,
+    files: support::pgbouncer::Place,
     authority: Authority,
-    port: u16,
+}
+
+impl Deref for Place {
+    type Target = support::pgbouncer::Place;
+
+    fn deref(&self) -> &Self::Target {
+        &self.files
+    }
 }
 
 impl Place {
     fn new(postgres: &Postgres) -> Self {
-        let (directory, authority) = (scratch(), Authority::new());
+        let (files, authority) = (support::pgbouncer::Place::new(), Authority::new());
         authority.issue("server", "localhost", &support::certs::HERE);
-        let port = free_port();
-        let place = Self {
-            directory,
-            authority,
-            port,
-        };
+        authority.open(&["server"]);
+        let place = Self { files, authority };
         place.write("pgbouncer.ini", &place.fill(INI, postgres.port()));
         place.write("hba", HBA);
         place.write("users.txt", "\"looker\" \"looks\"\n\"carol\" \"carols\"\n");
-        let certs = place.certs().to_owned();
-        // Whoever pgweir becomes has to read and write there.
-        for path in [place.path(), &certs] {
-            fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
-        }
-        fs::set_permissions(
-            place.authority.key("server"),
-            fs::Permissions::from_mode(0o644),
-        )
-        .unwrap();
         place
     }
 
-    fn path(&self) -> &Path {
-        self.directory.path()
-    }
-
-    fn certs(&self) -> &Path {
-        let ca: &'static Path = Box::leak(self.authority.ca().into_boxed_path());
-        ca.parent().expect("it is in a directory")
-    }
-
     fn fill(&self, text: &str, postgres: u16) -> String {
-        text.replace("{postgres}", &postgres.to_string())
-            .replace("{port}", &self.port.to_string())
-            .replace("{dir}", &self.path().display().to_string())
-            .replace("{certs}", &self.certs().display().to_string())
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        fs::write(self.path().join(name), text).expect("the directory is ours");
-    }
-
-    fn read(&self, name: &str) -> String {
-        fs::read_to_string(self.path().join(name)).unwrap_or_default()
+        let certs = self.authority.directory().display().to_string();
+        self.files.fill(text, postgres).replace("{certs}", &certs)
     }
 
     /// The program's arguments: options, and the file.

@@ -7,6 +7,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Output;
 
+use support::case::ROLES;
 use support::pgbouncer::{Kind, Place, Running};
 use support::postgres::psql;
 use support::{Method, Postgres, eventually};
@@ -36,21 +37,13 @@ const INI: &str = "\
 [databases]
 shop = host=127.0.0.1 port={postgres} dbname=postgres
 [pgbouncer]
-listen_addr = 127.0.0.1
-listen_port = {port}
-unix_socket_dir = {dir}
-logfile = {dir}/log
+{listen}
 auth_type = pam
 ";
 
 fn postgres() -> Postgres {
     let postgres = Postgres::setup().method(Method::Scram).start();
-    for (role, password) in [
-        ("alice", "wonder"),
-        ("bob", "builder"),
-        ("carol", "carols"),
-        ("dave", "unlisted"),
-    ] {
+    for (role, password) in ROLES {
         postgres.create_role(role, password);
     }
     postgres
@@ -58,12 +51,9 @@ fn postgres() -> Postgres {
 
 fn start(kind: Kind, postgres: &Postgres, ini: &str, hba: &str) -> Running {
     let place = Place::new();
-    let dir = place.path().display().to_string();
     let filled = |text: &str| {
-        text.replace("{dir}", &dir)
-            .replace("{port}", &place.port.to_string())
-            .replace("{postgres}", &postgres.port().to_string())
-            .replace("{service}", "pgbouncer")
+        let text = place.fill(text, postgres.port());
+        text.replace("{service}", "pgbouncer")
     };
     place.write("pgbouncer.ini", &filled(ini));
     place.write("hba", hba);

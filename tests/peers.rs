@@ -18,10 +18,7 @@ const INI: &str = "\
 [databases]
 * = host=127.0.0.1 port={postgres} user=postgres
 [pgbouncer]
-listen_addr = 127.0.0.1
-listen_port = {port}
-unix_socket_dir = {dir}
-logfile = {dir}/log
+{listen}
 auth_type = any
 admin_users = postgres
 cancel_wait_timeout = 3
@@ -61,10 +58,7 @@ impl Member {
 }
 
 fn ini(place: &Place, postgres: &Postgres, id: u16, more: &str, peers: &[String]) -> String {
-    let mut text = INI
-        .replace("{postgres}", &postgres.port().to_string())
-        .replace("{port}", &place.port.to_string())
-        .replace("{dir}", &place.path().display().to_string());
+    let mut text = place.fill(INI, postgres.port());
     let peers = peers.join("\n");
     write!(text, "peer_id = {id}\n{more}\n[peers]\n{peers}\n").expect("a string takes all");
     text

@@ -5,12 +5,12 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::thread;
 
 use support::case::{Case, Stage};
+use support::certs::{HERE, MODES};
 use support::pgbouncer::{Kind, Place, alice_runs_pgbench};
 use support::process::run;
 use support::{Authority, Method, Postgres, Raw};
@@ -104,13 +104,9 @@ fn every_setting_has_a_row_or_a_reason_for_none() {
         .collect();
 
     let place = Place::new();
-    let ini = "[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n\
-               logfile = {dir}/log\nauth_type = any\nadmin_users = admin\n[databases]\n* = host=127.0.0.1\n";
-    let ini = ini.replace("{port}", &place.port.to_string());
-    place.write(
-        "pgbouncer.ini",
-        &ini.replace("{dir}", &place.path().display().to_string()),
-    );
+    let ini = "[pgbouncer]\n{listen}\nauth_type = any\nadmin_users = admin\n[databases]\n* = host=127.0.0.1\n";
+    // Nobody connects to Postgres.
+    place.write("pgbouncer.ini", &place.fill(ini, 5));
     let running = place.start(Kind::Pgweir);
     let config = support::postgres::psql(running.port(), "admin", "pgbouncer")
         .args(["-c", "show config"])
@@ -137,11 +133,9 @@ fn every_setting_has_a_row_or_a_reason_for_none() {
 #[test]
 fn server_tls_sslmode_is_that_of_pgbouncer() {
     let (authority, stranger) = (Authority::new(), Authority::new());
-    authority.issue("postgres", "localhost", &support::certs::HERE);
+    authority.issue("postgres", "localhost", &HERE);
     for authority in [&authority, &stranger] {
-        let ca = authority.ca();
-        let directory = ca.parent().expect("it is in a directory");
-        fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).expect("it is ours");
+        authority.open(&[]);
     }
     let with = Postgres::setup()
         .method(Method::Scram)
@@ -150,28 +144,17 @@ fn server_tls_sslmode_is_that_of_pgbouncer() {
     let without = Postgres::setup().method(Method::Scram).start();
     for (postgres, has_tls) in [(&with, true), (&without, false)] {
         postgres.create_role("alice", "wonder");
-        for mode in [
-            "disable",
-            "allow",
-            "prefer",
-            "require",
-            "verify-ca",
-            "verify-full",
-        ] {
+        for mode in MODES {
             for ca in [authority.ca(), stranger.ca()] {
                 let told = [Kind::PgBouncer124, Kind::Pgweir].map(|kind| {
                     let place = Place::new();
                     let ini = format!(
-                        "[databases]\nshop = host=127.0.0.1 port={} dbname=postgres\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
-                         listen_port = {}\nunix_socket_dir = {dir}\nlogfile = {dir}/log\nauth_type = scram-sha-256\n\
-                         auth_file = {dir}/users.txt\nserver_tls_sslmode = {mode}\nserver_tls_ca_file = {ca}\n\
-                         server_login_retry = 1\nquery_wait_timeout = 2\n",
-                        postgres.port(),
-                        place.port,
-                        dir = place.path().display(),
-                        ca = ca.display()
+                        "[databases]\nshop = host=127.0.0.1 port={{postgres}} dbname=postgres\n[pgbouncer]\n{{listen}}\n\
+                         auth_type = scram-sha-256\nauth_file = {{dir}}/users.txt\nserver_tls_sslmode = {mode}\n\
+                         server_tls_ca_file = {}\nserver_login_retry = 1\nquery_wait_timeout = 2\n",
+                        ca.display()
                     );
-                    place.write("pgbouncer.ini", &ini);
+                    place.write("pgbouncer.ini", &place.fill(&ini, postgres.port()));
                     place.write("users.txt", "\"alice\" \"wonder\"\n");
                     let running = place.start(kind);
                     let mut alice = Raw::connect(running.port());
@@ -200,14 +183,9 @@ fn passwords_may_have_65530_bytes() {
         let long = "p".repeat(length);
         postgres.create_role("alice", &long);
         let place = Place::new();
-        let ini = format!(
-            "[databases]\nshop = host=127.0.0.1 port={} dbname=postgres\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
-             listen_port = {}\nunix_socket_dir = {dir}\nlogfile = {dir}/log\nauth_type = plain\nauth_file = {dir}/users.txt\n",
-            postgres.port(),
-            place.port,
-            dir = place.path().display()
-        );
-        place.write("pgbouncer.ini", &ini);
+        let ini = "[databases]\nshop = host=127.0.0.1 port={postgres} dbname=postgres\n[pgbouncer]\n{listen}\n\
+                   auth_type = plain\nauth_file = {dir}/users.txt\n";
+        place.write("pgbouncer.ini", &place.fill(ini, postgres.port()));
         place.write("users.txt", &format!("\"alice\" \"{long}\"\n"));
         let running = place.start(kind);
         let login = |password: &str| {
@@ -288,17 +266,11 @@ fn one_file_of_sixty_lines_serves_psql_pgbench_and_django_under_both() {
 /// The files, which whoever the pooler becomes can read.
 fn shop(postgres: &Postgres) -> (Place, Authority) {
     let (place, authority) = (Place::new(), Authority::new());
-    let certificate = authority.issue("server", "localhost", &support::certs::HERE);
-    let certs = certificate.parent().expect("it is in a directory");
-    fs::set_permissions(certs, fs::Permissions::from_mode(0o755)).expect("it is ours");
-    fs::set_permissions(authority.key("server"), fs::Permissions::from_mode(0o644))
-        .expect("it is ours");
-    let ini = include_str!("pgbouncer/shop.ini")
-        .replace("{postgres}", &postgres.port().to_string())
-        .replace("{port}", &place.port.to_string())
-        .replace("{dir}", &place.path().display().to_string())
-        .replace("{certs}", &certs.display().to_string());
-    place.write("pgbouncer.ini", &ini);
+    authority.issue("server", "localhost", &HERE);
+    authority.open(&["server"]);
+    let ini = place.fill(include_str!("pgbouncer/shop.ini"), postgres.port());
+    let certs = authority.directory().display().to_string();
+    place.write("pgbouncer.ini", &ini.replace("{certs}", &certs));
     place.write("hba", HBA);
     place.write("users.txt", "\"looker\" \"looks\"\n\"carol\" \"carols\"\n");
     (place, authority)

@@ -22,20 +22,13 @@ const INI: &str = "\
 [databases]
 * = host=127.0.0.1 port={postgres} user=postgres
 [pgbouncer]
-listen_addr = 127.0.0.1
-listen_port = {port}
-unix_socket_dir = {dir}
-logfile = {dir}/log
+{listen}
 auth_type = any
 ";
 
 fn place(postgres: &Postgres) -> Place {
     let place = Place::new();
-    let text = INI
-        .replace("{postgres}", &postgres.port().to_string())
-        .replace("{port}", &place.port.to_string())
-        .replace("{dir}", &place.path().display().to_string());
-    place.write("pgbouncer.ini", &text);
+    place.write("pgbouncer.ini", &place.fill(INI, postgres.port()));
     place
 }
 

@@ -14,10 +14,7 @@ const INI: &str = "\
 [databases]
 shop = host=127.0.0.1 port={postgres} dbname=postgres
 [pgbouncer]
-listen_addr = 127.0.0.1
-listen_port = {port}
-unix_socket_dir = {dir}
-logfile = {dir}/log
+{listen}
 admin_users = admin
 auth_type = scram-sha-256
 auth_file = {dir}/users.txt
@@ -27,11 +24,8 @@ const USERS: &str = "\"alice\" \"wonder\"\n\"admin\" \"admins\"\n";
 
 /// Line 11 is the first one of a test's own.
 fn prepare(place: &Place, postgres: u16, more: &str) {
-    let text = format!("{INI}{more}\n")
-        .replace("{dir}", &place.path().display().to_string())
-        .replace("{port}", &place.port.to_string())
-        .replace("{postgres}", &postgres.to_string());
-    place.write("pgbouncer.ini", &text);
+    let text = format!("{INI}{more}\n");
+    place.write("pgbouncer.ini", &place.fill(&text, postgres));
     place.write("users.txt", USERS);
 }
 

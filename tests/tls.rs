@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustls::{ClientConfig, HandshakeKind, ServerConfig, ServerConnection, StreamOwned};
-use support::certs::HERE;
+use support::certs::{HERE, MODES};
 use support::pooler::pgweir;
 use support::postgres::program;
 use support::raw::{cancel_request, special_request, startup_packet};
@@ -30,14 +30,6 @@ with_one_and_two_threads!(
 );
 
 const SSL_REQUEST: u32 = 80_877_103;
-const MODES: [&str; 6] = [
-    "disable",
-    "allow",
-    "prefer",
-    "require",
-    "verify-ca",
-    "verify-full",
-];
 /// What libpq says when it is under TLS.
 const SECURED: &str = "SSL connection";
 

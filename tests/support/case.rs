@@ -45,10 +45,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs;
 use std::net::TcpStream;
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::Command;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
@@ -58,17 +56,14 @@ use super::pgbouncer::{Kind, Place, Running};
 use super::postgres::{Method, Postgres};
 use super::process::run;
 use super::raw::{Batch, Message, Raw, cancel_request};
-use super::wait::{PATIENCE, eventually, until};
+use super::wait::{PATIENCE, eventually, until, until_else};
 
 /// What every row begins with.
 const COMMON: &str = "\
 [databases]
 shop = host=127.0.0.1 port={postgres} dbname=postgres
 [pgbouncer]
-listen_addr = 127.0.0.1
-listen_port = {port}
-unix_socket_dir = {dir}
-logfile = {dir}/log
+{listen}
 auth_type = trust
 auth_file = {dir}/users.txt
 admin_users = admin
@@ -129,12 +124,7 @@ fn readable_authority(name: &str) -> Authority {
     authority.issue("server", "localhost", &HERE);
     authority.issue("alice", "alice", &[]);
     authority.issue("robert", "robert", &[]);
-    for (path, mode) in [
-        (PathBuf::from(directory_of(&authority)), 0o755),
-        (authority.key("server"), 0o644),
-    ] {
-        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("it is ours");
-    }
+    authority.open(&["server"]);
     authority
 }
 
@@ -328,22 +318,13 @@ fn together(first: &str, second: &str) -> String {
 }
 
 fn filled(text: &str, place: &Place, stage: &Stage) -> String {
-    text.replace("{port}", &place.port.to_string())
-        .replace("{postgres}", &stage.postgres.port().to_string())
-        .replace(
-            "{sockets}",
-            &stage.postgres.socket_dir().display().to_string(),
-        )
-        .replace("{dir}", &place.path().display().to_string())
+    let shown = |path: &Path| path.display().to_string();
+    place
+        .fill(text, stage.postgres.port())
+        .replace("{sockets}", &shown(stage.postgres.socket_dir()))
         .replace("{me}", &ME)
-        .replace("{certs}", &directory_of(&stage.certificates))
-        .replace("{strangers}", &directory_of(&stage.strangers))
-}
-
-fn directory_of(authority: &Authority) -> String {
-    let ca = authority.ca();
-    let directory = ca.parent().expect("it is in a directory");
-    directory.display().to_string()
+        .replace("{certs}", &shown(stage.certificates.directory()))
+        .replace("{strangers}", &shown(stage.strangers.directory()))
 }
 
 /// Who runs the tests.
@@ -444,20 +425,17 @@ impl Talk<'_> {
     }
 
     fn await_log(&self, text: &str) {
-        let (pattern, deadline) = (format!("*{text}*"), Instant::now() + PATIENCE);
-        loop {
+        let pattern = format!("*{text}*");
+        let what = || {
+            let (who, log) = (self.running.kind.name(), self.running.place.read("log"));
+            format!("{}: {text:?} in the log of {who}:\n{log}", self.name)
+        };
+        until_else(what, PATIENCE, || {
             let log = self.running.place.read("log");
-            if log.lines().any(|line| is_like(&pattern, line)) {
-                return;
-            }
-            let who = self.running.kind.name();
-            assert!(
-                Instant::now() < deadline,
-                "{}: waited in vain for {text:?} in the log of {who}:\n{log}",
-                self.name
-            );
-            std::thread::sleep(Duration::from_millis(20));
-        }
+            log.lines()
+                .any(|line| is_like(&pattern, line))
+                .then_some(())
+        });
     }
 
     fn ask_postgres(&self, sql: &str) -> Vec<String> {

@@ -17,6 +17,16 @@ use super::process::scratch;
 /// Names of this machine, for a certificate's alternative names.
 pub const HERE: [&str; 2] = ["localhost", "127.0.0.1"];
 
+/// What libpq and PgBouncer call the ways to use TLS.
+pub const MODES: [&str; 6] = [
+    "disable",
+    "allow",
+    "prefer",
+    "require",
+    "verify-ca",
+    "verify-full",
+];
+
 /// An authority, with files of what it has signed: `ca.crt`, and `NAME.crt` and `NAME.key`.
 pub struct Authority {
     directory: TempDir,
@@ -38,6 +48,19 @@ impl Authority {
         let authority = Self { directory, issuer };
         fs::write(authority.ca(), certificate.pem()).expect("the directory is ours");
         authority
+    }
+
+    /// Where its files are.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Lets everybody read what is there, these keys too: the pooler may become somebody else.
+    pub fn open(&self, keys: &[&str]) {
+        let keys = keys.iter().map(|name| (self.key(name), 0o644));
+        for (path, mode) in keys.chain([(self.directory().to_owned(), 0o755)]) {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("it is ours");
+        }
     }
 
     /// The authority's own certificate.

@@ -51,6 +51,13 @@ impl Kind {
     }
 }
 
+/// See [`Place::fill`].
+const LISTEN: &str = "\
+listen_addr = 127.0.0.1
+listen_port = {port}
+unix_socket_dir = {dir}
+logfile = {dir}/log";
+
 /// A directory with a pgbouncer.ini and what belongs to it.
 pub struct Place {
     pub directory: TempDir,
@@ -71,6 +78,15 @@ impl Place {
 
     pub fn path(&self) -> &Path {
         self.directory.path()
+    }
+
+    /// A text in which `{port}`, `{postgres}` and `{dir}` stand for the ports and the directory, and `{listen}` for the lines by which a
+    /// pooler listens here and writes its log.
+    pub fn fill(&self, text: &str, postgres: u16) -> String {
+        text.replace("{listen}", LISTEN)
+            .replace("{port}", &self.port.to_string())
+            .replace("{postgres}", &postgres.to_string())
+            .replace("{dir}", &self.path().display().to_string())
     }
 
     pub fn write(&self, name: &str, text: &str) {

@@ -8,13 +8,27 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Asks again and again until there is an answer; panics after `limit`.
 #[track_caller]
-pub fn until<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Option<T>) -> T {
+pub fn until<T>(what: &str, limit: Duration, ask: impl FnMut() -> Option<T>) -> T {
+    until_else(|| what.to_owned(), limit, ask)
+}
+
+/// The same, where what there was instead is told when it was in vain.
+#[track_caller]
+pub fn until_else<T>(
+    what: impl FnOnce() -> String,
+    limit: Duration,
+    mut ask: impl FnMut() -> Option<T>,
+) -> T {
     let start = Instant::now();
     loop {
         if let Some(answer) = ask() {
             return answer;
         }
-        assert!(start.elapsed() < limit, "waited {limit:?} in vain: {what}");
+        assert!(
+            start.elapsed() < limit,
+            "waited {limit:?} in vain: {}",
+            what()
+        );
         thread::sleep(Duration::from_millis(5));
     }
 }
