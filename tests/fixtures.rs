@@ -87,6 +87,18 @@ fn a_raw_client_sees_every_message() {
 }
 
 #[test]
+fn what_a_proxy_has_planned_ends_when_something_is_said_for_all() {
+    let postgres = Postgres::start();
+    let proxy = Proxy::to(postgres.port());
+    proxy.each(|| Fault::CloseAfter(Side::Client, 10_000));
+    let mut client = Raw::login(proxy.port(), "postgres", "postgres");
+    assert_eq!(client.value("select 1"), "1");
+    proxy.set(Fault::None);
+    let long = client.value("select repeat('x', 100000)");
+    assert_eq!(long.len(), 100_000);
+}
+
+#[test]
 fn a_proxy_passes_bytes_until_its_fault() {
     let postgres = Postgres::start();
     let proxy = Proxy::to(postgres.port());

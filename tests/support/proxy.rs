@@ -71,8 +71,8 @@ struct State {
 struct Link {
     client: TcpStream,
     server: TcpStream,
-    /// What goes wrong with this one, whatever the others meet.
-    own: Option<Fault>,
+    /// What goes wrong with this one, whatever the others meet, until something is said for all.
+    own: Mutex<Option<Fault>>,
     doomed: AtomicBool,
     /// Nothing passes any more.
     silent: AtomicBool,
@@ -138,17 +138,19 @@ impl Proxy {
     }
 
     /// From now on, `plan` says of each new connection what goes wrong with it, until [`Self::set`] says something for all.
-    /// Those that are open keep theirs.
     pub fn each(&self, plan: impl FnMut() -> Fault + Send + 'static) {
         self.state.lock().plan = Some(Box::new(plan));
     }
 
-    /// From now on, this goes wrong. Bytes are counted anew for each connection.
+    /// From now on, this goes wrong, on open connections too. Bytes are counted for each connection from its beginning.
     #[track_caller]
     pub fn set(&self, fault: Fault) {
         let mut state = self.state.lock();
         state.fault = fault;
         state.plan = None;
+        for link in state.open.iter().filter_map(Weak::upgrade) {
+            *link.own.lock() = None;
+        }
         if fault == Fault::Refuse {
             state.listener = None;
         } else if state.listener.is_none() {
@@ -239,7 +241,7 @@ fn connect(state: &Arc<Mutex<State>>, client: TcpStream, target: u16) {
     let link = Arc::new(Link {
         client,
         server,
-        own,
+        own: Mutex::new(own),
         doomed: AtomicBool::new(false),
         silent: AtomicBool::new(false),
     });
@@ -247,6 +249,9 @@ fn connect(state: &Arc<Mutex<State>>, client: TcpStream, target: u16) {
         let mut state = state.lock();
         if state.over {
             return;
+        }
+        if state.plan.is_none() {
+            *link.own.lock() = None;
         }
         state.open.retain(|link| link.strong_count() > 0);
         state.open.push(Arc::downgrade(&link));
@@ -269,7 +274,8 @@ fn pump(state: &Mutex<State>, towards: Side, link: &Link) {
             Ok(0) | Err(_) => break,
             Ok(count) => count,
         };
-        let fault = link.own.unwrap_or_else(|| state.lock().fault);
+        let own = *link.own.lock();
+        let fault = own.unwrap_or_else(|| state.lock().fault);
         match fault {
             Fault::Swallow => continue,
             _ if link.silent.load(Ordering::Relaxed) => continue,
