@@ -485,7 +485,7 @@ impl Pool {
     pub fn welcome(&self) -> Option<Arc<Welcome>> {
         let has_server = || {
             let view = self.pools.read(|book| book.pool(self.id));
-            view.is_some_and(|view| view.tally.idle + view.tally.granted + view.tally.leased > 0)
+            view.is_some_and(|view| view.tally.idle() + view.tally.lent() > 0)
         };
         if self.doubtful.load(Relaxed) && !has_server() {
             return None;
