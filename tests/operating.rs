@@ -2,11 +2,15 @@
 
 mod support;
 
+use std::fs;
+use std::net::TcpStream;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use support::pooler::pgweir;
+use support::pooler::{pgweir, program};
+use support::process::{Guarded, free_port, scratch};
 use support::raw::tags;
 use support::{Batch, Pooler, Postgres, Raw, Watch, eventually, until};
 
@@ -348,10 +352,38 @@ fn servers_that_postgres_has_closed_are_never_lent(threads: usize) {
     postgres.terminate_connections();
     let lost = unlucky.error("select 1");
     assert!(matches!(lost.code(), "57P01" | "08006" | "08P01"), "{lost}");
+    eventually("all are gone", || postgres.connections() == 0);
     for client in &mut clients {
         assert_eq!(client.value("select 1"), "1");
     }
     postgres.await_all_idle();
+}
+
+/// Not even the first moment is one in which it ends the process.
+#[test]
+fn a_reload_is_heeded_as_soon_as_the_socket_is_open() {
+    let place = scratch();
+    for _ in 0..10 {
+        let port = free_port();
+        let (file, log) = (place.path().join("pooler.toml"), place.path().join("log"));
+        let text = format!(
+            "[listen]\naddresses = [\"127.0.0.1:{port}\"]\nunix_socket_dir = \"\"\n\n[databases.shop]\nhost = \"127.0.0.1\"\n"
+        );
+        fs::write(&file, text).expect("the directory is ours");
+        let stderr = fs::File::create(&log).expect("the directory is ours");
+        let mut command = Command::new(program());
+        command.arg("serve").arg(&file).stderr(stderr);
+        let mut process = Guarded::spawn(&mut command, "KILL", place.path());
+        // No pause in between: the moment is what it is about.
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(process.ended().is_none(), "{:?}", fs::read_to_string(&log));
+        }
+        process.signal("HUP");
+        eventually("it has reloaded", || {
+            assert_eq!(process.ended(), None);
+            fs::read_to_string(&log).is_ok_and(|log| log.contains("reloaded"))
+        });
+    }
 }
 
 fn a_restart_of_postgres_is_survived(threads: usize) {

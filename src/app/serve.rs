@@ -325,6 +325,12 @@ pub fn serve_after(
     raise_file_limit(&world.config);
     take_effect(&world);
 
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    // Before anybody can see that it serves: until then a signal would end the process.
+    let signals = {
+        let _entered = runtime.enter();
+        Signals::new()?
+    };
     let config = world.config.clone();
     // HTTP first: who reaches pgweir finds its health too, and nobody has connected yet if it cannot listen.
     let http = config.listen.http.map(listen_http).transpose()?;
@@ -386,7 +392,6 @@ pub fn serve_after(
         predecessor.relieve()?;
         app.former.is(predecessor);
     }
-    let runtime = Builder::new_current_thread().enable_all().build()?;
     // It ends with the runtime, when nothing else is left.
     if let Some(listener) = http {
         let _entered = runtime.enter();
@@ -394,7 +399,7 @@ pub fn serve_after(
     }
     let end = CancellationToken::new();
     let watching = watch::start(Arc::clone(&app), end.clone())?;
-    runtime.block_on(control(&app, drain_limit))?;
+    runtime.block_on(control(&app, signals, drain_limit));
     end.cancel();
     drop(dealer);
     runtime.block_on(end_of(workers, watching));
@@ -418,8 +423,7 @@ async fn end_of(workers: Vec<JoinHandle<()>>, watching: JoinHandle<()>) {
 }
 
 /// Everything that is not a client's, but HTTP: signals, time.
-async fn control(app: &Arc<App>, drain_limit: Duration) -> Result<(), StartError> {
-    let mut signals = Signals::new()?;
+async fn control(app: &Arc<App>, mut signals: Signals, drain_limit: Duration) {
     notify::tell(notify::READY);
     let over = CancellationToken::new();
     let mut tasks = JoinSet::new();
@@ -431,7 +435,6 @@ async fn control(app: &Arc<App>, drain_limit: Duration) -> Result<(), StartError
     over.cancel();
     tasks.join_all().await;
     tracing::info!(clients = app.directory.len(), "ended");
-    Ok(())
 }
 
 struct Signals {
