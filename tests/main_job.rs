@@ -106,15 +106,15 @@ fn psql_copies_a_million_rows_both_ways(threads: usize) {
 }
 
 fn pgbench_simple_with_500_clients_on_10_servers(threads: usize) {
-    pgbench_stays_within_the_pool(threads, &["-M", "simple", "-c", "500", "-T", "4"]);
+    pgbench_stays_within_the_pool(threads, &["-M", "simple", "-c", "500", "-t", "4"]);
 }
 
 fn pgbench_extended_with_500_clients_on_10_servers(threads: usize) {
-    pgbench_stays_within_the_pool(threads, &["-M", "extended", "-c", "500", "-T", "4"]);
+    pgbench_stays_within_the_pool(threads, &["-M", "extended", "-c", "500", "-t", "4"]);
 }
 
 fn pgbench_with_a_connection_for_each_transaction(threads: usize) {
-    pgbench_stays_within_the_pool(threads, &["-M", "simple", "-C", "-c", "50", "-T", "3"]);
+    pgbench_stays_within_the_pool(threads, &["-M", "simple", "-C", "-c", "50", "-t", "16"]);
 }
 
 fn pgbench_stays_within_the_pool(threads: usize, arguments: &[&str]) {

@@ -123,7 +123,7 @@ fn a_thousand_vanish(way: Way) {
     /// A round that something else on the machine has spoilt proves nothing.
     const ROUNDS: usize = 5;
     /// What a scheduler may take from anybody, however quiet.
-    const GRAIN: Duration = Duration::from_millis(4);
+    const GRAIN: Duration = Duration::from_millis(10);
     let _stage = STAGE.lock();
     let (postgres, pooler) = start();
     let mut bystander = Raw::login(pooler.port(), "alice", "postgres");

@@ -253,7 +253,7 @@ def settings_follow_their_client():
 def cancelling():
     with connect(autocommit=True) as connection:
         for cancel in (connection.cancel, connection.cancel_safe):
-            timer = threading.Timer(0.2, cancel)
+            timer = threading.Timer(1, cancel)
             timer.start()
             try:
                 connection.execute("select pg_sleep(20)")

@@ -161,7 +161,7 @@ end
 
 def cancelling
   connected do |connection|
-    thread = Thread.new { sleep 0.2; connection.cancel }
+    thread = Thread.new { sleep 1; connection.cancel }
     fails(PG::QueryCanceled) { connection.exec("select pg_sleep(20)") }
     thread.join
     same "alive", connection.exec("select 'alive'").getvalue(0, 0)

@@ -276,11 +276,11 @@ func copying() {
 func cancelling() {
 	connection := connect()
 	defer connection.Close(background)
-	time.AfterFunc(200*time.Millisecond, func() { check(connection.PgConn().CancelRequest(background)) })
+	time.AfterFunc(time.Second, func() { check(connection.PgConn().CancelRequest(background)) })
 	fails("57014", execute(connection, "select pg_sleep(20)"))
 	same("alive", word(connection, "select 'alive'"))
 	// A context that ends closes pgx's connection.
-	limited, stop := context.WithTimeout(background, 200*time.Millisecond)
+	limited, stop := context.WithTimeout(background, time.Second)
 	defer stop()
 	if _, err := connect().Exec(limited, "select pg_sleep(20)"); err == nil {
 		log.Fatal("it was not cancelled")

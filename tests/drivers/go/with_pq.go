@@ -199,7 +199,7 @@ func copying(database *sql.DB) {
 }
 
 func cancelling(database *sql.DB) {
-	limited, stop := context.WithTimeout(background, 200*time.Millisecond)
+	limited, stop := context.WithTimeout(background, time.Second)
 	defer stop()
 	_, err := database.ExecContext(limited, "select pg_sleep(20)")
 	fails("57014", err)

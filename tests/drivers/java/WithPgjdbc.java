@@ -353,7 +353,7 @@ public class WithPgjdbc {
       statement.setQueryTimeout(0);
       Thread canceller = new Thread(() -> {
         try {
-          Thread.sleep(200);
+          Thread.sleep(1000);
           statement.cancel();
         } catch (Exception error) {
           throw new RuntimeException(error);

@@ -172,7 +172,7 @@ async function cancelling() {
     const query = new pg.Query("select pg_sleep(20)");
     const failed = once(query, "error");
     client.query(query);
-    setTimeout(() => new pg.Client().cancel(client, query), 200);
+    setTimeout(() => new pg.Client().cancel(client, query), 1000);
     const [error] = await failed;
     assert.equal(error.code, "57014");
     assert.equal((await client.query("select 'alive' as word")).rows[0].word, "alive");

@@ -292,7 +292,7 @@ async fn cancelling() -> Outcome {
     let client = connect(&config()).await?;
     let token = client.cancel_token();
     let (outcome, cancelled) = tokio::join!(client.query("select pg_sleep(20)", &[]), async {
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
         token.cancel_query(NoTls).await
     });
     cancelled?;
