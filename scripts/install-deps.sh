@@ -59,6 +59,8 @@ has pgbouncer || [ -x /usr/sbin/pgbouncer ] || missing+=(pgbouncer)
 # Exporters that read the console.
 has prometheus-sql-exporter || missing+=(prometheus-sql-exporter)
 has prometheus-pgbouncer-exporter || missing+=(prometheus-pgbouncer-exporter)
+# A name server whose names move. Only installed, never started as a service.
+{ has nsd || [ -x /usr/sbin/nsd ]; } || missing+=(nsd)
 # A test is handed its sockets.
 has systemd-socket-activate || missing+=(systemd)
 # A directory that checks passwords. Only installed, never started as a service.
@@ -97,7 +99,7 @@ if [ ${#missing[@]} -gt 0 ]; then
   case " ${missing[*]} " in
     *" pgbouncer "*) if [ -d /run/systemd/system ]; then as_root systemctl disable --quiet pgbouncer || true; fi ;;
   esac
-  for service in slapd prometheus prometheus-sql-exporter prometheus-pgbouncer-exporter; do
+  for service in slapd nsd prometheus prometheus-sql-exporter prometheus-pgbouncer-exporter; do
     case " ${missing[*]} " in
       *" $service "*) if [ -d /run/systemd/system ]; then as_root systemctl disable --quiet "$service" || true; fi ;;
     esac

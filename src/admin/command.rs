@@ -176,7 +176,7 @@ pub const COMMANDS: &[Command] = &[
     ),
     Command::show(
         "SHOW DNS_ZONES",
-        "their zones: none, the system's resolver says nothing of them",
+        "their zones and the serial numbers of these, with `timeouts.dns_zone_check`",
         show::lists::DNS_ZONES,
     ),
     Command {

@@ -15,7 +15,7 @@ use crate::policy::alert::Measured;
 use crate::policy::budget::{Backend, Whose};
 use crate::policy::deployment::{DeploymentRow, Unknown};
 use crate::pool::pools::{Pools, Shutting, SteerError};
-use crate::server::names::NameRow;
+use crate::server::names::{NameRow, ZoneRow};
 use crate::server::peers::PeerRow;
 
 /// The process, as the console sees it. `app` is it; a test may be another.
@@ -36,6 +36,8 @@ pub trait Process: Debug + Send + Sync {
     fn metrics(&self) -> &Metrics;
     /// What names of hosts were found to be.
     fn names(&self) -> Vec<NameRow>;
+    /// Their zones, if these are asked whether they have changed.
+    fn zones(&self) -> Vec<ZoneRow>;
     /// What is under way to other processes.
     fn peers(&self) -> Vec<PeerRow>;
     /// What the console counts of itself.

@@ -261,6 +261,7 @@ mod tests {
             pidfile: None,
             user: Some(user.to_owned()),
             peer_id: 0,
+            resolv_conf: None,
         };
         let error = become_user(&process("no such user")).unwrap_err();
         assert!(error.to_string().contains("no such user"), "{error}");

@@ -28,7 +28,7 @@ use crate::policy::budget::{Backend, Whose};
 use crate::policy::deployment::{DeploymentRow, Unknown};
 use crate::pool::book::Gate;
 use crate::pool::pools::{Pools, Shutting, Vouched};
-use crate::server::names::{NameRow, names};
+use crate::server::names::{NameRow, ZoneRow, names};
 use crate::server::peers::PeerRow;
 use crate::wire::parameters::Parameters;
 use crate::wire::startup::{Startup, secret_length};
@@ -238,6 +238,10 @@ impl Process for App {
 
     fn names(&self) -> Vec<NameRow> {
         names().rows()
+    }
+
+    fn zones(&self) -> Vec<ZoneRow> {
+        names().zone_rows()
     }
 
     fn peers(&self) -> Vec<PeerRow> {

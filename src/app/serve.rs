@@ -202,7 +202,7 @@ impl App {
             .retain(|_, quota| Arc::strong_count(quota) > 1);
     }
 
-    /// Server connections follow their host's name, which is asked for again when its time is over.
+    /// Server connections follow their host's name, which is asked for again when its time is over or its zone has changed.
     fn follow_names(&self) {
         let names = names();
         let used = self
@@ -211,6 +211,9 @@ impl App {
         for name in used.into_iter().filter(|name| names.is_due(name)) {
             tokio::spawn(async move { names.refresh(&name).await });
         }
+        if names.zones_are_due() {
+            tokio::spawn(names.look_at_zones());
+        }
     }
 
     /// Reads the configuration again. A wrong one changes nothing; a right one ends what was set since the last.
@@ -218,7 +221,10 @@ impl App {
         let _one_at_a_time = self.reloading.lock();
         let _told = notify::Reloading::begin();
         let old = self.world();
-        let new = self.source.load(&old.credentials, Some(&old.tls));
+        let new = self
+            .source
+            .after(&old)
+            .load(&old.credentials, Some(&old.tls));
         self.metrics.reloaded(new.is_ok());
         let new = new?;
         self.put_in_force(&old, new);
@@ -256,6 +262,7 @@ impl App {
 fn take_effect(world: &World) {
     world.credentials.derive_all();
     bound_memory(world.config.limits.max_statement_memory);
+    names().ask_from(world.name_servers.clone());
     know_names(&world.config);
 }
 
@@ -264,6 +271,7 @@ fn know_names(config: &Config) {
     names().set_times(Times {
         found: config.timeouts.dns_max_ttl,
         missing: config.timeouts.dns_nxdomain_ttl,
+        zones: config.timeouts.dns_zone_check,
     });
     let databases = config.databases.values().chain(&config.any_database);
     let hosts = databases.flat_map(|database| &database.hosts);

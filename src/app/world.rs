@@ -28,6 +28,7 @@ use crate::pool::book::{PoolLimits, ServiceLimits};
 use crate::pool::pools::{Check, PoolSettings};
 use crate::server::dial::Target;
 use crate::server::login::{Identity, ServerLogin};
+use crate::server::name_servers::NameServers;
 use crate::server::secure::Security;
 use crate::server::told::Lines;
 use crate::wire::startup::NEWEST_MINOR;
@@ -115,7 +116,7 @@ pub enum SourceError {
     /// The certificates, keys or authorities are not right. The first words are PgBouncer's.
     #[error("TLS setup failed: {0}")]
     Tls(#[from] TlsError),
-    /// The users file or the ident file cannot be read.
+    /// The users file, the ident file or the list of name servers cannot be read.
     #[error("{path}: {cause}")]
     Unreadable {
         /// Its path.
@@ -175,6 +176,8 @@ pub struct World {
     pub directory: Option<Arc<Connector>>,
     /// Whom the names in certificates may log in as; `None`: as that name.
     idents: Option<Arc<IdentMap>>,
+    /// Whom to ask for the addresses of names; `None`: the system's resolver.
+    pub name_servers: Option<Arc<NameServers>>,
     /// Who may come in how, with `method = "hba"`.
     pub hba: Arc<HbaFile>,
     /// Records of PgBouncer's HBA file that were passed over when it was read.
@@ -217,6 +220,15 @@ impl Source {
         }
     }
 
+    /// What a reload reads: the same, unless PgBouncer's file named another one by its key `conffile`.
+    pub(super) fn after(&self, world: &World) -> Self {
+        let mut source = self.clone();
+        if let (Self::Ini { path, .. }, Some(next)) = (&mut source, ini::next(&world.theirs)) {
+            next.clone_into(path);
+        }
+        source
+    }
+
     /// Reads the configuration and everything that it names. `known`: who was known so far; what their logins have taught is
     /// kept.
     ///
@@ -236,6 +248,7 @@ impl Source {
             tls: TlsSides::read(&config, tls)?,
             directory: elsewhere(&config, &hba)?,
             idents: idents(&config)?.map(Arc::new),
+            name_servers: name_servers(&config)?,
             hba: Arc::new(hba),
             passed_over,
             notes,
@@ -333,12 +346,18 @@ impl Source {
         } else {
             world.tls.clone()
         };
+        let name_servers = if touches(&["process.resolv_conf"]) {
+            name_servers(&config).map_err(wrong)?
+        } else {
+            world.name_servers.clone()
+        };
         Ok(World {
             credentials,
             classifier: Classifier::new(&config.services),
             tls,
             directory,
             idents,
+            name_servers,
             hba,
             passed_over,
             // They are of the file, and were told when that was read.
@@ -383,6 +402,18 @@ fn idents(config: &Config) -> Result<Option<IdentMap>, SourceError> {
     let file = path.display().to_string();
     let map = config::ident_file::parse(&read(path)?).map_err(|mistakes| mistakes.in_file(&file));
     Ok(Some(map?))
+}
+
+/// Whom `process.resolv_conf` names.
+fn name_servers(config: &Config) -> Result<Option<Arc<NameServers>>, SourceError> {
+    let Some(path) = &config.process.resolv_conf else {
+        return Ok(None);
+    };
+    let servers = NameServers::read(path).map_err(|cause| SourceError::Unreadable {
+        path: path.clone(),
+        cause,
+    })?;
+    Ok(Some(Arc::new(servers)))
 }
 
 /// The records of `auth.hba_file`. `lenient`: as PgBouncer, what is wrong is passed over, and given with them.
@@ -810,6 +841,7 @@ mod tests {
         let file = format!("[databases.\"*\"]\nurl = \"postgres://db\"\n{text}");
         let config = config::parse(&file, "test", &|_| None).unwrap();
         World {
+            name_servers: None,
             credentials: Arc::new(Credentials::new([0; 32], [])),
             classifier: Classifier::new(&config.services),
             tls: TlsSides::read(&config, None).unwrap(),

@@ -150,7 +150,10 @@ fn effect_of(name: &str) -> Effect {
         | "pool.disable_pqexec"
         | "incidents.directory"
         | "incidents.keep" => Effect::Restart,
-        "listen.http_password" | "listen.proxy_protocol_from" | "process.peer_id" => Effect::Live,
+        "listen.http_password"
+        | "listen.proxy_protocol_from"
+        | "process.peer_id"
+        | "process.resolv_conf" => Effect::Live,
         _ if ["listen.", "tcp.", "process."]
             .iter()
             .any(|table| name.starts_with(table)) =>
@@ -291,7 +294,7 @@ compare! { limits: Limits {
 compare! { timeouts: Timeouts {
     client_login, client_idle, idle_transaction, transaction, query, query_wait, query_wait_notify,
     server_connect, server_login_retry, server_idle, server_lifetime, cancel, suspend, dns_max_ttl, dns_nxdomain_ttl,
-    pool_idle, auto_database_idle,
+    dns_zone_check,    pool_idle, auto_database_idle,
 } }
 
 compare! { tcp: Tcp { keepalive_idle, keepalive_interval, keepalive_count, user_timeout, keepalive, socket_buffer } }
@@ -335,7 +338,7 @@ compare! { incidents: Incidents { directory, keep, snapshot_every } }
 
 compare! { log: Log { level, format, connections, disconnections, pooler_errors, stats, stats_period, file, stderr, syslog, syslog_ident, syslog_facility, syslog_socket } }
 
-compare! { process: Process { pidfile, user, peer_id } }
+compare! { process: Process { pidfile, user, peer_id, resolv_conf } }
 
 compare! { runtime: Runtime { threads } }
 

@@ -241,6 +241,8 @@ pub struct Timeouts {
     pub dns_max_ttl: Duration,
     /// That it was not found, for this long.
     pub dns_nxdomain_ttl: Duration,
+    /// How often the zones of names are asked whether they have changed; `None` = never.
+    pub dns_zone_check: Option<Duration>,
     /// A pool is forgotten that nobody has used for this long.
     pub pool_idle: Option<Duration>,
     /// The same for the pools of databases that are found by `*`.
@@ -840,6 +842,8 @@ pub struct Process {
     pub user: Option<String>,
     /// Its number among the processes behind one address; 0 = it has none.
     pub peer_id: u16,
+    /// A file like `/etc/resolv.conf`, whose name servers are asked instead of the system's resolver.
+    pub resolv_conf: Option<PathBuf>,
 }
 
 /// Threads.

@@ -137,6 +137,11 @@ const ALIASES: &[(&str, &str, Unit)] = &[
         "timeouts.dns_nxdomain_ttl",
         Unit::Seconds,
     ),
+    (
+        "dns_zone_check_period",
+        "timeouts.dns_zone_check",
+        Unit::Seconds,
+    ),
     ("pool_idle_timeout", "timeouts.pool_idle", Unit::Seconds),
     (
         "autodb_idle_timeout",

@@ -133,6 +133,7 @@ fn timeouts(mut table: Table<'_, '_>) -> Timeouts {
         suspend: table.get("suspend", value::timeout),
         dns_max_ttl: table.get("dns_max_ttl", value::duration),
         dns_nxdomain_ttl: table.get("dns_nxdomain_ttl", value::duration),
+        dns_zone_check: table.get("dns_zone_check", value::timeout),
         pool_idle: table.get("pool_idle", value::timeout),
         auto_database_idle: table.get("auto_database_idle", value::timeout),
     };
@@ -532,6 +533,7 @@ fn process(mut table: Table<'_, '_>) -> Process {
         pidfile: table.get("pidfile", value::path),
         user: table.get("user", value::optional_text),
         peer_id: table.get("peer_id", value::peer_id),
+        resolv_conf: table.get("resolv_conf", value::path),
     };
     table.finish();
     process

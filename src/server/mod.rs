@@ -6,6 +6,7 @@ pub mod dial;
 pub mod end;
 pub mod facts;
 pub mod login;
+pub mod name_servers;
 pub mod names;
 pub mod peers;
 pub mod prepared;

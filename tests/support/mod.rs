@@ -17,6 +17,7 @@
 pub mod browser;
 pub mod case;
 pub mod certs;
+pub mod nsd;
 pub mod pgbouncer;
 pub mod pooler;
 pub mod postgres;
@@ -30,6 +31,7 @@ pub mod watch;
 
 pub use browser::{Browser, Screen};
 pub use certs::Authority;
+pub use nsd::Nsd;
 pub use pooler::Pooler;
 pub use postgres::{Method, Postgres};
 pub use proxy::{Fault, Proxy, Side};

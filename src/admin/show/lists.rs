@@ -6,7 +6,7 @@ use super::Rows;
 use crate::admin::command::{Call, Run};
 use crate::admin::table::{int4, int8, text};
 use crate::row;
-use crate::server::names::NameRow;
+use crate::server::names::{NameRow, ZoneRow};
 
 /// SHOW LISTS.
 pub const LISTS: Run = Run::Show {
@@ -20,10 +20,10 @@ pub const DNS_HOSTS: Run = Run::Show {
     rows: names,
 };
 
-/// SHOW DNS_ZONES: the system's resolver says nothing of them.
+/// SHOW DNS_ZONES: those that are asked whether they have changed.
 pub const DNS_ZONES: Run = Run::Show {
     columns: &[text("zonename"), int8("serial"), int4("count")],
-    rows: |_| Ok(vec![]),
+    rows: zones,
 };
 
 #[expect(clippy::unnecessary_wraps, reason = "tables may fail")]
@@ -41,6 +41,13 @@ fn names(call: &Call) -> Rows {
         row![String::from(name), ttl.as_secs(), addresses.join(",")]
     };
     Ok(call.process.names().into_iter().map(row).collect())
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "tables may fail")]
+fn zones(call: &Call) -> Rows {
+    let zones = call.process.zones().into_iter();
+    let row = |zone: ZoneRow| row![String::from(zone.name), zone.serial, zone.names];
+    Ok(zones.map(row).collect())
 }
 
 fn lists(call: &Call) -> Rows {
@@ -65,7 +72,7 @@ fn lists(call: &Call) -> Rows {
         row!["free_servers", free],
         row!["used_servers", used],
         row!["dns_names", process.names().len()],
-        row!["dns_zones", 0u8],
+        row!["dns_zones", process.zones().len()],
         row!["dns_queries", 0u8],
         row!["dns_pending", 0u8],
     ])

@@ -38,11 +38,9 @@ pub(super) enum Fate {
     Own,
     /// It cannot matter here, whatever it says.
     Idle(&'static str),
-    /// Whoever gives it another value than the default is told that it has no effect, and what that means.
-    Without(&'static str),
 }
 
-use Fate::{Idle, Own, Same, Without};
+use Fate::{Idle, Own, Same};
 use Kind::{Count, File, List, Milliseconds, Seconds, Switch, Text, WholeSeconds, Word};
 
 pub(super) const MODES: &[&str] = &["session", "transaction", "statement"];
@@ -87,8 +85,6 @@ const AUTH_TYPES: &[&str] = &[
     "scram-sha-256",
 ];
 
-const RESOLVES: &str = "the system's resolver is asked, which has a file of its own";
-
 /// What PgBouncer calls the facilities of syslog; any other word is `user`.
 pub(super) const FACILITIES: &[&str] = &[
     "auth", "authpriv", "daemon", "user", "local0", "local1", "local2", "local3", "local4",
@@ -129,12 +125,12 @@ keys! {
     "client_tls_key_file" = ""; File; Own,
     "client_tls_protocols" = "secure"; Text; Own,
     "client_tls_sslmode" = "disable"; Word(TLS_MODES); Own,
-    "conffile" = ""; File; Without("a reload reads the file that the command line names"),
+    "conffile" = ""; File; Own,
     "default_pool_size" = "20"; Count; Own,
     "disable_pqexec" = "0"; Switch; Same("pool", "disable_pqexec"),
     "dns_max_ttl" = "15"; Seconds; Same("timeouts", "dns_max_ttl"),
     "dns_nxdomain_ttl" = "15"; Seconds; Same("timeouts", "dns_nxdomain_ttl"),
-    "dns_zone_check_period" = "0"; Seconds; Idle("names in use are asked for again whenever dns_max_ttl is over"),
+    "dns_zone_check_period" = "0"; Seconds; Same("timeouts", "dns_zone_check"),
     "idle_transaction_timeout" = "0"; Seconds; Same("timeouts", "idle_transaction"),
     "ignore_startup_parameters" = ""; List; Same("pool", "ignore_startup_parameters"),
     "job_name" = "pgbouncer"; Text; Idle(SERVICE),
@@ -165,7 +161,7 @@ keys! {
     "query_wait_timeout" = "120"; Seconds; Same("timeouts", "query_wait"),
     "reserve_pool_size" = "0"; Count; Own,
     "reserve_pool_timeout" = "5"; Seconds; Own,
-    "resolv_conf" = ""; File; Without(RESOLVES),
+    "resolv_conf" = ""; File; Same("process", "resolv_conf"),
     "sbuf_loopcnt" = "5"; Count; Idle("no connection keeps a thread from the others"),
     "scram_iterations" = "4096"; Count; Own,
     "server_check_delay" = "30"; Seconds; Same("pool", "server_check_delay"),

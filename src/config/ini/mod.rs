@@ -52,6 +52,15 @@ pub struct Setting {
     pub is_live: bool,
 }
 
+/// The key that says what a reload reads.
+const CONFFILE: &str = "conffile";
+
+/// The file that a reload reads, by the settings of the one that was read last.
+pub fn next(settings: &[Setting]) -> Option<&Path> {
+    let setting = settings.iter().find(|setting| setting.name == CONFFILE)?;
+    Some(Path::new(&setting.value))
+}
+
 /// These settings with one of them changed, if it is one of PgBouncer's.
 pub fn with(settings: &[Setting], name: &str, value: &str) -> Vec<Setting> {
     let mut settings = settings.to_vec();
@@ -213,8 +222,12 @@ pub fn import(path: &str, surroundings: &dyn Surroundings) -> Result<Imported, M
         notes,
         files,
         wrong,
-        settings,
+        mut settings,
     } = translate(path, surroundings);
+    let conffile = settings.iter_mut().find(|setting| setting.name == CONFFILE);
+    if let Some(setting) = conffile.filter(|setting| setting.value.is_empty()) {
+        path.clone_into(&mut setting.value);
+    }
     let mut mistakes: Vec<_> = wrong
         .into_iter()
         .map(|(at, message)| mistake(&files, Some(at), message))

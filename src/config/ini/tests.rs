@@ -615,7 +615,7 @@ fn a_contradiction_is_where_the_ini_has_it() {
 #[test]
 fn nothing_without_effect_is_passed_over_in_silence() {
     let imported = right(
-        "[pgbouncer]\npkt_buf = 8192\nresolv_conf = /x\nserver_reset_query_always = 0\nmin_pool_size = 30\n\
+        "[pgbouncer]\npkt_buf = 8192\nconffile = /x\nserver_tls_protocols = all\nserver_reset_query_always = 0\nmin_pool_size = 30\n\
          [databases]\na = host=x,y\n",
     );
     let notes: Vec<_> = imported
@@ -627,13 +627,14 @@ fn nothing_without_effect_is_passed_over_in_silence() {
         notes,
         [
             (Idle, "pkt_buf = 8192"),
-            (Without, "resolv_conf = /x"),
             (Differs, "min_pool_size = 30"),
+            (Without, "server_tls_protocols = all"),
+            (Differs, "conffile = /x"),
         ]
     );
     assert_eq!(
-        imported.notes[1].to_string(),
-        "pgbouncer.ini:3: resolv_conf = /x: has no effect: the system's resolver is asked, which has a file of its own"
+        imported.notes[2].to_string(),
+        "pgbouncer.ini:4: server_tls_protocols = all: has no effect: TLS 1.0 and 1.1 are not spoken"
     );
 }
 

@@ -39,6 +39,10 @@ impl Translator<'_> {
         self.client_tls();
         self.server_tls();
         self.syslog();
+        if self.is_written("conffile") {
+            let text = "a reload of this file reads that one instead; a pooler.toml is always read again itself";
+            self.note_setting(Weight::Differs, "conffile", text);
+        }
         self.write("log", "level", toml::text(self.level()), &["verbose"]);
         let remark = Origin::remark("as PgBouncer writes them; \"text\" and \"json\" say more");
         self.file
@@ -47,12 +51,8 @@ impl Translator<'_> {
 
     fn setting(&mut self, key: &'static Key) {
         let Key {
-            name,
-            default,
-            kind,
-            fate,
+            name, kind, fate, ..
         } = key;
-        let is_other = self.literal(*kind, self.text(name)) != self.literal(*kind, default);
         match *fate {
             Fate::Same(table, own) => {
                 let literal = self.literal(*kind, self.text(name));
@@ -63,8 +63,7 @@ impl Translator<'_> {
             Fate::Idle(why) if self.is_written(name) => {
                 self.note_setting(Weight::Idle, name, why);
             }
-            Fate::Without(why) if is_other => self.note_setting(Weight::Without, name, why),
-            Fate::Own | Fate::Idle(_) | Fate::Without(_) => {}
+            Fate::Own | Fate::Idle(_) => {}
         }
     }
 
