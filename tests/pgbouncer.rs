@@ -17,7 +17,7 @@ use support::{Authority, Method, Postgres, Raw};
 
 macro_rules! rows {
     ($($name:ident: $file:literal),+ $(,)?) => {
-        $(#[test] fn $name() { compare(include_str!(concat!("pgbouncer/", $file, ".cases"))); })+
+        $(#[test] fn $name() { compare_on(&Stage::new(false), $file); })+
     };
 }
 
@@ -38,21 +38,21 @@ rows! {
     hosts_are_those_of_pgbouncer: "hosts",
 }
 
+/// Where the rows are.
+const ROWS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/pgbouncer");
+
 /// How many rows are tried at the same time.
 const AT_ONCE: usize = 4;
 
-fn compare(text: &str) {
-    compare_on(&Stage::new(false), text);
-}
-
 #[test]
 fn tls_towards_postgres_is_that_of_pgbouncer() {
-    let text = include_str!("pgbouncer/secured.cases");
-    compare_on(&Stage::new(true), text);
+    compare_on(&Stage::new(true), "secured");
 }
 
-fn compare_on(stage: &Stage, text: &str) {
-    let mut cases = Case::read_all(text);
+/// Runs the rows of one file, which is read now: rows can be worked on without a build.
+fn compare_on(stage: &Stage, file: &str) {
+    let path = format!("{ROWS}/{file}.cases");
+    let mut cases = Case::read_all(&fs::read_to_string(path).expect("it is there"));
     // One row can be asked for while working on it.
     if let Ok(wanted) = std::env::var("PGWEIR_TEST_CASE") {
         cases.retain(|case| case.name.contains(&wanted));
@@ -83,8 +83,8 @@ fn compare_on(stage: &Stage, text: &str) {
 /// A key that nobody has thought of fails, and so does a reason that has become untrue.
 #[test]
 fn every_setting_has_a_row_or_a_reason_for_none() {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pgbouncer");
-    let files = fs::read_dir(&directory).expect("it is there");
+    let directory = Path::new(ROWS);
+    let files = fs::read_dir(directory).expect("it is there");
     let paths = files.map(|file| file.expect("it can be read").path());
     let rows: Vec<_> = paths
         .filter(|path| path.extension().is_some_and(|name| name == "cases"))

@@ -209,6 +209,11 @@ impl Source {
         Self::File(path)
     }
 
+    /// Whether it is PgBouncer's.
+    pub(super) fn is_ini(&self) -> bool {
+        matches!(self, Self::Ini { .. })
+    }
+
     /// What SIGTERM and SIGINT ask for: with PgBouncer's file what they do there.
     pub(super) fn ways_to_end(&self) -> (Shutdown, Shutdown) {
         match self {

@@ -23,6 +23,8 @@
 //! | `NAME parameter PARAMETER ...` | what the client was told of these |
 //! | `NAME columns COMMAND` | the columns of a command of the console, with their types |
 //! | `NAME show COLUMN,... of COMMAND [where COLUMN=VALUE]` | some columns of the rows |
+//! | `NAME tcp BYTES` | connects without a login and sends these (`\\0`, `\\xff`) |
+//! | `NAME leave` | closes the socket without a word |
 //! | `NAME end` | what comes until the connection is closed |
 //! | `NAME close`, `NAME cancel` | Terminate; a cancel request |
 //! | `NAME until VALUE SQL` | asks until the answer is this |
@@ -293,6 +295,20 @@ impl Case {
     }
 }
 
+/// Whoever works on a row sees the whole log, also when a step failed.
+impl Drop for Talk<'_> {
+    fn drop(&mut self) {
+        if std::env::var_os("PGWEIR_TEST_TALK").is_some() {
+            let log = self.running.place.read("log");
+            eprintln!(
+                "{} {}: the log:\n{log}",
+                self.name,
+                self.running.kind.name()
+            );
+        }
+    }
+}
+
 /// Two files in one, each section once: PgBouncer forgets what the first `[pgbouncer]` said when there is a second.
 fn together(first: &str, second: &str) -> String {
     let mut sections: Vec<(&str, String)> = Vec::new();
@@ -444,8 +460,15 @@ impl Talk<'_> {
     }
 
     fn client_step(&mut self, name: &str, verb: &str, rest: &str) -> Vec<String> {
-        if verb == "connect" {
-            return self.connect(name, rest);
+        match verb {
+            "connect" => return self.connect(name, rest),
+            "tcp" => {
+                let mut raw = Raw::connect(self.running.port());
+                raw.write(&unescaped(rest)).expect("it listens");
+                self.clients.insert(name.to_owned(), raw);
+                return Vec::new();
+            }
+            _ => {}
         }
         let port = self.running.port();
         let Some(client) = self.clients.get_mut(name) else {
@@ -493,6 +516,10 @@ impl Talk<'_> {
                 let heard = shown(&client.receive_end());
                 self.clients.remove(name);
                 heard
+            }
+            "leave" => {
+                drop(self.clients.remove(name));
+                Vec::new()
             }
             "close" => {
                 if let Some(client) = self.clients.remove(name) {
@@ -559,6 +586,24 @@ impl Talk<'_> {
             Err(error) => vec![shown_error(&error)],
         }
     }
+}
+
+/// A text with `\0` and `\xff` in it as bytes.
+fn unescaped(text: &str) -> Vec<u8> {
+    let mut parts = text.split('\\');
+    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        let (byte, rest) = match part.strip_prefix('x') {
+            Some(hex) => (
+                u8::from_str_radix(&hex[..2], 16).expect("two digits"),
+                &hex[2..],
+            ),
+            None => (0, &part[1..]),
+        };
+        bytes.push(byte);
+        bytes.extend_from_slice(rest.as_bytes());
+    }
+    bytes
 }
 
 /// `name=value name='a value'`.

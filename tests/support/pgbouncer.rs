@@ -166,7 +166,7 @@ impl Place {
         eventually("it ends or serves", || {
             status = process.ended();
             let log = self.read("log") + &self.read("stderr");
-            status.is_some() || log.contains("process up") || log.contains("listening address=")
+            status.is_some() || log.contains("process up")
         });
         let code = status.and_then(|status| status.code());
         (code, self.read("stderr"))
