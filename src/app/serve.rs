@@ -242,7 +242,7 @@ impl App {
         let _one_at_a_time = self.reloading.lock();
         let _told = notify::Reloading::begin();
         let old = self.world();
-        let new = self.source.load(&old.credentials, Some(&old.tls));
+        let new = self.source.load(&old.credentials, Some(&old));
         self.metrics.reloaded(new.is_ok());
         let new = new?;
         self.put_in_force(&old, new);

@@ -25,6 +25,8 @@
 //! | `NAME show COLUMN,... of COMMAND [where COLUMN=VALUE]` | some columns of the rows |
 //! | `NAME tcp BYTES` | connects without a login and sends these (`\\0`, `\\xff`) |
 //! | `NAME leave` | closes the socket without a word |
+//! | `NAME iterations` | how often SCRAM had its password hashed |
+//! | `NAME freeze` | stops the process of Postgres that it had last, until the end of the row |
 //! | `NAME end` | what comes until the connection is closed |
 //! | `NAME close`, `NAME cancel` | Terminate; a cancel request |
 //! | `NAME until VALUE SQL` | asks until the answer is this |
@@ -56,7 +58,7 @@ use std::time::{Duration, Instant};
 use super::certs::{Authority, HERE};
 use super::pgbouncer::{Kind, Place, Running};
 use super::postgres::{Method, Postgres};
-use super::process::run;
+use super::process::{run, send_signal};
 use super::raw::{Batch, Message, Raw, cancel_request};
 use super::wait::{PATIENCE, eventually, until, until_else};
 
@@ -282,6 +284,7 @@ impl Case {
             running,
             stage,
             clients: BTreeMap::new(),
+            frozen: Vec::new(),
             name: &self.name,
         };
         let said = self.steps.iter().map(|step| talk.step(&step.text));
@@ -298,6 +301,9 @@ impl Case {
 /// Whoever works on a row sees the whole log, also when a step failed.
 impl Drop for Talk<'_> {
     fn drop(&mut self) {
+        for process in &self.frozen {
+            send_signal(*process, "CONT");
+        }
         if std::env::var_os("PGWEIR_TEST_TALK").is_some() {
             let log = self.running.place.read("log");
             eprintln!(
@@ -373,6 +379,8 @@ struct Talk<'a> {
     running: Running,
     stage: &'a Stage,
     clients: BTreeMap<String, Raw>,
+    /// Processes of Postgres that do not run.
+    frozen: Vec<u32>,
     name: &'a str,
 }
 
@@ -516,6 +524,14 @@ impl Talk<'_> {
                 let heard = shown(&client.receive_end());
                 self.clients.remove(name);
                 heard
+            }
+            "iterations" => vec![format!("{:?}", client.iterations)],
+            "freeze" => {
+                let process = client.value("select pg_backend_pid()");
+                let process = process.parse().expect("a number");
+                send_signal(process, "STOP");
+                self.frozen.push(process);
+                Vec::new()
             }
             "leave" => {
                 drop(self.clients.remove(name));

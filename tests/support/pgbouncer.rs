@@ -146,7 +146,8 @@ impl Place {
                 );
             }
             // No connection is made to find out: it would count as a client for a moment.
-            self.read("log").contains("listening")
+            // Sockets are made one by one, and a unix socket gets its mode after its line.
+            self.read("log").contains("process up")
         });
         Running {
             kind,
