@@ -404,8 +404,7 @@ fn a_broken_record_is_passed_over_and_told() {
 fn a_missing_file_is_told_and_ends_nothing() {
     let postgres = Postgres::setup().method(Method::Scram).start();
     postgres.create_role("alice", "wonder");
-    // (PgBouncer 1.18 ends when users appear.)
-    for kind in [Kind::PgBouncer124, Kind::Pgweir] {
+    for kind in ALL {
         let name = kind.name();
         for (more, file, text, word) in [
             ("auth_file = {dir}/file", "file", USERS, "auth_file"),
@@ -430,6 +429,10 @@ fn a_missing_file_is_told_and_ends_nothing() {
             let told = || running.place.read("log").matches(&words).count();
             assert_eq!(told(), 1, "{name}: {}", running.place.read("log"));
             assert!(!comes_in(&running), "{name}: {word}");
+            // (PgBouncer does not survive that a user appears whom it has refused before.)
+            if kind != Kind::Pgweir {
+                continue;
+            }
             running.place.write(file, text);
             running.signal("HUP");
             support::eventually("alice comes in", || comes_in(&running));
