@@ -45,7 +45,7 @@ pub fn services(call: &Call) -> Rows {
             service.waiters,
             u64::try_from(service.longest_wait.as_millis()).unwrap_or(u64::MAX),
             service.tally.total(),
-            service.tally.idle,
+            service.tally.idle(),
             limits.max_servers,
             limits.min_servers,
             limits.weight,

@@ -10,6 +10,7 @@ pub(super) mod welcome;
 use std::fmt::Display;
 use std::future::{Future, poll_fn};
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -152,13 +153,16 @@ async fn admit(
     // Counted before it says a word, so that silent sockets are bounded too; told only once it can hear.
     let seat = app.clients.enter(reception.world.config.limits.max_clients);
     let tls = reception.world.tls.client.as_deref();
-    let greeting = async {
-        if reception.world.is_proxy(peer) {
-            peer = announced(&mut packets, peer).await?;
-        }
-        greet(packets, peer, tls).await
+    let greeting = {
+        let greeting = pin!(async {
+            if reception.world.is_proxy(peer) {
+                peer = announced(&mut packets, peer).await?;
+            }
+            greet(packets, peer, tls).await
+        });
+        reception.in_time(greeting).await
     };
-    let mut greeted = match reception.in_time(greeting).await {
+    let mut greeted = match greeting {
         Ok(Greeting::Startup(greeted)) => greeted,
         Ok(Greeting::Cancel(key, line)) => {
             app.cancel(&key, peer, (reception.id, reception.began))
@@ -333,7 +337,7 @@ pub(super) struct Reception<'a> {
 }
 
 impl Reception<'_> {
-    /// Bounds what depends on the client by `client_login`.
+    /// Bounds what depends on the client by `client_login`. Steps are large, and moved several times here unless they are pinned.
     pub(super) async fn in_time<T, E: Into<Denied>>(
         &self,
         step: impl Future<Output = Result<T, E>>,
@@ -367,14 +371,14 @@ impl Reception<'_> {
         if let Some(answer) = startup.negotiate() {
             packets.write(&answer).await.map_err(LoginError::Io)?;
         }
-        let found = self.in_time(self.find(startup)).await?;
+        let found = self.in_time(pin!(self.find(startup))).await?;
         self.tell_stranger(&found, startup, *peer);
         self.tell_attempt(packets, startup, *peer);
         let mut credential = &found.credential;
         let proof = if self.world.passes_through() {
             Proof::None
         } else {
-            let proving = self.prove(packets, startup, *peer, secured, credential);
+            let proving = pin!(self.prove(packets, startup, *peer, secured, credential));
             let proof = self.in_time(proving).await;
             proof.map_err(|denied| found.why(denied))?
         };

@@ -50,7 +50,7 @@ impl App {
         let hosts = self.pools.hosts();
         hosts
             .iter()
-            .any(|host| host.tally.idle + host.tally.lent() > 0)
+            .any(|host| host.tally.idle() + host.tally.lent() > 0)
     }
 
     /// Connects to what is configured, unless that was done a moment ago. Who comes meanwhile waits for the same answer.

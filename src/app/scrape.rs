@@ -261,7 +261,7 @@ fn postgres(app: &App, text: &mut Exposition) {
     };
     let mut series = text.family(&m::POSTGRES_UP);
     for row in &rows {
-        let open = row.tally.idle + row.tally.lent() > 0;
+        let open = row.tally.idle() + row.tally.lent() > 0;
         if let Some(up) = open.then_some(true).or_else(|| was_there(row)) {
             series.add(&[&row.name], u8::from(up));
         }

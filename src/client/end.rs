@@ -3,9 +3,11 @@
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::coop::has_budget_remaining;
 
 use super::statements::{Statements, TooMany};
 use crate::net::end::{End, EndError, Input};
+use crate::net::stream::Stream;
 use crate::wire::WireError;
 use crate::wire::scan::{Next, Seen};
 
@@ -15,6 +17,8 @@ pub struct ClientEnd<S> {
     end: End<S>,
     /// The longest message it may send, as its length field counts.
     limit: u32,
+    /// Its task is to be woken when something comes.
+    awaited: bool,
     /// Made when it prepares its first statement.
     statements: Option<Box<Statements>>,
 }
@@ -75,6 +79,7 @@ impl<S> ClientEnd<S> {
         Self {
             end: End::new(stream),
             limit,
+            awaited: false,
             statements: None,
         }
     }
@@ -174,6 +179,14 @@ const fn is_known(tag: u8) -> bool {
     )
 }
 
+impl ClientEnd<Stream> {
+    /// Whether nothing has come since its task began to wait for that: the socket need not be asked, nor the task take its place in
+    /// front of it once more.
+    pub fn is_awaited_still(&self) -> bool {
+        self.awaited && !self.is_held() && !self.stream().is_readable()
+    }
+}
+
 impl<S: AsyncRead + AsyncWrite + Unpin> ClientEnd<S> {
     /// Reads what there is.
     pub fn poll_input<'a>(
@@ -181,7 +194,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientEnd<S> {
         cx: &mut Context<'_>,
         scratch: &'a mut [u8],
     ) -> Poll<Result<Input<'a>, EndError>> {
-        self.end.poll_input(cx, scratch)
+        let input = self.end.poll_input(cx, scratch);
+        // A task that has had its share of time is told that nothing is there, and nobody waits for the socket then.
+        self.awaited = input.is_pending() && has_budget_remaining();
+        input
     }
 
     /// Reads what an idle client sends, and says what that calls for.

@@ -3,10 +3,12 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{SendFlags, send};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
@@ -104,8 +106,11 @@ impl Stream {
 
     /// As [`Self::poll_readable`], for a glance that nobody waits on.
     pub fn is_readable(&self) -> bool {
-        self.poll_readable(&mut Context::from_waker(Waker::noop()))
-            .is_ready()
+        match self {
+            Self::Tcp(socket) => socket.try_io(Interest::READABLE, || Ok(())).is_ok(),
+            Self::Unix(socket) => socket.try_io(Interest::READABLE, || Ok(())).is_ok(),
+            Self::Tls(stream) => stream.is_readable(),
+        }
     }
 
     /// Whether the peer has closed its side, also behind what was not read yet. Costs a system call.
@@ -170,6 +175,16 @@ pub fn unix_path(directory: &str, port: u16) -> String {
     format!("{}/.s.PGSQL.{port}", directory.trim_end_matches('/'))
 }
 
+fn is_full(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock
+}
+
+/// Writes to a socket, by the system call itself: the C library's function is a point at which a thread may be cancelled, and sees to
+/// that each time.
+fn put(socket: &impl AsFd, bytes: &[u8]) -> io::Result<usize> {
+    Ok(send(socket, bytes, SendFlags::NOSIGNAL)?)
+}
+
 fn tuned(socket: TcpStream, tcp: &Tcp) -> io::Result<Stream> {
     tune(&socket, tcp)?;
     Ok(Stream::Tcp(socket))
@@ -224,9 +239,17 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        // Nearly every write finds room: only one that does not needs a place to wait in, and a task is kept from going on for ever by
+        // what it reads.
         match self.get_mut() {
-            Self::Tcp(socket) => Pin::new(socket).poll_write(cx, bytes),
-            Self::Unix(socket) => Pin::new(socket).poll_write(cx, bytes),
+            Self::Tcp(socket) => match socket.try_io(Interest::WRITABLE, || put(socket, bytes)) {
+                Err(error) if is_full(&error) => Pin::new(socket).poll_write(cx, bytes),
+                written => Poll::Ready(written),
+            },
+            Self::Unix(socket) => match socket.try_io(Interest::WRITABLE, || put(socket, bytes)) {
+                Err(error) if is_full(&error) => Pin::new(socket).poll_write(cx, bytes),
+                written => Poll::Ready(written),
+            },
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }

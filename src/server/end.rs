@@ -238,6 +238,9 @@ impl<S> ServerEnd<S> {
         }
         let mut wanted = 0;
         let (used, scanned) = end.scan(input, LARGEST_MESSAGE, |seen| {
+            if exchange.is_row(seen.tag) {
+                return Next::Go;
+            }
             let needed = needed(exchange, seen);
             if !seen.has(needed) {
                 wanted = HEADER + needed.min(seen.body_len as usize);
@@ -312,8 +315,8 @@ fn needed(exchange: &Exchange, seen: Seen<'_>) -> usize {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> ServerEnd<S> {
-    /// Reads replies, notes and shows them, and gives what is to go to the client. `see` is shown what is for the client, and may
-    /// put another message in the place of one that is wholly there.
+    /// Reads replies, notes and shows them, and gives what is to go to the client. `see` is shown what is for the client, but no rows,
+    /// and may put another message in the place of one that is wholly there.
     pub fn poll_replies<'a>(
         &mut self,
         cx: &mut Context<'_>,

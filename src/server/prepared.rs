@@ -1,7 +1,7 @@
 //! Which statements a server connection has, and the statements that all connections of a pool share.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -75,10 +75,31 @@ impl Known {
     }
 }
 
+/// Spreads the numbers of statements over a table. Nobody outside chooses them, so they need no more than that.
+#[derive(Debug, Clone, Copy, Default)]
+struct Spread(u64);
+
+impl Hasher for Spread {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(self.0 ^ u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        // 2^64 divided by the golden ratio. The product's upper bits are the better ones, and tables look at the lower ones first.
+        self.0 = number.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
 /// The statements that one server connection has.
 #[derive(Debug, Default)]
 pub struct Prepared {
-    named: HashMap<u64, Held>,
+    named: HashMap<u64, Held, BuildHasherDefault<Spread>>,
     /// Grows with each use.
     clock: u64,
     /// Whose unnamed statement it has, if that is known, and the batch in which it was sent.

@@ -321,7 +321,7 @@ impl State {
         prepared: &mut Prepared,
         seen: Seen<'_>,
     ) -> Receiver {
-        let batch = !exchange.in_simple_query();
+        let batch = seen.tag == b'E' && !exchange.in_simple_query();
         if seen.tag == b'Z' && exchange.is_skipping() {
             // What pgweir sent of it behind the error was skipped too.
             prepared.set_unnamed(None);
@@ -332,10 +332,6 @@ impl State {
         let receiver = exchange.server_sent(seen.tag, seen.body);
         if seen.tag == b'Z' && exchange.is_answered() {
             prepared.settled();
-        }
-        // Rows are most of what comes, and mean nothing here.
-        if seen.tag == b'D' && receiver == Receiver::Client {
-            return receiver;
         }
         self.fatal = false;
         match (seen.tag, receiver) {

@@ -433,6 +433,9 @@ impl Session {
         if self.entry().asked(Ask::Drain) {
             return Poll::Ready(Err(End::Drained));
         }
+        if self.client.is_awaited_still() {
+            return Poll::Pending;
+        }
         let (input, look) =
             ready!(self.client.poll_request(cx, &mut scratch[..REQUEST])).map_err(End::client)?;
         Poll::Ready(self.heard(cx, look, &input))

@@ -401,6 +401,15 @@ impl Exchange {
         matches!(self.sent.front(), Some(Sent::Query { .. }))
     }
 
+    /// Whether a message with this tag is a row of what the client asked for: most of what comes, and nothing is to be noted of it.
+    pub fn is_row(&self, tag: u8) -> bool {
+        tag == b'D'
+            && matches!(
+                self.sent.front(),
+                Some(Sent::Query { .. } | Sent::Execute { .. })
+            )
+    }
+
     /// Whether nothing but a Sync was sent behind the command that was completed just now.
     pub fn is_last_command(&self) -> bool {
         let mut behind = self.sent.iter().skip(usize::from(self.in_simple_query()));

@@ -46,20 +46,31 @@ impl Message {
     /// Appends a zero-terminated string; zero bytes within it are left out.
     #[must_use]
     pub fn text(mut self, value: &str) -> Self {
-        self.0.reserve(value.len() + 1);
-        for part in value.as_bytes().split(|byte| *byte == 0) {
-            self.0.extend_from_slice(part);
-        }
-        self.0.push(0);
+        put_text(&mut self.0, value);
         self
     }
 
     /// The finished message.
     pub fn done(mut self) -> Vec<u8> {
-        let length = u32::try_from(self.0.len() - 1).expect("own messages are short");
-        self.0[1..5].copy_from_slice(&length.to_be_bytes());
+        put_length(&mut self.0);
         self.0
     }
+}
+
+fn put_text(out: &mut Vec<u8>, value: &str) {
+    out.reserve(value.len() + 1);
+    if value.as_bytes().contains(&0) {
+        out.extend(value.bytes().filter(|byte| *byte != 0));
+    } else {
+        out.extend_from_slice(value.as_bytes());
+    }
+    out.push(0);
+}
+
+/// Writes the length of the one message that `message` is.
+fn put_length(message: &mut [u8]) {
+    let length = u32::try_from(message.len() - 1).expect("own messages are short");
+    message[1..5].copy_from_slice(&length.to_be_bytes());
 }
 
 /// A condition code (Postgres manual, "PostgreSQL Error Codes").
@@ -298,7 +309,18 @@ pub mod authentication {
 
 /// ParameterStatus.
 pub fn parameter_status(name: &str, value: &str) -> Vec<u8> {
-    Message::new(b'S').text(name).text(value).done()
+    let mut message = Vec::new();
+    parameter_status_into(name, value, &mut message);
+    message
+}
+
+/// Appends a ParameterStatus. Each login has a dozen of them.
+pub fn parameter_status_into(name: &str, value: &str, out: &mut Vec<u8>) {
+    let from = out.len();
+    out.extend_from_slice(&[b'S', 0, 0, 0, 0]);
+    put_text(out, name);
+    put_text(out, value);
+    put_length(&mut out[from..]);
 }
 
 /// BackendKeyData.

@@ -48,8 +48,8 @@ fn lists(call: &Call) -> Rows {
     let pools = super::pools::rows(call)?.len();
     let (mut free, mut used) = (0, 0);
     for row in process.pools().rows() {
-        free += row.tally.idle;
-        used += row.tally.total() - row.tally.idle;
+        free += row.tally.idle();
+        used += row.tally.total() - row.tally.idle();
     }
     let sessions = process.directory().len();
     let login = (process.clients().taken() as usize).saturating_sub(sessions);

@@ -88,7 +88,7 @@ fn budget(call: &Call) -> Rows {
             ground.name,
             ground.budget,
             ground.tally.total(),
-            ground.tally.idle,
+            ground.tally.idle(),
             measured.map(|measured| measured.limits.max_connections),
             measured.map(|measured| measured.limits.reserved),
             measured.map(|measured| measured.others),

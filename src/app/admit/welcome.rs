@@ -22,12 +22,16 @@ use crate::pool::pools::{Accepted, Checkout, Pool, Refused};
 use crate::server::login::{ServerLogin, Welcome};
 use crate::wire::parameters::{DEPLOYMENT, OptionsError, Parameters};
 use crate::wire::reply::{
-    Message, Report, SqlState, authentication, backend_key_data, parameter_status, ready_for_query,
+    Message, Report, SqlState, authentication, backend_key_data, parameter_status_into,
+    ready_for_query,
 };
 use crate::wire::startup::Startup;
 
 /// How long Postgres may take to say what it thinks of a client's parameters.
 const TAKE_ON_LIMIT: Duration = Duration::from_secs(30);
+
+/// Room for what most clients are told at login.
+const USUAL_HELLO: usize = 1024;
 
 /// What Postgres has to say to whom it lets in.
 pub(super) struct Welcomed {
@@ -273,7 +277,8 @@ pub(super) fn hello(
     (id, secret): (u32, &[u8]),
     notice: Option<&str>,
 ) -> Vec<u8> {
-    let mut bytes = authentication::request(authentication::OK, &[]);
+    let mut bytes = Vec::with_capacity(USUAL_HELLO);
+    bytes.extend(authentication::request(authentication::OK, &[]));
     for (name, value) in &welcome.parameters {
         let reported = accepted.reported.iter().rev();
         let reported = reported.filter(|(known, _)| known == name);
@@ -282,7 +287,7 @@ pub(super) fn hello(
             .value(name)
             .or(reported.map(|(_, value)| &**value).next())
             .unwrap_or(value);
-        bytes.extend(parameter_status(name, value));
+        parameter_status_into(name, value, &mut bytes);
     }
     bytes.extend(backend_key_data(id, secret));
     for notice in &welcome.notices {

@@ -230,7 +230,7 @@ fn foreign(reading: &Reading) -> Rows<Foreign> {
 
 /// Why a pool cannot log in to its Postgres, while it tries to.
 fn fault(pool: &PoolRow) -> Option<String> {
-    let tries = pool.retry_in.is_some() || pool.tally.dialing > 0;
+    let tries = pool.retry_in.is_some() || pool.tally.dialing() > 0;
     let error = pool.pool.last_error().filter(|_| tries)?;
     Some(printable::text(&error))
 }

@@ -12,7 +12,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::UnbufferedServerConnection;
 use rustls::{ClientConfig, CommonState, HandshakeKind, ServerConfig};
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::records::Records;
@@ -137,6 +137,12 @@ impl TlsStream {
             return Poll::Ready(Ok(()));
         }
         self.socket().poll_read_ready(cx)
+    }
+
+    /// As [`Self::poll_readable`], for a glance that nobody waits on.
+    pub fn is_readable(&self) -> bool {
+        let glance = self.socket().try_io(Interest::READABLE, || Ok(()));
+        self.records.is_readable() || glance.is_ok()
     }
 
     /// Whether nothing of the peer waits to be read, in the socket or before. Costs a system call.

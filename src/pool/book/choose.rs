@@ -183,7 +183,7 @@ impl Book {
 
     /// The first group of a pool that may have something idle there.
     pub(super) fn first_for_idle(&mut self, pool: u32) -> Option<u32> {
-        if self.pools[pool].tally.idle == 0 {
+        if self.pools[pool].tally.idle() == 0 {
             return None;
         }
         let mut candidates = std::mem::take(&mut self.candidates);

@@ -9,55 +9,53 @@ use super::words::{
     Gate, Party, PoolId, PoolLimits, Reach, ServerId, ServiceId, ServiceLimits, State, WaiterId,
 };
 
-/// Server connections by state, under one cap.
+/// Server connections by state, under one cap. A table, because each that changes its state is counted in six of them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Tally {
-    /// Being dialled.
-    pub dialing: u32,
-    /// Ready to be lent.
-    pub idle: u32,
-    /// Lent, not picked up yet.
-    pub granted: u32,
-    /// In a session's hands.
-    pub leased: u32,
-    /// Being closed.
-    pub closing: u32,
-}
+pub struct Tally([u32; State::COUNT]);
 
 impl Tally {
-    /// All of them: what counts against a cap.
-    pub fn total(&self) -> u32 {
-        self.live() + self.closing
+    /// Being dialled.
+    pub fn dialing(&self) -> u32 {
+        self.0[State::Dialing as usize]
+    }
+
+    /// Ready to be lent.
+    pub fn idle(&self) -> u32 {
+        self.0[State::Idle as usize]
     }
 
     /// Those that a session has, or that are on their way to one.
     pub fn lent(&self) -> u32 {
-        self.granted + self.leased
+        self.0[State::Granted as usize] + self.0[State::Leased as usize]
+    }
+
+    /// Being closed.
+    pub fn closing(&self) -> u32 {
+        self.0[State::Closing as usize]
+    }
+
+    /// All of them: what counts against a cap.
+    pub fn total(&self) -> u32 {
+        self.live() + self.closing()
+    }
+
+    /// Those that are to stay.
+    pub fn live(&self) -> u32 {
+        self.dialing() + self.idle() + self.lent()
     }
 
     /// Each count as it is told, with the word for it in metrics and on the status page.
     pub fn each(&self) -> [(&'static str, u32); 4] {
         [
-            ("dialing", self.dialing),
-            ("idle", self.idle),
+            ("dialing", self.dialing()),
+            ("idle", self.idle()),
             ("leased", self.lent()),
-            ("closing", self.closing),
+            ("closing", self.closing()),
         ]
     }
 
-    /// Those that are to stay.
-    pub fn live(&self) -> u32 {
-        self.dialing + self.idle + self.granted + self.leased
-    }
-
-    fn of(&mut self, state: State) -> &mut u32 {
-        match state {
-            State::Dialing => &mut self.dialing,
-            State::Idle => &mut self.idle,
-            State::Granted => &mut self.granted,
-            State::Leased => &mut self.leased,
-            State::Closing => &mut self.closing,
-        }
+    pub(super) fn of(&mut self, state: State) -> &mut u32 {
+        &mut self.0[state as usize]
     }
 }
 
@@ -65,13 +63,7 @@ impl std::ops::Add for Tally {
     type Output = Self;
 
     fn add(self, other: Self) -> Self {
-        Self {
-            dialing: self.dialing + other.dialing,
-            idle: self.idle + other.idle,
-            granted: self.granted + other.granted,
-            leased: self.leased + other.leased,
-            closing: self.closing + other.closing,
-        }
+        Self(std::array::from_fn(|state| self.0[state] + other.0[state]))
     }
 }
 
@@ -330,7 +322,7 @@ impl Host {
 impl Pool {
     /// Dials in flight that may serve its waiters.
     pub(super) fn dials(&self) -> u32 {
-        self.tally.dialing - self.lost_dials
+        self.tally.dialing() - self.lost_dials
     }
 }
 
@@ -347,7 +339,7 @@ impl Service {
     /// Whether somebody of this reach may have one more in use, where `freed` of those in use are about to be given up.
     pub(super) fn reaches(&self, reach: Reach, freed: u32) -> bool {
         let Capped { cap, tally, .. } = &self.capped;
-        let in_use = tally.total() - tally.idle - freed;
+        let in_use = tally.total() - tally.idle() - freed;
         reach == Reach::All || *cap == 0 || in_use + self.limits.kept_servers < *cap
     }
 }
@@ -440,7 +432,7 @@ impl Book {
             claim: None,
             links: Links::OUT,
         });
-        self.tallies(group, |tally| tally.dialing += 1);
+        self.tallies(group, |tally| *tally.of(State::Dialing) += 1);
         self.lane(group, thread).dialing += 1;
         let Group { host, service, .. } = self.groups[group];
         self.count(host, service, |account| account.count += 1);
@@ -583,7 +575,7 @@ impl Book {
                 tally,
                 ..
             } = &self.groups[group];
-            if rooms.length == 0 || rooms.length + tally.dialing <= *waiters {
+            if rooms.length == 0 || rooms.length + tally.dialing() <= *waiters {
                 return;
             }
             self.unclaim(rooms.tail);

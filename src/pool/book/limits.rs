@@ -134,7 +134,7 @@ impl Book {
         entry.host = host;
         entry.retry_at = None;
         entry.failures = 0;
-        entry.lost_dials = entry.tally.dialing;
+        entry.lost_dials = entry.tally.dialing();
         entry.group_of.clear();
         for old in std::mem::take(&mut entry.groups) {
             self.groups[old].left = true;

@@ -1113,11 +1113,11 @@ impl Model {
             .filter(|server| self.is_under(server, cap))
         {
             match server.at {
-                At::Dialing => tally.dialing += 1,
-                At::Idle => tally.idle += 1,
-                At::Granted => tally.granted += 1,
-                At::Leased => tally.leased += 1,
-                At::Closing => tally.closing += 1,
+                At::Dialing => *tally.of(State::Dialing) += 1,
+                At::Idle => *tally.of(State::Idle) += 1,
+                At::Granted => *tally.of(State::Granted) += 1,
+                At::Leased => *tally.of(State::Leased) += 1,
+                At::Closing => *tally.of(State::Closing) += 1,
                 At::Limbo => unreachable!("between calls"),
             }
         }
@@ -1137,7 +1137,7 @@ impl Model {
         }
         for (at, id) in self.pools.iter().enumerate() {
             let view = self.book.pool(*id).unwrap();
-            let is_idle = self.gates[at] == Gate::Paused && view.tally.idle > 0;
+            let is_idle = self.gates[at] == Gate::Paused && view.tally.idle() > 0;
             assert!(!is_idle, "pool {at} is paused and keeps what is idle");
             let outdated = self.servers.values();
             let outdated = outdated.filter(|server| server.pool == at && server.old);
@@ -1217,7 +1217,7 @@ impl Model {
             assert!(
                 group.rooms.length == 0
                     || self.book.pools[group.pool].gate.is_open()
-                        && group.rooms.length + group.tally.dialing <= group.waiters
+                        && group.rooms.length + group.tally.dialing() <= group.waiters
             );
         }
     }

@@ -191,12 +191,12 @@ impl Book {
         {
             return Some(lane.idle.head);
         }
-        if pool.tally.idle == 0 {
+        if pool.tally.idle() == 0 {
             return None;
         }
         let givers = pool.groups.iter().copied();
         let givers = givers
-            .filter(|giver| self.groups[*giver].tally.idle > 0 && self.may_move(*giver, group));
+            .filter(|giver| self.groups[*giver].tally.idle() > 0 && self.may_move(*giver, group));
         let heads =
             givers.flat_map(|giver| self.groups[giver].lanes.iter().map(|lane| lane.idle.head));
         heads.filter(|head| *head != NONE).min_by_key(|head| {

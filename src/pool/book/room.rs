@@ -45,7 +45,7 @@ impl Book {
         let pool = &self.pools[entry.pool];
         pool.gate.is_open()
             && pool.retry_at.is_none()
-            && entry.waiters > entry.tally.dialing
+            && entry.waiters > entry.tally.dialing()
             && pool.waiters > pool.dials()
             && self.is_open(pool)
             && self.has_place(group)
@@ -55,7 +55,7 @@ impl Book {
     /// Whether one more dial of this pool may be in flight to its Postgres.
     pub(super) fn is_open(&self, pool: &Pool) -> bool {
         let host = &self.hosts[pool.host as usize];
-        let dialing = host.capped.tally.dialing;
+        let dialing = host.capped.tally.dialing();
         if host.is_failing {
             pool.dials() == 0 && dialing < PROBES_AT_ONCE
         } else {
@@ -113,7 +113,7 @@ impl Book {
         let pool = &self.pools[entry.pool];
         pool.gate.is_open()
             && self.reaches(group, 0)
-            && entry.waiters > entry.tally.dialing + entry.rooms.length
+            && entry.waiters > entry.tally.dialing() + entry.rooms.length
             && pool.waiters > pool.dials() + pool.promised
             && ((pool.retry_at.is_none() && self.has_place(group))
                 || self.lacks_only_its_cap(group))
@@ -123,12 +123,12 @@ impl Book {
     fn lacks_only_its_cap(&self, group: u32) -> bool {
         let entry = &self.groups[group];
         let pool = &self.pools[entry.pool];
-        pool.tally.idle > 0
+        pool.tally.idle() > 0
             && self.services[entry.service as usize].capped.lacks() == 1
             && pool
                 .groups
                 .iter()
-                .any(|giver| self.groups[*giver].tally.idle > 0 && self.may_give(*giver, group))
+                .any(|giver| self.groups[*giver].tally.idle() > 0 && self.may_give(*giver, group))
     }
 
     /// The caps under which one must go before this group can go. `None` if there are none, and if one would not do.
@@ -197,7 +197,7 @@ impl Book {
     fn has_idle(&self, group: u32, caps: Caps) -> bool {
         let entry = &self.groups[group];
         let pool = &self.pools[entry.pool];
-        let any = |capped: &Capped| capped.tally.idle > 0;
+        let any = |capped: &Capped| capped.tally.idle() > 0;
         (!caps.host || any(&self.hosts[pool.host as usize].capped))
             && (!caps.database || any(&self.databases[pool.database as usize]))
             && (!caps.user || any(&self.users[pool.user as usize]))
@@ -252,9 +252,10 @@ impl Book {
             .pools
             .indices()
             .map(|pool| &self.pools[pool])
-            .filter(|pool| pool.tally.idle > 0);
+            .filter(|pool| pool.tally.idle() > 0);
         let groups = pools.flat_map(|pool| pool.groups.iter().copied());
-        let groups = groups.filter(|group| self.groups[*group].tally.idle > 0 && eligible(*group));
+        let groups =
+            groups.filter(|group| self.groups[*group].tally.idle() > 0 && eligible(*group));
         self.longest_idle_of(groups)
     }
 

@@ -100,7 +100,7 @@ impl Book {
 
     fn close_unused(&mut self, now: Duration, out: &mut Vec<Action>) {
         for pool in 0..self.pools.end() {
-            if !self.pools.occupied(pool) || self.pools[pool].tally.idle == 0 {
+            if !self.pools.occupied(pool) || self.pools[pool].tally.idle() == 0 {
                 continue;
             }
             let Some(idle) = self.pools[pool].limits.server_idle else {

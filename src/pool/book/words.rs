@@ -262,3 +262,8 @@ pub enum State {
     /// To be closed; Postgres may still count it.
     Closing,
 }
+
+impl State {
+    /// How many there are.
+    pub(super) const COUNT: usize = Self::Closing as usize + 1;
+}

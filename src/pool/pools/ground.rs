@@ -299,7 +299,7 @@ impl Pools {
     pub fn backends(&self, host: HostId) -> (HashSet<u32>, u32) {
         let state = self.state.lock();
         let pids = state.backends_at(host).map(|(_, facts)| facts.pid);
-        (pids.collect(), state.book.host(host).tally.dialing)
+        (pids.collect(), state.book.host(host).tally.dialing())
     }
 
     /// The port at our side of each of our connections at one Postgres, by process id; -1: a unix socket.

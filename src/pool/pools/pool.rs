@@ -81,6 +81,8 @@ pub(super) struct Habits {
     /// A connection that was unused for so many microseconds is asked whether it is still there.
     check_after: AtomicU64,
     resets_always: AtomicBool,
+    /// How many microseconds a client waits for one.
+    query_wait: AtomicU64,
 }
 
 /// A time that does not come.
@@ -91,6 +93,7 @@ impl Habits {
         let habits = Self {
             check_after: AtomicU64::new(NEVER),
             resets_always: AtomicBool::new(false),
+            query_wait: AtomicU64::new(NEVER),
         };
         habits.follow(settings);
         habits
@@ -101,6 +104,13 @@ impl Habits {
         let after = check.map_or(NEVER, |check| in_micros(check.delay));
         self.check_after.store(after, Relaxed);
         self.resets_always.store(settings.resets_always, Relaxed);
+        let wait = settings.query_wait.map_or(NEVER, in_micros);
+        self.query_wait.store(wait, Relaxed);
+    }
+
+    fn query_wait(&self) -> Option<Duration> {
+        let wait = self.query_wait.load(Relaxed);
+        (wait != NEVER).then(|| Duration::from_micros(wait))
     }
 }
 
@@ -210,7 +220,7 @@ impl Pool {
         client: u32,
         waker: &Waker,
     ) -> Result<Granted, WaiterId> {
-        let query_wait = self.settings.read().query_wait;
+        let query_wait = self.habits.query_wait();
         self.pools.update(|state, now| {
             let deadline = query_wait.map(|wait| now + wait);
             match state
@@ -485,7 +495,7 @@ impl Pool {
     pub fn welcome(&self) -> Option<Arc<Welcome>> {
         let has_server = || {
             let view = self.pools.read(|book| book.pool(self.id));
-            view.is_some_and(|view| view.tally.idle + view.tally.granted + view.tally.leased > 0)
+            view.is_some_and(|view| view.tally.idle() + view.tally.lent() > 0)
         };
         if self.doubtful.load(Relaxed) && !has_server() {
             return None;

@@ -386,7 +386,7 @@ impl State {
         };
         match until {
             Until::Empty => view.tally.total() == 0,
-            Until::AtRest => view.tally.granted + view.tally.leased == 0 || pool.is_kept(),
+            Until::AtRest => view.tally.lent() == 0 || pool.is_kept(),
         }
     }
 }

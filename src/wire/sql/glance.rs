@@ -5,49 +5,73 @@ use super::lexer::{LONGEST_KEYWORD, after_blanks, fold, is_of_word};
 
 /// Whether [`effects`] could find anything: one cheap look for the hot path.
 pub fn may_have_effects(text: &[u8]) -> bool {
-    let text = &text[after_blanks(text, 0)..];
-    if !begins_harmless(text) {
+    let text = without_end(&text[after_blanks(text, 0)..]);
+    if !begins_harmless(text) || (text.first() == Some(&b';') && has_effect_at(text, 0)) {
         return true;
     }
-    let is_telling = |byte: &u8| TELLING[usize::from(*byte)];
     let mut at = 0;
-    while let Some(step) = text[at..].iter().position(is_telling) {
-        at += step;
-        if has_effect_at(text, at) {
+    while let Some(bytes) = text[at..].first_chunk() {
+        if any_is_telling(bytes) && has_effect_in(text, at, bytes) {
             return true;
         }
-        at += 1;
+        at += TOGETHER;
     }
-    false
+    // What is left is looked at with some that was seen already.
+    match text.last_chunk() {
+        Some(bytes) => {
+            any_is_telling(bytes) && has_effect_in(text, text.len() - bytes.len(), bytes)
+        }
+        None => has_effect_in(text, 0, text),
+    }
 }
 
-/// Bytes at which a closer look is worth it. A table, because every byte of every query is looked up in it.
-const TELLING: [bool; 256] = {
-    let mut telling = [false; 256];
-    telling[b';' as usize] = true;
-    telling[b'_' as usize] = true;
-    telling[b'm' as usize] = true;
-    telling[b'M' as usize] = true;
-    telling
-};
+/// Behind the last statement nothing follows the semicolon, which would ask for a closer look in nearly every text.
+fn without_end(mut text: &[u8]) -> &[u8] {
+    while let [rest @ .., b';' | b' ' | b'\n' | 0] = text {
+        text = rest;
+    }
+    text
+}
 
-/// Whether a statement with effects begins behind `at`, or a word that tells of some lies around it. Not inlined: the loop over
-/// all bytes is half as long without it.
-#[inline(never)]
+/// Pairs of neighbours that are looked at together.
+const TOGETHER: usize = 16;
+
+/// Whether a byte is worth a closer look, by its neighbour before it.
+#[expect(
+    clippy::needless_bitwise_bool,
+    reason = "with a branch for each byte the compiler cannot look at many together"
+)]
+#[inline]
+fn is_telling(before: u8, byte: u8) -> bool {
+    const CASE: u8 = b'a' ^ b'A';
+    let before = before | CASE;
+    let in_name = (byte == b'_') & ((before == b't') | (before == b'g'));
+    let in_temp = (before == b'm') & (byte | CASE == b'p');
+    (byte == b';') | in_name | in_temp
+}
+
+#[inline]
+fn any_is_telling(bytes: &[u8; TOGETHER + 1]) -> bool {
+    (0..TOGETHER).fold(false, |any, at| any | is_telling(bytes[at], bytes[at + 1]))
+}
+
+/// Whether something is found among `bytes`, behind the first of them, which stand at `from` in the text.
+fn has_effect_in(text: &[u8], from: usize, bytes: &[u8]) -> bool {
+    let mut telling = (1..bytes.len()).filter(|at| is_telling(bytes[at - 1], bytes[*at]));
+    telling.any(|at| has_effect_at(text, from + at))
+}
+
+/// Whether a statement with effects begins behind `at`, or a word that tells of some lies around it.
 fn has_effect_at(text: &[u8], at: usize) -> bool {
-    let is = |at: usize, letter: u8| {
-        text.get(at)
-            .is_some_and(|byte| byte.eq_ignore_ascii_case(&letter))
-    };
     match text[at] {
         // A comment there is not worth reading; nor could it be read for each of many within linear time.
         b';' => !begins_harmless(text[at + 1..].trim_ascii_start()),
-        // The letters beside it decide nearly always.
-        b'_' if is(at.wrapping_sub(1), b't') => {
-            ends_with(&text[..at], b"set") && begins_with(&text[at + 1..], b"config")
+        b'_' => {
+            let is_set_config =
+                ends_with(&text[..at], b"set") && begins_with(&text[at + 1..], b"config");
+            is_set_config || is_in_telling_name(text, at)
         }
-        b'_' => is(at.wrapping_sub(1), b'g') && is_in_telling_name(text, at),
-        _ => is(at + 1, b'p') && is_in_temp(text, at),
+        _ => is_in_temp(text, at - 1),
     }
 }
 

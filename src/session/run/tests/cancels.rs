@@ -129,7 +129,7 @@ impl Crowd {
         let thread = self.thread.clone();
         until("everything rests", || {
             let tally = thread.view().tally;
-            tally.idle == tally.total() && tally.total() <= size
+            tally.idle() == tally.total() && tally.total() <= size
         })
         .await;
     }

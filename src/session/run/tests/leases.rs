@@ -28,7 +28,7 @@ fn transaction_mode_gives_the_connection_back_between_transactions() {
             heard,
             ["rows 2 10", "begin", "fail", "rollback", "rows 1 1"]
         );
-        until("nothing is lent", || thread.view().tally.idle == 1).await;
+        until("nothing is lent", || thread.view().tally.idle() == 1).await;
     });
 }
 
@@ -59,7 +59,7 @@ fn statement_mode_refuses_a_transaction_block() {
             client.last_words().await,
             ("0A000".to_owned(), "transaction_block")
         );
-        until("it is rolled back", || thread.view().tally.idle == 1).await;
+        until("it is rolled back", || thread.view().tally.idle() == 1).await;
         assert_eq!(house.server().heard(), ["rows 1 1", "begin", "ROLLBACK"]);
     });
 }
@@ -262,7 +262,7 @@ fn a_sweep_drops_what_died_while_idle() {
     with_pool(Mode::Transaction, 1, async |house, thread| {
         assert_eq!(thread.client().ask("rows 1 1").await, "DCZI");
         let first = house.server();
-        until("it is idle", || thread.view().tally.idle == 1).await;
+        until("it is idle", || thread.view().tally.idle() == 1).await;
         first.die();
         until("it is swept", || {
             thread.pools().sweep();
@@ -283,7 +283,7 @@ fn a_request_that_dies_with_its_server_fails_and_the_session_goes_on() {
         assert_eq!(answer, "12EZI");
         assert_eq!(client.ask("rows 2 1").await, "DDCZI");
         assert_eq!(house.servers().len(), 3);
-        until("nothing is lent", || thread.view().tally.idle == 1).await;
+        until("nothing is lent", || thread.view().tally.idle() == 1).await;
     });
 }
 
@@ -365,7 +365,7 @@ fn a_server_that_ends_amid_pgweirs_own_query_fails_the_request_behind_it_and_no_
         amid_own_query(&house).await.finish();
         assert_eq!(client.answer().await, "DDDCZI");
         assert_eq!(house.servers().len(), 3);
-        until("nothing is lent", || thread.view().tally.idle == 1).await;
+        until("nothing is lent", || thread.view().tally.idle() == 1).await;
     });
 }
 
@@ -380,7 +380,7 @@ fn a_server_that_ends_before_it_was_sent_anything_of_the_clients_is_replaced_uns
         until("another is asked", || house.servers().len() == 3).await;
         amid_own_query(&house).await.finish();
         assert_eq!(client.answer().await, "DCZI");
-        until("nothing is lent", || thread.view().tally.idle == 1).await;
+        until("nothing is lent", || thread.view().tally.idle() == 1).await;
         // Not for ever: perhaps it is that query that they die of.
         client.send(&TERMINATE).await;
         let mut client = thread.client_with(&[("role", "too 'slow'")]);

@@ -71,7 +71,7 @@ fn an_idle_client_is_closed_and_one_in_a_transaction_is_not() {
             let words = ("57P05".to_owned(), "client_idle");
             assert_eq!(client.last_words().await, words, "{mode:?}");
             until("the server connection is free", || {
-                thread.view().tally.idle == 1
+                thread.view().tally.idle() == 1
             })
             .await;
             assert_eq!(house.servers().len(), 1);

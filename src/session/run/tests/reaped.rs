@@ -20,7 +20,7 @@ fn an_idle_one_leaves_and_its_server_connection_stays() {
             let words = ("57P01".to_owned(), "stale");
             assert_eq!(client.last_words().await, words, "{mode:?}");
             until("the server connection is free", || {
-                thread.view().tally.idle == 1
+                thread.view().tally.idle() == 1
             })
             .await;
             assert_eq!(house.servers().len(), 1);

@@ -71,7 +71,7 @@ fn an_open_batch_and_a_copy_whose_client_vanished_are_ended() {
                     break;
                 }
             }
-            until("it is lent", || thread.view().tally.leased == 1).await;
+            until("it is lent", || thread.view().tally.lent() == 1).await;
             assert_eq!(one.vanish().await, "client_gone");
             assert_eq!(other.ask("rows 1 1").await, "DCZI", "after {awaited:?}");
             assert_eq!(house.servers().len(), 1, "after {awaited:?}");
@@ -101,7 +101,7 @@ fn after_a_half_sent_message_the_slot_is_free_only_when_postgres_has_closed_its_
         // A query is read as a whole before it is sent.
         let call = Message::new(b'F').bytes(&[b'x'; 1000]).done();
         one.send(&call[..500]).await;
-        until("it is sent", || thread.view().tally.leased == 1).await;
+        until("it is sent", || thread.view().tally.lent() == 1).await;
         let first = house.server();
         other.query("rows 1 1").await;
         until("the other waits", || thread.view().waiters == 1).await;
@@ -109,7 +109,7 @@ fn after_a_half_sent_message_the_slot_is_free_only_when_postgres_has_closed_its_
         until("the server hears of it", || first.is_leaving.get()).await;
         let view = thread.view();
         assert_eq!(
-            (view.tally.closing, view.tally.total(), view.waiters),
+            (view.tally.closing(), view.tally.total(), view.waiters),
             (1, 1, 1)
         );
         assert_eq!(house.servers().len(), 1);
@@ -126,7 +126,7 @@ fn a_client_that_reads_nothing_holds_up_nobody_once_it_vanishes() {
     with_pool(Mode::Transaction, 1, async |house, thread| {
         let (mut one, mut other) = (thread.client(), thread.client());
         one.query("rows 3000 10000").await;
-        until("it is lent", || thread.view().tally.leased == 1).await;
+        until("it is lent", || thread.view().tally.lent() == 1).await;
         other.query("rows 1 1").await;
         until("the other waits", || thread.view().waiters == 1).await;
         assert_eq!(one.vanish().await, "client_gone");

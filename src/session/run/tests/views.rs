@@ -40,9 +40,9 @@ fn who_holds_and_who_waits_is_seen() {
         let row = &rows[0];
         assert_eq!((row.clients, row.clients_active(), row.waiters), (2, 1, 1));
         assert_eq!(row.servers.of(ServerState::Active), 1);
-        assert_eq!((row.parts[0].tally.leased, row.parts[0].waiters), (1, 1));
+        assert_eq!((row.parts[0].tally.lent(), row.parts[0].waiters), (1, 1));
         let services = thread.pools().services();
-        assert_eq!((services[0].tally.leased, services[0].waiters), (1, 1));
+        assert_eq!((services[0].tally.lent(), services[0].waiters), (1, 1));
 
         assert_eq!(one.ask("commit").await, "CZI");
         assert_eq!(other.answer().await, "DCZI");
