@@ -153,6 +153,9 @@ fn run(command: Command) -> anyhow::Result<()> {
             for note in world.notes() {
                 println!("{note}");
             }
+            if !world.missing().is_empty() {
+                anyhow::bail!("{}", world.missing().join("\n"));
+            }
             println!("{}: no mistakes", file.display());
             Ok(())
         }

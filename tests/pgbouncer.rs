@@ -17,7 +17,7 @@ use support::{Authority, Method, Postgres, Raw};
 
 macro_rules! rows {
     ($($name:ident: $file:literal),+ $(,)?) => {
-        $(#[test] fn $name() { compare(include_str!(concat!("pgbouncer/", $file, ".cases"))); })+
+        $(#[test] fn $name() { compare_on(&Stage::new(false), $file); })+
     };
 }
 
@@ -38,21 +38,21 @@ rows! {
     hosts_are_those_of_pgbouncer: "hosts",
 }
 
+/// Where the rows are.
+const ROWS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/pgbouncer");
+
 /// How many rows are tried at the same time.
 const AT_ONCE: usize = 4;
 
-fn compare(text: &str) {
-    compare_on(&Stage::new(false), text);
-}
-
 #[test]
 fn tls_towards_postgres_is_that_of_pgbouncer() {
-    let text = include_str!("pgbouncer/secured.cases");
-    compare_on(&Stage::new(true), text);
+    compare_on(&Stage::new(true), "secured");
 }
 
-fn compare_on(stage: &Stage, text: &str) {
-    let mut cases = Case::read_all(text);
+/// Runs the rows of one file, which is read now: rows can be worked on without a build.
+fn compare_on(stage: &Stage, file: &str) {
+    let path = format!("{ROWS}/{file}.cases");
+    let mut cases = Case::read_all(&fs::read_to_string(path).expect("it is there"));
     // One row can be asked for while working on it.
     if let Ok(wanted) = std::env::var("PGWEIR_TEST_CASE") {
         cases.retain(|case| case.name.contains(&wanted));
@@ -83,8 +83,8 @@ fn compare_on(stage: &Stage, text: &str) {
 /// A key that nobody has thought of fails, and so does a reason that has become untrue.
 #[test]
 fn every_setting_has_a_row_or_a_reason_for_none() {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pgbouncer");
-    let files = fs::read_dir(&directory).expect("it is there");
+    let directory = Path::new(ROWS);
+    let files = fs::read_dir(directory).expect("it is there");
     let paths = files.map(|file| file.expect("it can be read").path());
     let rows: Vec<_> = paths
         .filter(|path| path.extension().is_some_and(|name| name == "cases"))
@@ -172,6 +172,127 @@ fn server_tls_sslmode_is_that_of_pgbouncer() {
                 );
             }
         }
+    }
+}
+
+/// What is set in the kernel for a client's socket and for that of its server connection.
+#[test]
+fn sockets_have_the_options_of_pgbouncer() {
+    let postgres = Postgres::setup().method(Method::Scram).start();
+    postgres.create_role("alice", "wonder");
+    for more in [
+        "",
+        "tcp_keepalive = 0\n",
+        "tcp_keepidle = 77\ntcp_keepintvl = 7\ntcp_keepcnt = 5\ntcp_user_timeout = 54321\ntcp_socket_buffer = 65536\n",
+    ] {
+        let told = [Kind::PgBouncer118, Kind::PgBouncer124, Kind::Pgweir].map(|kind| {
+            let place = Place::new();
+            let ini = "[databases]\nshop = host=127.0.0.1 port={postgres} dbname=postgres\n[pgbouncer]\n{listen}\n\
+                       auth_type = trust\nauth_file = {dir}/users.txt\n";
+            place.write("pgbouncer.ini", &(place.fill(ini, postgres.port()) + more));
+            place.write("users.txt", "\"alice\" \"wonder\"\n");
+            let running = place.start(kind);
+            let mut alice = Raw::connect(running.port());
+            let startup = [("user", "alice"), ("database", "shop")];
+            alice.log_in(&startup, None).expect("anybody may");
+            let server = alice.value("select inet_client_port()");
+            let server = server.parse().expect("a port");
+            let client = alice.tcp().local_addr().expect("it has one").port();
+            [options(running.id(), client), options(running.id(), server)]
+        });
+        assert_eq!(told[0], told[1], "{more}");
+        assert_eq!(told[1], told[2], "{more}");
+    }
+}
+
+/// The options of the TCP connection of a process that has this port at one of its ends.
+fn options(process: u32, port: u16) -> String {
+    use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+    let pid = Pid::from_raw(process.try_into().expect("a process id")).expect("it is not 0");
+    let handle = pidfd_open(pid, PidfdFlags::empty()).expect("it runs");
+    for number in 0..100 {
+        let Ok(file) = pidfd_getfd(&handle, number, PidfdGetfdFlags::empty()) else {
+            continue;
+        };
+        let socket = socket2::SockRef::from(&file);
+        let port_of =
+            |address: std::io::Result<socket2::SockAddr>| Some(address.ok()?.as_socket()?.port());
+        let ends = [port_of(socket.local_addr()), port_of(socket.peer_addr())];
+        // A listening socket has no peer.
+        if ends[1].is_none() || !ends.contains(&Some(port)) {
+            continue;
+        }
+        return format!(
+            "keepalive {:?} {:?} {:?} {:?}, user timeout {:?}, buffers {:?} {:?}",
+            socket.keepalive().ok(),
+            socket.tcp_keepalive_time().ok(),
+            socket.tcp_keepalive_interval().ok(),
+            socket.tcp_keepalive_retries().ok(),
+            socket.tcp_user_timeout().ok(),
+            socket.recv_buffer_size().ok(),
+            socket.send_buffer_size().ok(),
+        );
+    }
+    panic!("process {process} has no connection with port {port}");
+}
+
+/// Ten numbers in PgBouncer's order and with its units, none of them zero where there is traffic.
+#[test]
+fn the_stats_line_tells_of_traffic_as_that_of_pgbouncer() {
+    const UNITS: [&str; 10] = [
+        "* xacts/s",
+        "* queries/s",
+        "* client parses/s",
+        "* server parses/s",
+        "* binds/s",
+        "in * B/s",
+        "out * B/s",
+        "xact * us",
+        "query * us",
+        "wait * us",
+    ];
+    let numbers = |line: &str| {
+        let (_, stats) = line.split_once(" LOG stats: ")?;
+        let parts: Vec<_> = stats.split(", ").collect();
+        assert_eq!(parts.len(), UNITS.len(), "{line}");
+        let numbers = parts.iter().zip(UNITS).map(|(part, unit)| {
+            let (before, after) = unit.split_once('*').expect("it has one");
+            let number = part
+                .strip_prefix(before)
+                .and_then(|part| part.strip_suffix(after));
+            number
+                .and_then(|number| number.parse().ok())
+                .unwrap_or_else(|| panic!("{line}"))
+        });
+        Some(numbers.collect::<Vec<u64>>())
+    };
+    let postgres = Postgres::setup().method(Method::Scram).start();
+    postgres.create_role("alice", "wonder");
+    for kind in [Kind::PgBouncer124, Kind::Pgweir] {
+        let place = Place::new();
+        let ini = "[databases]\nshop = host=127.0.0.1 port={postgres} dbname=postgres\n[pgbouncer]\n{listen}\n\
+                   auth_type = trust\nauth_file = {dir}/users.txt\npool_mode = transaction\nstats_period = 1\n";
+        place.write("pgbouncer.ini", &place.fill(ini, postgres.port()));
+        place.write("users.txt", "\"alice\" \"wonder\"\n");
+        let running = place.start(kind);
+        let mut alice = Raw::connect(running.port());
+        let startup = [("user", "alice"), ("database", "shop")];
+        alice.log_in(&startup, None).expect("anybody may");
+        support::eventually("it is busy", || {
+            for _ in 0..20 {
+                assert_eq!(alice.value("select 1"), "1");
+            }
+            let log = running.place.read("log");
+            log.lines().filter_map(numbers).any(|said| {
+                let [xacts, queries, .., received, sent, xact, query, _] = said[..] else {
+                    return false;
+                };
+                // Averages over a second: what began in one may end in the next.
+                [xacts, queries, received, sent, xact, query]
+                    .iter()
+                    .all(|number| *number > 0)
+            })
+        });
     }
 }
 

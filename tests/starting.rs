@@ -315,12 +315,6 @@ fn a_reload_with_a_broken_file_is_told_and_changes_nothing() {
         ),
         (
             "",
-            "pgbouncer.ini",
-            "auth_file = nosuch\n",
-            "nosuch: No such file or directory",
-        ),
-        (
-            "",
             "users.txt",
             "\"bob\n",
             "users.txt:3:1: the user's name has no closing quote",
@@ -402,5 +396,50 @@ fn a_broken_record_is_passed_over_and_told() {
             let log = running.place.read("log");
             words.iter().all(|words| log.contains(words))
         });
+    }
+}
+
+/// A file that is not there is told, as by PgBouncer: at the start nobody is known by it, and at a reload what was in it stays.
+#[test]
+fn a_missing_file_is_told_and_ends_nothing() {
+    let postgres = Postgres::setup().method(Method::Scram).start();
+    postgres.create_role("alice", "wonder");
+    for kind in ALL {
+        let name = kind.name();
+        for (more, file, text, word) in [
+            ("auth_file = {dir}/file", "file", USERS, "auth_file"),
+            (
+                "auth_type = trust\nauth_file = {dir}/file",
+                "file",
+                USERS,
+                "auth_file",
+            ),
+            (
+                "auth_type = hba\nauth_hba_file = {dir}/file",
+                "file",
+                "host all all 127.0.0.1/32 scram-sha-256\n",
+                "hba config file",
+            ),
+        ] {
+            let place = Place::new();
+            prepare(&place, postgres.port(), more);
+            let running = place.start(kind);
+            let path = running.place.path().join(file).display().to_string();
+            let words = format!("ERROR could not open {word} {path}: No such file or directory");
+            let told = || running.place.read("log").matches(&words).count();
+            assert_eq!(told(), 1, "{name}: {}", running.place.read("log"));
+            assert!(!comes_in(&running), "{name}: {word}");
+            // (PgBouncer does not survive that a user appears whom it has refused before.)
+            if kind != Kind::Pgweir {
+                continue;
+            }
+            running.place.write(file, text);
+            running.signal("HUP");
+            support::eventually("alice comes in", || comes_in(&running));
+            std::fs::remove_file(&path).expect("it is there");
+            running.signal("HUP");
+            support::eventually("it is told again", || told() == 2);
+            assert!(comes_in(&running), "{name}: {word}");
+        }
     }
 }

@@ -69,6 +69,14 @@ pub fn wait_close(call: Call) -> Acting {
     Box::pin(async move {
         let database = call.argument(0);
         call.process.find(database).map_err(report)?;
+        let on = database.map_or_else(String::new, |name| format!(" '{name}'"));
+        let said = format_args!("WAIT_CLOSE{on} command issued");
+        let said = call.process.config().log.words(said);
+        tracing::info!(
+            said,
+            database,
+            "waits until server connections are replaced"
+        );
         call.process.pools().replaced(database).await;
         Ok(DONE)
     })

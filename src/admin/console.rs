@@ -23,6 +23,7 @@ use crate::client::directory::{Ask, Entry, Listed, Seat};
 use crate::client::patience::Activity;
 use crate::net::packet::{Packet, Packets};
 use crate::net::stream::Stream;
+use crate::repeats::POOLER_ERROR;
 use crate::wire::reply::{
     Message, Report, Severity, SqlState, authentication, backend_key_data, parameter_status,
 };
@@ -77,6 +78,17 @@ impl End {
             Self::Violation(_) => "protocol_violation",
             Self::Drained => "drained",
             Self::Killed => "killed",
+        }
+    }
+
+    /// Why PgBouncer would say that it closes the client's connection.
+    pub fn as_pgbouncer(&self) -> &str {
+        match self {
+            Self::Goodbye => "client close request",
+            Self::ClientGone(_) => "client unexpected eof",
+            Self::Violation(report) => &report.message,
+            Self::Drained => "pooler is shutting down",
+            Self::Killed => "admin forced disconnect",
         }
     }
 
@@ -275,7 +287,7 @@ impl Console {
             b'P' | b'B' | b'D' | b'E' | b'C' if self.skips => Ok(()),
             b'P' | b'B' | b'D' | b'E' | b'C' => {
                 if let Err(report) = self.extended(tag, &body).await? {
-                    self.replies.extend(report.error(Severity::Error));
+                    self.refuse(&report);
                     self.skips = true;
                 }
                 self.flush_if_large().await
@@ -286,7 +298,7 @@ impl Console {
                     SqlState::NOT_SUPPORTED,
                     "the console has no functions to call",
                 );
-                self.replies.extend(report.error(Severity::Error));
+                self.refuse(&report);
                 self.ready().await
             }
             // Left over from a COPY that nobody began; Postgres passes it over as well.
@@ -307,14 +319,30 @@ impl Console {
             Ok(statements) => {
                 for statement in statements {
                     if let Err(report) = self.statement(statement).await? {
-                        self.replies.extend(report.error(Severity::Error));
+                        self.refuse(&report);
                         break;
                     }
                 }
             }
-            Err(report) => self.replies.extend(report.error(Severity::Error)),
+            Err(report) => self.refuse(&report),
         }
         self.ready().await
+    }
+
+    /// Tells the client that something cannot be done, and the log as PgBouncer does.
+    fn refuse(&mut self, report: &Report) {
+        self.replies.extend(report.error(Severity::Error));
+        let config = self.process.config();
+        let entry = self.listed.entry();
+        let (id, who, text) = (entry.id(), entry.who(), &report.message);
+        let Some(said) = config.log.words(text) else {
+            return tracing::debug!(id, user = who.user, "refused: {text}");
+        };
+        tracing::error!(said, "refused");
+        let said = format!("pooler error: {text}");
+        tracing::warn!(
+            target: POOLER_ERROR, id, user = who.user, database = who.database, peer = %entry.peer, said, "refused"
+        );
     }
 
     async fn statement(&mut self, statement: &str) -> Result<Result<(), Report>, End> {

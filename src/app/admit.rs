@@ -20,6 +20,7 @@ use self::denied::Denied;
 use self::proof::Proof;
 use self::welcome::{Welcomed, hello};
 use super::console::is_console;
+use super::look_up::Found;
 use super::page::Whom;
 use super::serve::App;
 use super::takeover;
@@ -35,6 +36,7 @@ use crate::net::line::Line;
 use crate::net::listen::Peer;
 use crate::net::packet::Packets;
 use crate::net::stream::Stream;
+use crate::net::tls::of_openssl;
 use crate::pool::book::{Party, ThreadId};
 use crate::pool::lease::Lease;
 use crate::pool::pools::Member;
@@ -143,6 +145,7 @@ async fn admit(
     let mut packets = Packets::new(socket.register().ok()?);
     let reception = Reception {
         app,
+        id: app.directory.number(),
         thread,
         began: Instant::now(),
         world: app.world(),
@@ -162,17 +165,21 @@ async fn admit(
     let mut greeted = match greeting {
         Ok(Greeting::Startup(greeted)) => greeted,
         Ok(Greeting::Cancel(key, line)) => {
-            app.cancel(&key, peer).await;
+            app.cancel(&key, peer, (reception.id, reception.began))
+                .await;
             drop(line);
             return None;
         }
         Err(denied) => {
             // A probe that connects and leaves (a load balancer's) is no event.
             if !matches!(&denied, Denied::Greeting(GreetError::Io(_))) {
+                if app.logs_as_pgbouncer() {
+                    reception.tell_ungreeted(&denied, peer);
+                }
                 app.metrics.login_failed(denied.as_str());
                 app.page.recent.refused(&denied, Whom::default(), &peer);
                 let cause = format!("{}: {denied}, from {}", denied.as_str(), place(peer));
-                if repeats::is_news(REFUSED, cause) {
+                if !app.logs_as_pgbouncer() && repeats::is_news(REFUSED, cause) {
                     tracing::info!(%peer, reason = denied.as_str(), "login refused: {denied}");
                 }
             }
@@ -195,14 +202,14 @@ async fn admit(
             Some((Arc::clone(session.entry()), session))
         }
         Err(denied) => {
-            refuse(app, *greeted, &denied, reception.began).await;
+            refuse(app, *greeted, &denied, (reception.id, reception.began)).await;
             None
         }
     }
 }
 
 async fn serve_console(reception: Reception<'_>, greeted: Greeted, seat: Option<Seat>) {
-    let (app, began) = (reception.app, reception.began);
+    let (app, whose) = (reception.app, (reception.id, reception.began));
     let received = reception.receive_at_console(greeted, seat).await;
     // A session may outlive the configuration under which it began.
     drop(reception);
@@ -214,11 +221,11 @@ async fn serve_console(reception: Reception<'_>, greeted: Greeted, seat: Option<
                 let age = entry.since.elapsed();
                 let said = app
                     .logs_as_pgbouncer()
-                    .then(|| closing("client close request", age));
+                    .then(|| closing(end.as_pgbouncer(), age));
                 farewell(&entry, end.as_str(), &end, said.as_deref());
             }
         }
-        Err((greeted, denied)) => refuse(app, greeted, &denied, began).await,
+        Err((greeted, denied)) => refuse(app, greeted, &denied, whose).await,
     }
 }
 
@@ -229,7 +236,7 @@ fn place(peer: Peer) -> String {
 }
 
 /// Tells a client why it is not let in.
-async fn refuse(app: &App, greeted: Greeted, denied: &Denied, began: Instant) {
+async fn refuse(app: &App, greeted: Greeted, denied: &Denied, (id, began): (u32, Instant)) {
     let Greeted {
         mut packets,
         startup: Startup { user, database, .. },
@@ -254,11 +261,21 @@ async fn refuse(app: &App, greeted: Greeted, denied: &Denied, began: Instant) {
         .then(|| closing(&denied.as_pgbouncer(), began.elapsed()));
     let last_words = denied.last_words(app.world().config.pool.errors);
     if let Some(said) = said {
-        if app.logs_disconnections() {
-            tracing::info!(%peer, user, database, said, "login refused: {denied}");
+        if let Some(said) = how_refused(packets.stream(), denied) {
+            tracing::error!(id, %peer, user, database, said, "login refused: {denied}");
+        }
+        if app.logs_connections()
+            && let Some(said) = failed_for(&user, &database, denied)
+        {
+            tracing::info!(id, %peer, user, database, said, "login refused: {denied}");
+        }
+        // Who leaves before having logged in may be a probe, to PgBouncer too.
+        let has_left = matches!(denied, Denied::Login(LoginError::Io(_)));
+        if app.logs_disconnections() && !has_left {
+            tracing::info!(id, %peer, user, database, said, "login refused: {denied}");
         }
         if last_words.is_some() {
-            pooler_error(0, &user, &database, peer, &denied.as_pgbouncer());
+            pooler_error(id, &user, &database, peer, &denied.as_pgbouncer());
         }
     } else if repeats::is_news(REFUSED, cause) {
         tracing::info!(
@@ -268,6 +285,32 @@ async fn refuse(app: &App, greeted: Greeted, denied: &Denied, began: Instant) {
     if let Some(words) = last_words {
         // The client may be gone; it was to be told, no more.
         let _ = timeout(LAST_WORDS_LIMIT, packets.write(&words)).await;
+    }
+}
+
+/// What PgBouncer says of a proof that was not good, beside the end of the connection.
+fn how_refused(stream: &Stream, denied: &Denied) -> Option<&'static str> {
+    Some(match denied {
+        Denied::Login(LoginError::Proof(_)) | Denied::NoUser(LoginError::Proof(_)) => {
+            "password authentication failed"
+        }
+        Denied::Login(LoginError::Certificate(_)) => {
+            match stream.tls().map(|tls| tls.peer_certificate()) {
+                None => "TLS connection required",
+                Some(None) => "TLS client certificate required",
+                Some(Some(_)) => "TLS certificate name mismatch",
+            }
+        }
+        _ => return None,
+    })
+}
+
+/// What PgBouncer says of a login to what is not there.
+fn failed_for(user: &str, database: &str, denied: &Denied) -> Option<String> {
+    match denied {
+        Denied::NoUser(_) => Some(format!("login failed: db={database}")),
+        Denied::NoDatabase(_) => Some(format!("login failed: db={database} user={user}")),
+        _ => None,
     }
 }
 
@@ -285,6 +328,8 @@ fn session(packets: Packets<Stream>, terms: Terms, lease: Option<Lease>, world: 
 /// What it takes to let one client in.
 pub(super) struct Reception<'a> {
     pub(super) app: &'a Arc<App>,
+    /// The client's number.
+    pub(super) id: u32,
     thread: ThreadId,
     /// When the client was accepted.
     began: Instant,
@@ -327,13 +372,15 @@ impl Reception<'_> {
             packets.write(&answer).await.map_err(LoginError::Io)?;
         }
         let found = self.in_time(pin!(self.find(startup))).await?;
+        self.tell_stranger(&found, startup, *peer);
+        self.tell_attempt(packets, startup, *peer);
         let mut credential = &found.credential;
         let proof = if self.world.passes_through() {
             Proof::None
         } else {
             let proving = pin!(self.prove(packets, startup, *peer, secured, credential));
             let proof = self.in_time(proving).await;
-            proof.inspect_err(|_| found.doubt())?
+            proof.map_err(|denied| found.why(denied))?
         };
         if let Proof::Vouched(by) = &proof {
             credential = by;
@@ -380,7 +427,7 @@ impl Reception<'_> {
         let listed = self
             .app
             .directory
-            .list_as(*peer, line, who, server, secret_length);
+            .list_as(self.id, *peer, line, who, server, secret_length);
         if !self.app.lets_in() {
             return Err(Denied::Draining);
         }
@@ -391,7 +438,7 @@ impl Reception<'_> {
         self.app.metrics.logins.add(self.began.elapsed());
         pool.traffic(self.thread).logins.add(1);
         if self.world.config.log.connections {
-            self.announce(listed.entry(), secured, replication(startup));
+            self.announce(listed.entry(), secured);
         }
         let most = settings.max_prepared_statements as usize;
         let terms = Terms {
@@ -413,26 +460,68 @@ impl Reception<'_> {
         Ok((terms, lease))
     }
 
-    /// Says that a client has logged in.
-    fn announce(&self, entry: &Entry, secured: Option<&Secured>, replication: &str) {
+    /// Says that a client has logged in. The log of PgBouncer has said so when it asked to.
+    fn announce(&self, entry: &Entry, secured: Option<&Secured>) {
         let (who, peer) = (entry.who(), entry.peer);
-        let said = self.login_attempt(entry, replication);
+        if self.app.logs_as_pgbouncer() {
+            let said = "logged in";
+            return tracing::debug!(said, id = entry.id(), user = who.user, database = who.database, %peer, "login");
+        }
         tracing::info!(
-            said,
             id = entry.id(), user = who.user, database = who.database, service = who.service,
             deployment = who.deployment.as_deref(), %peer,
             tls = secured.map(|secured| secured.version), resumed = secured.map(|secured| secured.resumed), "login"
         );
     }
 
-    /// The same in PgBouncer's words, where the log has them.
-    pub(super) fn login_attempt(&self, entry: &Entry, replication: &str) -> Option<String> {
-        self.app.logs_as_pgbouncer().then(|| {
-            let (who, tls) = (entry.who(), entry.line.tls.map(|tls| tls.to_string()));
-            let (database, user) = (&who.database, &who.user);
-            let tls = tls.as_deref().unwrap_or("no");
-            format!("login attempt: db={database} user={user} tls={tls} replication={replication}")
-        })
+    /// PgBouncer's line about who wants to log in, before anything was proved.
+    pub(super) fn tell_attempt(&self, packets: &Packets<Stream>, startup: &Startup, peer: Peer) {
+        if !self.world.config.log.connections || !self.app.logs_as_pgbouncer() {
+            return;
+        }
+        let Startup { user, database, .. } = startup;
+        let tls = Line::of(packets.stream()).tls.map(|tls| tls.to_string());
+        let tls = tls.as_deref().unwrap_or("no");
+        let replication = replication(startup);
+        let said =
+            format!("login attempt: db={database} user={user} tls={tls} replication={replication}");
+        tracing::info!(said, id = self.id, user, database, %peer, "login attempt");
+    }
+
+    /// PgBouncer's line about somebody whom nobody knows.
+    pub(super) fn tell_stranger(&self, found: &Found, startup: &Startup, peer: Peer) {
+        let asks_elsewhere = matches!(
+            self.world.config.auth.method,
+            AuthMethod::Any | AuthMethod::Ldap | AuthMethod::Pam
+        );
+        if asks_elsewhere || !found.is_listed_nowhere() {
+            return;
+        }
+        if let Some(said) = self
+            .app
+            .words(format_args!("no such user: {}", startup.user))
+        {
+            tracing::info!(said, id = self.id, %peer, "no such user");
+        }
+    }
+
+    /// PgBouncer's lines about a client that has not said who it is.
+    fn tell_ungreeted(&self, denied: &Denied, peer: Peer) {
+        let id = self.id;
+        if let Denied::Greeting(GreetError::Tls(error)) = denied {
+            let why = of_openssl(error).map_or_else(|| error.to_string(), str::to_owned);
+            let said = format!("TLS handshake error: handshake failed: {why}");
+            return tracing::warn!(said, "login refused: {denied}");
+        }
+        let because = denied.as_pgbouncer();
+        if self.app.logs_disconnections() {
+            let said = closing(&because, self.began.elapsed());
+            tracing::info!(id, %peer, said, "login refused: {denied}");
+        }
+        if matches!(denied, Denied::Greeting(error) if error.is_told()) {
+            let said = format!("pooler error: {because}");
+            tracing::warn!(target: POOLER_ERROR, id, %peer, said, "client refused");
+        }
     }
 
     /// The entry for the database that the client wants, if there is one that it may have.

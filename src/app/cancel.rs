@@ -1,12 +1,13 @@
 //! A cancel request: told to the session that it names, or passed on to the process that has it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::task::spawn_blocking;
+use tokio::time::Instant;
 
 use super::admit::closing;
 use super::serve::App;
+use crate::client::patience::Activity;
 use crate::net::listen::Peer;
 use crate::repeats;
 use crate::server::peers::{PassError, Way};
@@ -14,6 +15,9 @@ use crate::wire::startup::CancelKey;
 
 /// What is said of a request that reached nobody.
 const NOT_PASSED: &str = "cancel request not passed on";
+
+/// What PgBouncer says of a request that has done its work.
+const SENT: &str = "successfully sent cancel request";
 
 /// Why nobody was told.
 #[derive(Debug, thiserror::Error)]
@@ -46,16 +50,26 @@ impl Untold {
 
 impl App {
     /// Stops what a session runs, if the key is right. Returns when that was passed on.
-    pub(super) async fn cancel(&self, key: &CancelKey, peer: Peer) {
+    pub(super) async fn cancel(&self, key: &CancelKey, peer: Peer, whose: (u32, Instant)) {
+        let entry = self.directory.by_key(key);
+        let is_idle = entry.is_some_and(|entry| entry.doing().activity == Activity::Idle);
         if let Some(asked) = self.directory.ask_to_cancel(key) {
             self.metrics.cancel_asked("passed");
             // Nobody ever sends anything: whoever is done with it drops the other end.
             let _ = asked.await;
-            return;
+            let because = if is_idle {
+                "cancel request for idle client"
+            } else {
+                SENT
+            };
+            return self.tell_end(because, peer, whose);
         }
         match self.pass_on(key).await {
-            Ok(()) => self.metrics.cancel_asked("forwarded"),
-            Err(untold) => self.tell_of(&untold, key, peer),
+            Ok(()) => {
+                self.metrics.cancel_asked("forwarded");
+                self.tell_end(SENT, peer, whose);
+            }
+            Err(untold) => self.tell_of(&untold, key, peer, whose),
         }
     }
 
@@ -92,13 +106,20 @@ impl App {
         }
     }
 
-    fn tell_of(&self, untold: &Untold, key: &CancelKey, peer: Peer) {
+    /// PgBouncer's line about the end of the connection by which the request came.
+    fn tell_end(&self, because: &str, peer: Peer, (id, began): (u32, Instant)) {
+        if self.logs_as_pgbouncer() && self.logs_disconnections() {
+            let said = closing(because, began.elapsed());
+            tracing::info!(id, %peer, said, "cancel request");
+        }
+    }
+
+    fn tell_of(&self, untold: &Untold, key: &CancelKey, peer: Peer, whose: (u32, Instant)) {
         let lost = matches!(untold, Untold::Lost(..));
         let result = if lost { "lost" } else { "unknown" };
         self.metrics.cancel_asked(result);
-        if self.logs_as_pgbouncer() && self.logs_disconnections() {
-            let said = closing(untold.as_pgbouncer(), Duration::ZERO);
-            tracing::info!(%peer, said, "{NOT_PASSED}: {untold}");
+        if self.logs_as_pgbouncer() {
+            self.tell_end(untold.as_pgbouncer(), peer, whose);
         } else if lost && repeats::is_news(NOT_PASSED, untold.to_string()) {
             tracing::warn!("{NOT_PASSED}: {untold}");
         } else {

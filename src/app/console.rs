@@ -68,6 +68,7 @@ impl Reception<'_> {
             written.map_err(LoginError::Io)?;
         }
         if is_owner(greeted.packets.stream(), &greeted.startup) {
+            self.tell_attempt(&greeted.packets, &greeted.startup, greeted.peer);
             return Ok((Standing::Owner, self.seat_of_admin()?));
         }
         let proof = self.identify(greeted).await?;
@@ -104,6 +105,8 @@ impl Reception<'_> {
             ..startup.clone()
         };
         let found = self.in_time(self.find(&elsewhere)).await?;
+        self.tell_stranger(&found, startup, peer);
+        self.tell_attempt(packets, startup, peer);
         if !self.world.passes_through() {
             // The HBA file knows the console by its own name.
             let proving = self.prove(packets, startup, peer, secured, &found.credential);
@@ -160,7 +163,7 @@ impl Reception<'_> {
         let listed = self
             .app
             .directory
-            .list_as(greeted.peer, line, who, None, length);
+            .list_as(self.id, greeted.peer, line, who, None, length);
         let hello = hello(listed.entry().key());
         let telling = async { greeted.packets.write(&hello).await.map_err(LoginError::Io) };
         if let Err(denied) = self.in_time(telling).await {
@@ -169,11 +172,10 @@ impl Reception<'_> {
         let logins = &self.app.metrics.console_logins;
         logins.fetch_add(1, Ordering::Relaxed);
         self.app.console.logged_in();
-        if self.world.config.log.connections {
+        if self.world.config.log.connections && !self.app.logs_as_pgbouncer() {
             let who = listed.entry().who();
-            let said = self.login_attempt(listed.entry(), "no");
             tracing::info!(
-                said, id = listed.entry().id(), user = who.user, database = who.database, peer = %greeted.peer, ?standing,
+                id = listed.entry().id(), user = who.user, database = who.database, peer = %greeted.peer, ?standing,
                 "login to the console"
             );
         }
@@ -293,6 +295,12 @@ impl Process for App {
     }
 
     fn shut_down(&self, how: Shutdown) -> bool {
+        let command = match how {
+            Shutdown::WaitForClients => "SHUTDOWN WAIT_FOR_CLIENTS",
+            Shutdown::WaitForServers => "SHUTDOWN WAIT_FOR_SERVERS",
+            Shutdown::Immediate | Shutdown::Drain => "SHUTDOWN",
+        };
+        self.issued(command, None, "told to end");
         self.shut_down(how)
     }
 
@@ -301,8 +309,9 @@ impl Process for App {
     }
 
     fn reload(&self) -> Result<(), ActError> {
+        self.issued("RELOAD", None, "told to read the configuration again");
         self.reload().map_err(|error| {
-            tracing::error!("not reloaded, the old configuration stays:\n{error}");
+            self.tell_not_reloaded(&error);
             ActError::Reload(error.to_string())
         })
     }

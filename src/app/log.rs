@@ -15,7 +15,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
 use self::syslog::Syslog;
-use crate::config::checked::{Log, LogFormat};
+use crate::config::checked::{Config, Log, LogFormat};
 use crate::pool::stats::Totals;
 use crate::repeats;
 
@@ -34,7 +34,8 @@ struct Filter {
 }
 
 /// Starts logging. `RUST_LOG` overrides the level. Only the first call has an effect; fails if the file cannot be opened.
-pub fn start(log: &Log) -> io::Result<()> {
+pub fn start(config: &Config) -> io::Result<()> {
+    let log = &config.log;
     let file = log.file.as_deref().map(open).transpose()?;
     let output: &'static Output = OUTPUT.get_or_init(|| Output {
         stderr: log.stderr,
@@ -54,7 +55,9 @@ pub fn start(log: &Log) -> io::Result<()> {
             (Box::new(set), lines.try_init())
         }
         LogFormat::PgBouncer => {
-            let lines = lines.with_ansi(false).event_format(pgbouncer::Lines);
+            let lines = lines.with_ansi(false).event_format(pgbouncer::Lines {
+                port: config.listen.unix_port(),
+            });
             let lines = lines.with_filter_reloading();
             let handle = lines.reload_handle();
             let set = move |filter| handle.reload(filter).is_ok();

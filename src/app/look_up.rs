@@ -16,6 +16,7 @@ use super::admit::denied::Denied;
 use super::admit::welcome::give_back;
 use super::world::HowToLookUp;
 use crate::client::credentials::Credential;
+use crate::client::login::LoginError as ClientError;
 use crate::config::checked::{AuthMethod, Errors, Secret};
 use crate::pool::book::ServiceLimits;
 use crate::pool::pools::Refused;
@@ -57,6 +58,9 @@ const MOST: usize = 10_000;
 /// How long Postgres may take for an answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
+/// PgBouncer's words for all that keeps it from looking up a user.
+const CONFIG_ERROR: &str = "bouncer config error";
+
 /// Why a user could not be looked up.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum LookUpError {
@@ -77,6 +81,19 @@ pub enum LookUpError {
 }
 
 impl LookUpError {
+    /// Why PgBouncer would say that it closes the client's connection.
+    pub fn as_pgbouncer(&self) -> String {
+        match self {
+            Self::NoServer(refused) if !matches!(refused, Refused::Login { .. }) => {
+                refused.as_pgbouncer()
+            }
+            Self::NoServer(refused) if refused.code() == Some(SqlState::INVALID_CATALOG_NAME) => {
+                refused.as_pgbouncer()
+            }
+            _ => CONFIG_ERROR.to_owned(),
+        }
+    }
+
     /// The last words to the client.
     pub fn to_client(&self, errors: Errors) -> Vec<u8> {
         const WORDS: &str = "pgweir cannot look up this role";
@@ -96,7 +113,7 @@ impl LookUpError {
         };
         let report = match errors {
             Errors::Postgres => report,
-            Errors::PgBouncer => report.as_pgbouncer(Some("bouncer config error".to_owned())),
+            Errors::PgBouncer => report.as_pgbouncer(Some(CONFIG_ERROR.to_owned())),
         };
         report.error(Severity::Fatal)
     }
@@ -204,10 +221,28 @@ pub(super) struct Found {
 }
 
 impl Found {
+    /// Whether nobody knows the user, and Postgres was not asked.
+    pub(super) fn is_listed_nowhere(&self) -> bool {
+        !self.credential.is_known() && self.remembered.is_none()
+    }
+
     /// Its client had no proof: the secret may be another one by now.
     pub(super) fn doubt(&self) {
         if let Some(remembered) = &self.remembered {
             remembered.is_doubted.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// The same as what it is told, and for the log whether Postgres does not know the user.
+    pub(super) fn why(&self, denied: Denied) -> Denied {
+        self.doubt();
+        match denied {
+            Denied::Login(error @ (ClientError::Password(_) | ClientError::Proof(_)))
+                if !self.credential.is_known() && self.remembered.is_some() =>
+            {
+                Denied::NoUser(error)
+            }
+            denied => denied,
         }
     }
 }
@@ -274,7 +309,12 @@ impl Reception<'_> {
             Ok(Ok(rows)) => rows,
             Ok(Err(LoginError::Refused(error))) => {
                 let hint = hint(role, &place, query.is_none()).into();
-                tracing::warn!(database, role, %error, "auth_query failed: {hint}");
+                let said = format_args!("S: error in auth_query: ERROR: {}", error.message);
+                if let Some(said) = self.world.config.log.words(said) {
+                    tracing::error!(said, "auth_query failed");
+                } else {
+                    tracing::warn!(database, role, %error, "auth_query failed: {hint}");
+                }
                 return Err(LookUpError::Refused { error, hint });
             }
             Ok(Err(error)) => return Err(LookUpError::NoAnswer(error.to_string().into())),

@@ -102,11 +102,15 @@ async fn go_through(app: &App, phase: Phase, drain_limit: Duration) -> bool {
             while app.clients_left() > 0 {
                 sleep(CHECK).await;
             }
+            let said = app.words("client connections dropped, exiting");
+            tracing::info!(said, "all clients have left");
         }
         Phase::WaitingForServers => {
             let pausing = app.pools.pause_for_good();
             // Nobody can resume any more.
             let _ = pausing.done().await;
+            let said = app.words("server connections dropped, exiting");
+            tracing::info!(said, "all server connections are closed");
         }
         Phase::Draining => drain(app, drain_limit).await,
         Phase::Ended => {}

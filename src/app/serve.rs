@@ -1,6 +1,7 @@
 //! The process from start to end: listen, hand out clients, reload, drain.
 
 use std::collections::HashSet;
+use std::fmt::Display;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -32,6 +33,7 @@ use super::world::{Source, SourceError, World};
 use super::{activation, http, log, notify};
 use crate::admin::own::Own;
 use crate::admin::process::Shutdown;
+use crate::admin::show::process::versions;
 use crate::client::credentials::Credentials;
 use crate::client::directory::{Ask, Directory, Quota};
 use crate::client::statements::bound_memory;
@@ -40,7 +42,7 @@ use crate::config::checked::{Config, Host, Listen, LogFormat};
 use crate::metrics::Metrics;
 use crate::net::listen::Listener;
 use crate::net::stream::unix_path;
-use crate::pool::book::ThreadId;
+use crate::pool::book::{Gate, ThreadId};
 use crate::pool::pools::{Pool, Pools, Purpose};
 use crate::server::names::{Times, names};
 use crate::server::peers::Peers;
@@ -167,6 +169,11 @@ impl App {
         }
     }
 
+    /// Whether a line is written for each login.
+    pub fn logs_connections(&self) -> bool {
+        self.world.read().config.log.connections
+    }
+
     /// Whether a line is written for each goodbye.
     pub fn logs_disconnections(&self) -> bool {
         self.world.read().config.log.disconnections
@@ -175,6 +182,23 @@ impl App {
     /// Whether log lines are to be PgBouncer's.
     pub fn logs_as_pgbouncer(&self) -> bool {
         self.world.read().config.log.format == LogFormat::PgBouncer
+    }
+
+    /// What PgBouncer would say, where the log has its words.
+    pub(super) fn words(&self, said: impl Display) -> Option<String> {
+        self.world.read().config.log.words(said)
+    }
+
+    /// Says that a configuration cannot be read: each mistake has a line where the log is like PgBouncer's.
+    pub(super) fn tell_not_reloaded(&self, error: &SourceError) {
+        if self.logs_as_pgbouncer() {
+            for said in error.to_string().lines() {
+                tracing::error!(said, "a mistake in the configuration");
+            }
+        }
+        let said =
+            self.words("config file loading failed: not reloaded, the old configuration stays");
+        tracing::error!(said, "not reloaded, the old configuration stays:\n{error}");
     }
 
     /// Has sessions look at themselves that have done the same for too long.
@@ -221,10 +245,7 @@ impl App {
         let _one_at_a_time = self.reloading.lock();
         let _told = notify::Reloading::begin();
         let old = self.world();
-        let new = self
-            .source
-            .after(&old)
-            .load(&old.credentials, Some(&old.tls));
+        let new = self.source.after(&old).load(&old.credentials, Some(&old));
         self.metrics.reloaded(new.is_ok());
         let new = new?;
         self.put_in_force(&old, new);
@@ -328,7 +349,7 @@ pub fn serve_after(
 ) -> Result<(), StartError> {
     // The key makes the salts of unknown users: the same at each login, and not to be foretold.
     let world = source.load(&Credentials::new(rand::random(), []), None)?;
-    log::start(&world.config.log)?;
+    log::start(&world.config)?;
     world.warn();
     raise_file_limit(&world.config);
     take_effect(&world);
@@ -433,6 +454,11 @@ async fn end_of(workers: Vec<JoinHandle<()>>, watching: JoinHandle<()>) {
 /// Everything that is not a client's, but HTTP: signals, time.
 async fn control(app: &Arc<App>, mut signals: Signals, drain_limit: Duration) {
     notify::tell(notify::READY);
+    let said = app.words(format_args!(
+        "process up: {}, adns: getaddrinfo, tls: rustls",
+        versions()
+    ));
+    tracing::info!(said, version = env!("CARGO_PKG_VERSION"), "serving");
     let over = CancellationToken::new();
     let mut tasks = JoinSet::new();
     tasks.spawn(keep_time(Arc::clone(app), over.clone()));
@@ -471,33 +497,80 @@ impl Signals {
         let (on_terminate, on_interrupt) = app.source.ways_to_end();
         loop {
             tokio::select! {
-                _ = self.hangup.recv() => match app.reload() {
-                    Ok(()) => tracing::info!("reloaded"),
-                    Err(error) => tracing::error!("not reloaded, the old configuration stays:\n{error}"),
-                },
-                _ = self.terminate.recv() => end(app, on_terminate),
-                _ = self.interrupt.recv() => end(app, on_interrupt),
-                _ = self.quit.recv() => end(app, Shutdown::Immediate),
-                _ = self.pause.recv() => match app.pause(None) {
-                    // Nobody waits for it.
-                    Ok(pausing) => pausing.keep(),
-                    Err(error) => tracing::warn!("not paused: {error}"),
-                },
-                _ = self.resume.recv() => if let Err(error) = app.resume(None) {
-                    if app.is_draining() {
-                        tracing::info!("got SIGUSR2 while shutting down, ignoring");
-                    } else {
-                        tracing::warn!("not resumed: {error}");
+                _ = self.hangup.recv() => {
+                    heard(app, "SIGHUP", ", re-reading config");
+                    match app.reload() {
+                        Ok(()) => tracing::info!("reloaded"),
+                        Err(error) => app.tell_not_reloaded(&error),
                     }
-                },
+                }
+                _ = self.terminate.recv() => end(app, "SIGTERM", on_terminate),
+                _ = self.interrupt.recv() => end(app, "SIGINT", on_interrupt),
+                _ = self.quit.recv() => end(app, "SIGQUIT", Shutdown::Immediate),
+                _ = self.pause.recv() => pause(app),
+                _ = self.resume.recv() => resume(app),
             }
         }
     }
 }
 
+/// Says that a signal has come, and what PgBouncer does about it.
+fn heard(app: &App, signal: &'static str, so: &str) {
+    let said = app.words(format_args!("got {signal}{so}"));
+    tracing::info!(said, signal, "heard a signal");
+}
+
+/// Pauses everything. Nobody waits for it.
+fn pause(app: &App) {
+    match app.pools.pause(None) {
+        Ok(pausing) => {
+            heard(app, "SIGUSR1", ", pausing all activity");
+            tracing::info!("paused");
+            pausing.keep();
+        }
+        Err(error) => {
+            heard(app, "SIGUSR1", ", but already paused/suspended");
+            tracing::warn!("not paused: {error}");
+        }
+    }
+}
+
+/// Undoes it.
+fn resume(app: &App) {
+    if app.is_draining() {
+        return heard(app, "SIGUSR2", " while shutting down, ignoring");
+    }
+    let from = match app.pools.gate() {
+        Gate::Suspended => ", continuing from SUSPEND",
+        Gate::Open | Gate::Paused => ", continuing from PAUSE",
+    };
+    match app.pools.resume(None) {
+        Ok(()) => {
+            heard(app, "SIGUSR2", from);
+            tracing::info!("resumed");
+        }
+        Err(error) => {
+            heard(app, "SIGUSR2", ", but not paused/suspended");
+            tracing::warn!("not resumed: {error}");
+        }
+    }
+}
+
 /// Begins to end the process; told a second time, at once.
-fn end(app: &App, how: Shutdown) {
-    if !app.shut_down(how) {
+fn end(app: &App, signal: &'static str, how: Shutdown) {
+    // PgBouncer does not ask which signals it were.
+    let is_told_twice = app.source.is_ini() && app.is_draining() || !app.shut_down(how);
+    let so = match how {
+        Shutdown::Immediate => ", fast exit",
+        _ if is_told_twice => " while shutting down, fast exit",
+        Shutdown::WaitForClients => ", shutting down, waiting for all clients disconnect",
+        Shutdown::WaitForServers => {
+            ", shutting down, waiting for all servers connections to be released"
+        }
+        Shutdown::Drain => ", shutting down",
+    };
+    heard(app, signal, so);
+    if is_told_twice {
         tracing::warn!("told twice: leaving at once");
         app.shut_down(Shutdown::Immediate);
     }
@@ -527,7 +600,9 @@ fn listen(config: &Config, taken: Vec<OwnedFd>) -> Result<Vec<Listener>, StartEr
     if !activated.is_empty() {
         for listener in &activated {
             let address = listener.name();
-            tracing::info!(address, "socket passed from service manager, listening");
+            let passed = "socket passed from service manager";
+            tracing::info!(said = config.log.words(passed), address, "{passed}");
+            tracing::info!(said = listening(config, address), address, "listening");
         }
         return Ok(activated);
     }
@@ -558,9 +633,20 @@ fn listen(config: &Config, taken: Vec<OwnedFd>) -> Result<Vec<Listener>, StartEr
         listeners.push(listener.map_err(failed(directory.clone()))?);
     }
     for listener in &listeners {
-        tracing::info!(address = listener.name(), "listening");
+        let address = listener.name();
+        tracing::info!(said = listening(config, address), address, "listening");
     }
     Ok(listeners)
+}
+
+/// PgBouncer's line about a listening socket.
+fn listening(config: &Config, name: &str) -> Option<String> {
+    let kind = if name.starts_with(['/', '@']) {
+        "unix:"
+    } else {
+        ""
+    };
+    config.log.words(format_args!("listening on {kind}{name}"))
 }
 
 /// Looks after what time brings.
@@ -631,7 +717,14 @@ fn raise_file_limit(config: &Config) {
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
         tracing::warn!(%error, "cannot raise the limit of open files");
     }
-    let needed = u64::from(config.limits.max_clients) + 1000;
+    let clients = config.limits.max_clients;
+    let needed = u64::from(clients) + 1000;
+    let number = |limit: Option<u64>| limit.map_or("unlimited".to_owned(), |n| n.to_string());
+    let (now, hard) = (number(limit.current), number(limit.maximum));
+    let said = config.log.words(format_args!(
+        "kernel file descriptor limit: {now} (hard: {hard}); max_client_conn: {clients}, max expected fd use: {needed}"
+    ));
+    tracing::info!(said, limit = now, needed, "open files");
     if limit.current.is_some_and(|current| current < needed) {
         tracing::warn!(limit = ?limit.current, needed, "the limit of open files is too low for limits.max_clients");
     }

@@ -1,4 +1,4 @@
-//! What an operator does with the process: by signal, or on the console.
+//! What an operator does with the process on the console.
 
 use super::console::is_console;
 use super::phase::{Phase, is_client};
@@ -12,14 +12,14 @@ impl App {
     pub fn pause(&self, database: Option<&str>) -> Result<Shutting, ActError> {
         self.find(database)?;
         let shutting = self.pools.pause(database)?;
-        tracing::info!(database, "paused");
+        self.issued("PAUSE", database, "paused");
         Ok(shutting)
     }
 
     /// Begins to suspend everything.
     pub fn suspend(&self) -> Result<Shutting, ActError> {
         let shutting = self.pools.suspend()?;
-        tracing::info!("suspended");
+        self.issued("SUSPEND", None, "suspended");
         Ok(shutting)
     }
 
@@ -30,7 +30,7 @@ impl App {
         }
         self.find(database)?;
         self.pools.resume(database)?;
-        tracing::info!(database, "resumed");
+        self.issued("RESUME", database, "resumed");
         Ok(())
     }
 
@@ -38,8 +38,12 @@ impl App {
     pub fn disable(&self, database: &str, disabled: bool) -> Result<(), ActError> {
         self.find(Some(database))?;
         self.pools.disable(database, disabled);
-        let what = if disabled { "disabled" } else { "enabled" };
-        tracing::info!(database, "{what}");
+        let (command, what) = if disabled {
+            ("DISABLE", "disabled")
+        } else {
+            ("ENABLE", "enabled")
+        };
+        self.issued(command, Some(database), what);
         Ok(())
     }
 
@@ -47,7 +51,11 @@ impl App {
     pub fn reconnect(&self, database: Option<&str>) -> Result<(), ActError> {
         self.find(database)?;
         self.pools.reconnect(database);
-        tracing::info!(database, "server connections are being replaced");
+        self.issued(
+            "RECONNECT",
+            database,
+            "server connections are being replaced",
+        );
         Ok(())
     }
 
@@ -62,7 +70,7 @@ impl App {
         self.directory.ask_those(Ask::Leave, |who| {
             is_client(who) && database.is_none_or(|name| who.database == name)
         });
-        tracing::info!(database, "killed");
+        self.issued("KILL", database, "killed");
         Ok(killing)
     }
 
@@ -72,6 +80,13 @@ impl App {
         entry.ask(Ask::Leave);
         tracing::info!(id, "client killed");
         Ok(())
+    }
+
+    /// Says what a command of the console has begun.
+    pub(super) fn issued(&self, command: &str, database: Option<&str>, what: &str) {
+        let on = database.map_or_else(String::new, |name| format!(" '{name}'"));
+        let said = self.words(format_args!("{command}{on} command issued"));
+        tracing::info!(said, database, "{what}");
     }
 
     /// Begins to end the process. False if it is ending as fast already.

@@ -1,5 +1,6 @@
 //! The configuration in force and what is made from it, swapped as a whole at a reload.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -180,6 +181,12 @@ pub struct World {
     pub name_servers: Option<Arc<NameServers>>,
     /// Who may come in how, with `method = "hba"`.
     pub hba: Arc<HbaFile>,
+    /// What stood in the users file, for a reload that does not find it.
+    in_file: Arc<Users>,
+    /// There is to be a users file, and it is not there.
+    lacks_users: bool,
+    /// What is to be told of files that are not there.
+    missing: Vec<String>,
     /// Records of PgBouncer's HBA file that were passed over when it was read.
     passed_over: Option<Mistakes>,
     /// Where a file of PgBouncer's means something else here, when it was read.
@@ -212,6 +219,11 @@ impl Source {
         Self::File(path)
     }
 
+    /// Whether it is PgBouncer's.
+    pub(super) fn is_ini(&self) -> bool {
+        matches!(self, Self::Ini { .. })
+    }
+
     /// What SIGTERM and SIGINT ask for: with PgBouncer's file what they do there.
     pub(super) fn ways_to_end(&self) -> (Shutdown, Shutdown) {
         match self {
@@ -232,8 +244,8 @@ impl Source {
     /// Reads the configuration and everything that it names. `known`: who was known so far; what their logins have taught is
     /// kept.
     ///
-    /// `tls`: what TLS was made with so far. It is kept as long as the files hold the same.
-    pub fn load(&self, known: &Credentials, tls: Option<&TlsSides>) -> Result<World, SourceError> {
+    /// `before`: what is in force. What TLS was made with is kept as long as the files hold the same.
+    pub fn load(&self, known: &Credentials, before: Option<&World>) -> Result<World, SourceError> {
         let Written {
             text,
             notes,
@@ -241,16 +253,22 @@ impl Source {
         } = self.read()?;
         let overrides = Overrides::default();
         let config = self.config(text.as_ref(), &overrides)?;
-        let (hba, passed_over) = self.hba(&config)?;
+        let mut files = self.files(before);
+        let (hba, passed_over) = files.hba(&config)?;
+        let in_file = files.users(&config)?;
+        let users = users(&config, &in_file);
         Ok(World {
-            credentials: Arc::new(known.successor(config.auth.scram_iterations, users(&config)?)),
+            credentials: Arc::new(known.successor(config.auth.scram_iterations, users)),
             classifier: Classifier::new(&config.services),
-            tls: TlsSides::read(&config, tls)?,
+            tls: TlsSides::read(&config, before.map(|before| &before.tls))?,
             directory: elsewhere(&config, &hba)?,
-            idents: idents(&config)?.map(Arc::new),
+            idents: files.idents(&config)?,
             name_servers: name_servers(&config)?,
-            hba: Arc::new(hba),
+            hba,
+            in_file: files.kept(in_file),
             passed_over,
+            lacks_users: files.lacks_users,
+            missing: files.missing,
             notes,
             theirs,
             config: Arc::new(config),
@@ -320,18 +338,26 @@ impl Source {
             names.any(|name| tables.iter().any(|table| name.starts_with(table)))
         };
         let wrong = |error: SourceError| SetError::Wrong(error.to_string());
-        let credentials = if touches(&["auth.", "users", "databases"]) {
-            let users = users(&config).map_err(wrong)?;
+        let mut files = self.files(Some(world));
+        let (credentials, in_file, lacks_users) = if touches(&["auth.", "users", "databases"]) {
+            let in_file = files.users(&config).map_err(wrong)?;
+            let users = users(&config, &in_file);
             let iterations = config.auth.scram_iterations;
-            Arc::new(world.credentials.successor(iterations, users))
+            let credentials = world.credentials.successor(iterations, users);
+            (
+                Arc::new(credentials),
+                files.kept(in_file),
+                files.lacks_users,
+            )
         } else {
-            Arc::clone(&world.credentials)
+            let in_file = Arc::clone(&world.in_file);
+            (Arc::clone(&world.credentials), in_file, world.lacks_users)
         };
         let (idents, hba, passed_over, directory) = if touches(&["auth."]) {
-            let (hba, passed_over) = self.hba(&config).map_err(wrong)?;
-            let idents = idents(&config).map_err(wrong)?.map(Arc::new);
+            let (hba, passed_over) = files.hba(&config).map_err(wrong)?;
+            let idents = files.idents(&config).map_err(wrong)?;
             let directory = elsewhere(&config, &hba).map_err(wrong)?;
-            (idents, Arc::new(hba), passed_over, directory)
+            (idents, hba, passed_over, directory)
         } else {
             let directory = world.directory.clone();
             (
@@ -359,7 +385,10 @@ impl Source {
             idents,
             name_servers,
             hba,
+            in_file,
             passed_over,
+            lacks_users,
+            missing: files.missing,
             // They are of the file, and were told when that was read.
             notes: Vec::new(),
             theirs: ini::with(&world.theirs, name, value),
@@ -369,39 +398,115 @@ impl Source {
         })
     }
 
-    fn hba(&self, config: &Config) -> Result<(HbaFile, Option<Mistakes>), SourceError> {
-        hba(config, matches!(self, Self::Ini { .. }))
+    fn files<'a>(&self, before: Option<&'a World>) -> Files<'a> {
+        Files {
+            lenient: self.is_ini(),
+            before,
+            lacks_users: false,
+            missing: Vec::new(),
+        }
+    }
+}
+
+/// Users with their secrets.
+type Users = Vec<(String, Secret)>;
+
+/// Reads the files that say who may log in, and how.
+struct Files<'a> {
+    /// As PgBouncer: a file that is not there is told, and what was read from it before stays. In an HBA file, what is wrong is passed
+    /// over.
+    lenient: bool,
+    before: Option<&'a World>,
+    /// The users file is one of those that are not there.
+    lacks_users: bool,
+    /// What is to be told of those that are not there.
+    missing: Vec<String>,
+}
+
+impl Files<'_> {
+    /// What a file holds; `None`: it is not there, and that is borne. `what`: PgBouncer's word for it.
+    fn read(&mut self, what: &str, path: &Path) -> Result<Option<String>, SourceError> {
+        match read(path) {
+            Err(SourceError::Unreadable { cause, .. })
+                if self.lenient && cause.kind() == ErrorKind::NotFound =>
+            {
+                let path = path.display();
+                let missing = format!("could not open {what} {path}: No such file or directory");
+                self.missing.push(missing);
+                Ok(None)
+            }
+            read => read.map(Some),
+        }
+    }
+
+    /// What is kept of them for a reload that does not find the file.
+    fn kept(&self, users: Arc<Users>) -> Arc<Users> {
+        if self.lenient { users } else { Arc::default() }
+    }
+
+    /// Those of `auth.users_file`.
+    fn users(&mut self, config: &Config) -> Result<Arc<Users>, SourceError> {
+        let Some(path) = &config.auth.users_file else {
+            return Ok(Arc::default());
+        };
+        let Some(text) = self.read("auth_file", path)? else {
+            self.lacks_users = true;
+            let before = self.before.map(|before| Arc::clone(&before.in_file));
+            return Ok(before.unwrap_or_default());
+        };
+        let file = path.display().to_string();
+        let users = config::users_file::parse(&text).map_err(|mistakes| mistakes.in_file(&file))?;
+        Ok(Arc::new(users))
+    }
+
+    /// The names in certificates, as `auth.ident_file` maps them.
+    fn idents(&mut self, config: &Config) -> Result<Option<Arc<IdentMap>>, SourceError> {
+        let Some(path) = &config.auth.ident_file else {
+            return Ok(None);
+        };
+        let Some(text) = self.read("ident config file", path)? else {
+            return Ok(self.before.and_then(|before| before.idents.clone()));
+        };
+        let file = path.display().to_string();
+        let map = config::ident_file::parse(&text).map_err(|mistakes| mistakes.in_file(&file))?;
+        Ok(Some(Arc::new(map)))
+    }
+
+    /// The records of `auth.hba_file`, and what was passed over.
+    fn hba(&mut self, config: &Config) -> Result<(Arc<HbaFile>, Option<Mistakes>), SourceError> {
+        let auth = &config.auth;
+        let Some(path) = auth
+            .hba_file
+            .as_ref()
+            .filter(|_| auth.method == AuthMethod::Hba)
+        else {
+            return Ok((Arc::default(), None));
+        };
+        let Some(text) = self.read("hba config file", path)? else {
+            let before = self.before.map(|before| Arc::clone(&before.hba));
+            return Ok((before.unwrap_or_default(), None));
+        };
+        match config::hba_file::parse(&text, path) {
+            (_, Some(mistakes)) if !self.lenient => Err(mistakes.into()),
+            (records, passed_over) => Ok((Arc::new(records), passed_over)),
+        }
     }
 }
 
 /// The forced users of `[databases]`, those of `users_file`, and those of `[users]`; the later win.
-fn users(config: &Config) -> Result<Vec<(String, Secret)>, SourceError> {
+fn users(config: &Config, in_file: &Users) -> Users {
     // Whoever gives a login in [databases] means it to be asked for: nobody gets it for nothing.
     let databases = config.databases.values().chain(&config.any_database);
     let forced =
         databases.filter_map(|database| Some((database.user.clone()?, database.password.clone()?)));
     let mut users: Vec<_> = forced.collect();
-    if let Some(path) = &config.auth.users_file {
-        let text = read(path)?;
-        let file = path.display().to_string();
-        users.extend(config::users_file::parse(&text).map_err(|mistakes| mistakes.in_file(&file))?);
-    }
+    users.extend(in_file.iter().cloned());
     let listed = config
         .users
         .iter()
         .filter_map(|(name, user)| Some((name.clone(), user.password.clone()?)));
     users.extend(listed);
-    Ok(users)
-}
-
-/// The names in certificates, as `auth.ident_file` maps them.
-fn idents(config: &Config) -> Result<Option<IdentMap>, SourceError> {
-    let Some(path) = &config.auth.ident_file else {
-        return Ok(None);
-    };
-    let file = path.display().to_string();
-    let map = config::ident_file::parse(&read(path)?).map_err(|mistakes| mistakes.in_file(&file));
-    Ok(Some(map?))
+    users
 }
 
 /// Whom `process.resolv_conf` names.
@@ -414,22 +519,6 @@ fn name_servers(config: &Config) -> Result<Option<Arc<NameServers>>, SourceError
         cause,
     })?;
     Ok(Some(Arc::new(servers)))
-}
-
-/// The records of `auth.hba_file`. `lenient`: as PgBouncer, what is wrong is passed over, and given with them.
-fn hba(config: &Config, lenient: bool) -> Result<(HbaFile, Option<Mistakes>), SourceError> {
-    let auth = &config.auth;
-    let Some(path) = auth
-        .hba_file
-        .as_ref()
-        .filter(|_| auth.method == AuthMethod::Hba)
-    else {
-        return Ok((HbaFile::default(), None));
-    };
-    match config::hba_file::parse(&read(path)?, path) {
-        (_, Some(mistakes)) if !lenient => Err(mistakes.into()),
-        parsed => Ok(parsed),
-    }
 }
 
 /// Whether others can be asked about passwords as it is configured, and what TLS towards directories takes, where it is wanted.
@@ -464,8 +553,16 @@ impl World {
         &self.notes
     }
 
+    /// Which files are not there, as PgBouncer tells it.
+    pub fn missing(&self) -> &[String] {
+        &self.missing
+    }
+
     /// Says in the log which settings have no effect yet.
     pub fn warn(&self) {
+        for missing in &self.missing {
+            tracing::error!("{missing}");
+        }
         if let Some(mistakes) = &self.passed_over {
             tracing::warn!("passed over in the HBA file:\n{mistakes}");
         }
@@ -490,6 +587,11 @@ impl World {
         }
     }
 
+    /// Whether pgweir was never to know anybody. A users file that is not there says that there are some.
+    pub(super) fn was_told_nobody(&self) -> bool {
+        self.credentials.is_empty() && !self.lacks_users
+    }
+
     /// Whether Postgres itself is asked who may log in: nobody told pgweir.
     pub fn passes_through(&self) -> bool {
         let auth = &self.config.auth;
@@ -509,7 +611,7 @@ impl World {
             .values()
             .chain(&self.config.any_database)
             .any(|database| database.user.is_some());
-        asks_secrets && self.credentials.is_empty() && !self.looks_up() && !forces
+        asks_secrets && self.was_told_nobody() && !self.looks_up() && !forces
     }
 
     /// Whether users who are listed nowhere are looked up, be it for one database alone.
@@ -850,6 +952,9 @@ mod tests {
             notes: Vec::new(),
             theirs: Vec::new(),
             hba: Arc::default(),
+            in_file: Arc::default(),
+            lacks_users: false,
+            missing: Vec::new(),
             passed_over: None,
             config: Arc::new(config),
             text: None,

@@ -326,7 +326,8 @@ impl Drop for Listed {
 impl Directory {
     /// Lists a session under a number that no other has, which its client is told as process id, with a secret of so many bytes.
     pub fn list(self: &Arc<Self>, peer: Peer, who: Who, secret_length: usize) -> Listed {
-        self.list_as(peer, Line::default(), who, None, secret_length)
+        let id = self.number();
+        self.list_as(id, peer, Line::default(), who, None, secret_length)
     }
 
     /// Says what id this process has among its peers, from now on; 0 = none.
@@ -339,10 +340,21 @@ impl Directory {
         self.peer_id.load(Ordering::Relaxed)
     }
 
-    /// Lists a session. `server`: the process id of the server connection that it keeps for its life, which its client is told,
+    /// A number for a client that is not listed yet. Process ids are positive int4 to most drivers.
+    pub fn number(&self) -> u32 {
+        loop {
+            let id = self.next.fetch_add(1, Ordering::Relaxed) & 0x7fff_ffff;
+            if id != 0 && !self.sessions.contains_key(&id) {
+                return id;
+            }
+        }
+    }
+
+    /// Lists a session under its number, or another if that is taken by now. `server`: the process id of the server connection that it keeps for its life, which its client is told,
     /// unless this process has peers: then a process id has to say whose it is.
     pub fn list_as(
         self: &Arc<Self>,
+        id: u32,
         peer: Peer,
         line: Line,
         who: Who,
@@ -350,15 +362,12 @@ impl Directory {
         secret_length: usize,
     ) -> Listed {
         let (who, line) = (self.intern(who), self.share(line));
+        let mut own = Some(id);
         loop {
-            // Process ids are positive int4 to most drivers.
-            let id = self.next.fetch_add(1, Ordering::Relaxed) & 0x7fff_ffff;
+            let id = own.take().unwrap_or_else(|| self.number());
             let dashmap::Entry::Vacant(place) = self.sessions.entry(id) else {
                 continue;
             };
-            if id == 0 {
-                continue;
-            }
             let mut key = self.new_key(id, server, secret_length);
             let mut others =
                 (key.secret[0] & OTHER_PID != 0).then(|| self.by_pid.entry(key.pid).or_default());
@@ -752,7 +761,16 @@ mod tests {
     #[test]
     fn sessions_that_were_told_the_same_process_id_are_told_apart() {
         let directory = Arc::new(Directory::default());
-        let list = |server| directory.list_as(Peer::Unix(None), Line::default(), who(), server, 4);
+        let list = |server| {
+            directory.list_as(
+                directory.number(),
+                Peer::Unix(None),
+                Line::default(),
+                who(),
+                server,
+                4,
+            )
+        };
         let own = list(None);
         let pid = own.entry().id();
         let sessions = [own, list(Some(pid)), list(Some(pid)), list(Some(pid + 1))];
@@ -785,7 +803,14 @@ mod tests {
             let directory = Arc::new(Directory::default());
             directory.set_peer_id(0x0102);
             let list = |server| {
-                directory.list_as(Peer::Unix(None), Line::default(), who(), server, length)
+                directory.list_as(
+                    directory.number(),
+                    Peer::Unix(None),
+                    Line::default(),
+                    who(),
+                    server,
+                    length,
+                )
             };
             let sessions = [list(None), list(Some(77)), list(Some(77))];
             for listed in &sessions {

@@ -86,6 +86,24 @@ pub enum GreetError {
 }
 
 impl GreetError {
+    /// Why PgBouncer would say that it closes the client's connection.
+    pub fn as_pgbouncer(&self) -> String {
+        let words = match self {
+            Self::Io(_) => "client unexpected eof",
+            Self::Startup(StartupError::Version(..)) => "old V2 protocol not supported",
+            Self::Startup(StartupError::NoUser) => "no username supplied",
+            Self::Startup(_) => "bad packet",
+            Self::Insistent => "SSL req inside SSL",
+            other => return other.to_string(),
+        };
+        words.to_owned()
+    }
+
+    /// Whether the client was told.
+    pub fn is_told(&self) -> bool {
+        self.report().is_some()
+    }
+
     /// What the client is told; `None` where it was told already, or is gone.
     fn report(&self) -> Option<Report> {
         let code = match self {

@@ -3,6 +3,7 @@
 //! Where a duration is no `Option`, [`Duration::ZERO`] has the meaning that its comment gives.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -831,6 +832,13 @@ pub struct Log {
     pub syslog_facility: Facility,
     /// The datagram socket on which syslog listens.
     pub syslog_socket: PathBuf,
+}
+
+impl Log {
+    /// The same in PgBouncer's words, where the log has them.
+    pub fn words(&self, said: impl fmt::Display) -> Option<String> {
+        (self.format == LogFormat::PgBouncer).then(|| said.to_string())
+    }
 }
 
 /// The process itself.

@@ -13,6 +13,8 @@ pub mod stream;
 mod tests;
 mod verify;
 
+pub use self::records::of_openssl;
+
 use rustls::crypto::SupportedKxGroup;
 use rustls::{SupportedCipherSuite, SupportedProtocolVersion};
 

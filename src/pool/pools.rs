@@ -348,9 +348,9 @@ impl Pools {
                 let Some((server, parked)) = connection else {
                     continue;
                 };
-                if parked.is_fit() {
+                let Err(unasked) = parked.fitness() else {
                     continue;
-                }
+                };
                 let Some(view) = book.server(*server) else {
                     continue;
                 };
@@ -359,7 +359,7 @@ impl Pools {
                     if let (Some(pool), Some((_, dead))) = (pool, connection.take()) {
                         let age = now.saturating_sub(view.since);
                         let teller = pool.teller_of(&view);
-                        ends.push((teller, dead.route.place().clone(), age));
+                        ends.push((teller, dead.route.place().clone(), age, unasked));
                         pool.doubtful.store(true, Ordering::Relaxed);
                         if let Some(counts) = &counts[pool.place().host.index()] {
                             counts.closed(Discard::Died, pool);
@@ -368,7 +368,10 @@ impl Pools {
                 }
             }
         });
-        for (teller, place, age) in ends {
+        for (teller, place, age, unasked) in ends {
+            if let Some(tag) = unasked {
+                teller.unasked(&place, tag);
+            }
             teller.closing(&place, Discard::Died.as_pgbouncer(), age);
         }
     }

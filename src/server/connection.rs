@@ -201,28 +201,35 @@ impl Connection {
     ///
     /// Costs no system call when nothing was said.
     pub fn is_fit(&mut self) -> bool {
+        self.fitness().is_ok()
+    }
+
+    /// The same, with the tag of the message that speaks against it, if one came.
+    pub fn fitness(&mut self) -> Result<(), Option<u8>> {
         if !self.end.stream().is_readable() {
-            return true;
+            return Ok(());
         }
         let mut cx = Context::from_waker(Waker::noop());
         let (mut scratch, mut out) = ([0; 4096], Vec::new());
-        let mut benign = true;
+        let mut unasked = None;
         loop {
             // NoticeResponse, ParameterStatus and NotificationResponse may come at any time (manual, "Asynchronous Operations").
             match self
                 .end
                 .poll_replies(&mut cx, &mut scratch, &mut out, |seen| {
-                    benign &= matches!(seen.tag, b'N' | b'S' | b'A');
+                    if !matches!(seen.tag, b'N' | b'S' | b'A') {
+                        unasked.get_or_insert(seen.tag);
+                    }
                     None
                 }) {
-                Poll::Ready(Ok(_)) if benign => {}
-                Poll::Ready(_) => return false,
+                Poll::Ready(Ok(_)) if unasked.is_none() => {}
+                Poll::Ready(_) => return Err(unasked),
                 Poll::Pending => break,
             }
         }
         // What changed on its own is no client's doing.
         drop(self.end.touched());
-        self.end.settled().is_some()
+        self.end.settled().map(drop).ok_or(unasked)
     }
 
     /// Gives the session these parameters and asks what has become of them. The answer, or the error with which Postgres refused.

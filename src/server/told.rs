@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::dial::{DialError, name};
 use super::login::LoginError;
 use super::reach::Place;
+use super::secure::SecureError;
 use crate::config::checked::{Host, Log, LogFormat};
 use crate::net::line::Line;
 
@@ -64,6 +65,22 @@ impl Teller {
         }
     }
 
+    /// It said something that nobody has asked for.
+    pub fn unasked(&self, place: &Place, tag: u8) {
+        if !self.lines.any {
+            return;
+        }
+        let Self {
+            number,
+            database,
+            user,
+            ..
+        } = self;
+        let tag = char::from(tag).escape_default();
+        let said = format!("got packet '{tag}' from server when not linked");
+        tracing::warn!(id = number, %database, %user, server = at(place), said, "server connection");
+    }
+
     /// It is being closed.
     pub fn closing(&self, place: &Place, because: &str, age: Duration) {
         self.closing_at(at(place), because, age);
@@ -73,6 +90,10 @@ impl Teller {
     pub fn failed(&self, error: &DialError, hosts: &[Arc<Host>], age: Duration, for_one: bool) {
         match error {
             _ if !self.lines.any => {}
+            DialError::Login(LoginError::Refused(refusal)) if for_one => {
+                let said = format!("S: login failed: FATAL: {}", refusal.message);
+                tracing::error!(said, "server login failed");
+            }
             DialError::Login(LoginError::Refused(refusal)) => {
                 let said = format!("server login failed: FATAL {}", refusal.message);
                 tracing::warn!(said, "server login failed");
@@ -121,6 +142,10 @@ fn because(error: &DialError) -> String {
         DialError::Timeout(_) => "connect timeout",
         DialError::NoAddress { .. } => "server DNS lookup failed",
         DialError::Unreachable { .. } => "connect failed",
+        DialError::Insecure {
+            cause: SecureError::NotOffered,
+            ..
+        } => "server refused SSL",
         DialError::Login(LoginError::Refused(refusal)) => return refusal.message.clone(),
         DialError::ConnectQuery(_) => "exec_on_connect query failed",
         DialError::Login(LoginError::Io(_)) | DialError::Limit(_) => "server conn crashed?",

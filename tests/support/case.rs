@@ -23,6 +23,10 @@
 //! | `NAME parameter PARAMETER ...` | what the client was told of these |
 //! | `NAME columns COMMAND` | the columns of a command of the console, with their types |
 //! | `NAME show COLUMN,... of COMMAND [where COLUMN=VALUE]` | some columns of the rows |
+//! | `NAME tcp BYTES` | connects without a login and sends these (`\\0`, `\\xff`) |
+//! | `NAME leave` | closes the socket without a word |
+//! | `NAME iterations` | how often SCRAM had its password hashed |
+//! | `NAME freeze` | stops the process of Postgres that it had last, until the end of the row |
 //! | `NAME end` | what comes until the connection is closed |
 //! | `NAME close`, `NAME cancel` | Terminate; a cancel request |
 //! | `NAME until VALUE SQL` | asks until the answer is this |
@@ -54,7 +58,7 @@ use std::time::{Duration, Instant};
 use super::certs::{Authority, HERE};
 use super::pgbouncer::{Kind, Place, Running};
 use super::postgres::{Method, Postgres};
-use super::process::run;
+use super::process::{run, send_signal};
 use super::raw::{Batch, Message, Raw, cancel_request};
 use super::wait::{PATIENCE, eventually, until, until_else};
 
@@ -280,6 +284,7 @@ impl Case {
             running,
             stage,
             clients: BTreeMap::new(),
+            frozen: Vec::new(),
             name: &self.name,
         };
         let said = self.steps.iter().map(|step| talk.step(&step.text));
@@ -290,6 +295,23 @@ impl Case {
             }
         }
         said
+    }
+}
+
+/// Whoever works on a row sees the whole log, also when a step failed.
+impl Drop for Talk<'_> {
+    fn drop(&mut self) {
+        for process in &self.frozen {
+            send_signal(*process, "CONT");
+        }
+        if std::env::var_os("PGWEIR_TEST_TALK").is_some() {
+            let log = self.running.place.read("log");
+            eprintln!(
+                "{} {}: the log:\n{log}",
+                self.name,
+                self.running.kind.name()
+            );
+        }
     }
 }
 
@@ -357,6 +379,8 @@ struct Talk<'a> {
     running: Running,
     stage: &'a Stage,
     clients: BTreeMap<String, Raw>,
+    /// Processes of Postgres that do not run.
+    frozen: Vec<u32>,
     name: &'a str,
 }
 
@@ -444,8 +468,15 @@ impl Talk<'_> {
     }
 
     fn client_step(&mut self, name: &str, verb: &str, rest: &str) -> Vec<String> {
-        if verb == "connect" {
-            return self.connect(name, rest);
+        match verb {
+            "connect" => return self.connect(name, rest),
+            "tcp" => {
+                let mut raw = Raw::connect(self.running.port());
+                raw.write(&unescaped(rest)).expect("it listens");
+                self.clients.insert(name.to_owned(), raw);
+                return Vec::new();
+            }
+            _ => {}
         }
         let port = self.running.port();
         let Some(client) = self.clients.get_mut(name) else {
@@ -493,6 +524,18 @@ impl Talk<'_> {
                 let heard = shown(&client.receive_end());
                 self.clients.remove(name);
                 heard
+            }
+            "iterations" => vec![format!("{:?}", client.iterations)],
+            "freeze" => {
+                let process = client.value("select pg_backend_pid()");
+                let process = process.parse().expect("a number");
+                send_signal(process, "STOP");
+                self.frozen.push(process);
+                Vec::new()
+            }
+            "leave" => {
+                drop(self.clients.remove(name));
+                Vec::new()
             }
             "close" => {
                 if let Some(client) = self.clients.remove(name) {
@@ -559,6 +602,24 @@ impl Talk<'_> {
             Err(error) => vec![shown_error(&error)],
         }
     }
+}
+
+/// A text with `\0` and `\xff` in it as bytes.
+fn unescaped(text: &str) -> Vec<u8> {
+    let mut parts = text.split('\\');
+    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        let (byte, rest) = match part.strip_prefix('x') {
+            Some(hex) => (
+                u8::from_str_radix(&hex[..2], 16).expect("two digits"),
+                &hex[2..],
+            ),
+            None => (0, &part[1..]),
+        };
+        bytes.push(byte);
+        bytes.extend_from_slice(rest.as_bytes());
+    }
+    bytes
 }
 
 /// `name=value name='a value'`.

@@ -146,7 +146,8 @@ impl Place {
                 );
             }
             // No connection is made to find out: it would count as a client for a moment.
-            self.read("log").contains("listening")
+            // Sockets are made one by one, and a unix socket gets its mode after its line.
+            self.read("log").contains("process up")
         });
         Running {
             kind,
@@ -166,7 +167,7 @@ impl Place {
         eventually("it ends or serves", || {
             status = process.ended();
             let log = self.read("log") + &self.read("stderr");
-            status.is_some() || log.contains("process up") || log.contains("listening address=")
+            status.is_some() || log.contains("process up")
         });
         let code = status.and_then(|status| status.code());
         (code, self.read("stderr"))

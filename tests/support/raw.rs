@@ -244,6 +244,8 @@ pub struct Raw {
     pub key: Option<(i32, Vec<u8>)>,
     /// The tags of all messages so far.
     pub heard: String,
+    /// How often its password was to be hashed, if it was shown by SCRAM.
+    pub iterations: Option<u32>,
 }
 
 impl Raw {
@@ -309,6 +311,7 @@ impl Raw {
             parameters: BTreeMap::new(),
             key: None,
             heard: String::new(),
+            iterations: None,
         }
     }
 
@@ -401,6 +404,10 @@ impl Raw {
                     scram = Some(exchange);
                 }
                 11 => {
+                    let first = String::from_utf8_lossy(rest);
+                    let mut parts = first.split(',');
+                    let iterations = parts.find_map(|part| part.strip_prefix("i="));
+                    self.iterations = iterations.and_then(|number| number.parse().ok());
                     let exchange = scram.as_mut().expect("SASL was begun");
                     exchange.update(rest)?;
                     let last = exchange.message().to_vec();

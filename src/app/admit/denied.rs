@@ -62,6 +62,9 @@ pub enum Denied {
     /// No record of the HBA file fits.
     #[error("{0}")]
     NoRecord(String),
+    /// The same as a wrong password: Postgres was asked, and has no such user.
+    #[error("{0}")]
+    NoUser(LoginError),
     /// No server connection could be had to learn what to tell the client.
     #[error("{0}")]
     Refused(Refused),
@@ -95,7 +98,7 @@ impl Denied {
             Self::TooSlow => "client_login",
             Self::Insecure => "ssl_required",
             Self::Options(_) | Self::Parameters(_) => "parameters",
-            Self::Login(_) => "login",
+            Self::Login(_) | Self::NoUser(_) => "login",
             Self::Full(_) => "too_many_clients",
             Self::NoDatabase(_) => "no_database",
             Self::Disabled(_) => "disabled",
@@ -115,7 +118,7 @@ impl Denied {
         let report = match self {
             Self::Greeting(_) => return None,
             Self::Refused(refused) => return Some(refused.to_client(errors)),
-            Self::Login(error) => error.report()?,
+            Self::Login(error) | Self::NoUser(error) => error.report()?,
             Self::LookUp(error) => return Some(error.to_client(errors)),
             Self::Options(error) => Report::new(SqlState::SYNTAX_ERROR, error.to_string()),
             Self::Parameters(error) => return Some(error.to_fatal()),
@@ -175,6 +178,9 @@ impl Denied {
         match self {
             Self::Login(LoginError::Io(_)) => "client unexpected eof".to_owned(),
             Self::TooSlow => "client_login_timeout".to_owned(),
+            Self::NoUser(_) => "no such user".to_owned(),
+            Self::LookUp(error) => error.as_pgbouncer(),
+            Self::Greeting(error) => error.as_pgbouncer(),
             Self::Refused(refused) => refused.as_pgbouncer(),
             Self::Disabled(name) => format!("database \"{name}\" is disabled"),
             Self::Nameless => "bouncer config error".to_owned(),
@@ -195,8 +201,10 @@ impl Denied {
                 "client connections exceeded (max_db_client_connections)"
             }
             Self::NoDatabase(name) => return Some(format!("no such database: {name}")),
-            Self::Login(LoginError::Password(_)) => "password authentication failed",
-            Self::Login(LoginError::Proof(_)) => "SASL authentication failed",
+            Self::Login(LoginError::Password(_)) | Self::NoUser(LoginError::Password(_)) => {
+                "password authentication failed"
+            }
+            Self::Login(LoginError::Proof(_)) | Self::NoUser(_) => "SASL authentication failed",
             Self::Login(LoginError::Peer(_)) => "unix socket login rejected",
             Self::Login(LoginError::Certificate(_)) => "certificate authentication failed",
             Self::Login(LoginError::Elsewhere { by, .. }) => {

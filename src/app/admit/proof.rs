@@ -62,7 +62,7 @@ impl Reception<'_> {
         secured: Option<&Secured>,
         credential: &Credential,
     ) -> Result<Proof, Denied> {
-        let known = credential.is_known() || self.world.credentials.is_empty();
+        let known = credential.is_known() || self.world.was_told_nobody();
         let user = &startup.user;
         let method = match self.world.config.auth.method {
             AuthMethod::Cert if !self.world.certificate_is_for(secured, &startup.user) => {

@@ -13,7 +13,10 @@ use tracing_subscriber::registry::LookupSpan;
 
 /// Writes such lines.
 #[derive(Debug)]
-pub(super) struct Lines;
+pub(super) struct Lines {
+    /// That of the unix socket, which stands behind clients who came by it.
+    pub(super) port: u16,
+}
 
 impl<S, N> FormatEvent<S, N> for Lines
 where
@@ -26,7 +29,10 @@ where
         mut to: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        let mut said = Said::default();
+        let mut said = Said {
+            port: self.port,
+            ..Said::default()
+        };
         event.record(&mut said);
         let now = Timestamp::now()
             .to_zoned_datetime(TimeZone::system())
@@ -61,6 +67,8 @@ struct Said {
     /// Where a server connection leads.
     server: Option<String>,
     others: String,
+    /// Of the unix socket.
+    port: u16,
 }
 
 impl Said {
@@ -71,7 +79,12 @@ impl Said {
         if let Some((kind, place)) = whose {
             let database = self.database.as_deref().unwrap_or("(nodb)");
             let user = self.user.as_deref().unwrap_or("(nouser)");
-            line = format!("{kind}-{:#x}: {database}/{user}@{place} ", self.id);
+            line = format!("{kind}-{:#x}: {database}/{user}@{place}", self.id);
+            // The process id, if there is one, tells no two of its clients apart.
+            if kind == 'C' && place.starts_with("unix") {
+                let _ = write!(line, ":{}", self.port);
+            }
+            line.push(' ');
         }
         if let Some(words) = &self.words {
             line.push_str(words);
@@ -119,6 +132,17 @@ impl Visit for Said {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_client_of_the_unix_socket_has_its_port() {
+        let said = Said {
+            message: "login".to_owned(),
+            peer: Some("unix(4711)".to_owned()),
+            port: 6432,
+            ..Said::default()
+        };
+        assert_eq!(said.line(), "C-0x0: (nodb)/(nouser)@unix(4711):6432 login");
+    }
 
     #[test]
     fn a_line_about_a_client_begins_with_who_it_is() {

@@ -437,3 +437,31 @@ fn broken(error: rustls::Error) -> io::Error {
         error => io::Error::new(io::ErrorKind::InvalidData, error),
     }
 }
+
+/// OpenSSL's words for what has broken, where it has any.
+pub fn of_openssl(error: &io::Error) -> Option<&'static str> {
+    use rustls::{AlertDescription, Error, InvalidMessage, PeerIncompatible};
+    let error = error.get_ref()?.downcast_ref::<Error>()?;
+    Some(match error {
+        Error::NoCertificatesPresented => "peer did not return a certificate",
+        Error::PeerIncompatible(PeerIncompatible::NoCipherSuitesInCommon) => "no shared cipher",
+        Error::PeerIncompatible(
+            PeerIncompatible::SupportedVersionsExtensionRequired
+            | PeerIncompatible::Tls12NotOffered
+            | PeerIncompatible::Tls12NotOfferedOrEnabled
+            | PeerIncompatible::Tls13RequiredForQuic,
+        ) => "unsupported protocol",
+        Error::InvalidMessage(InvalidMessage::InvalidContentType) => "wrong version number",
+        Error::AlertReceived(AlertDescription::UnknownCA) => "tlsv1 alert unknown ca",
+        Error::AlertReceived(AlertDescription::BadCertificate) => "sslv3 alert bad certificate",
+        Error::AlertReceived(AlertDescription::CertificateExpired) => {
+            "sslv3 alert certificate expired"
+        }
+        Error::AlertReceived(AlertDescription::CertificateUnknown) => {
+            "sslv3 alert certificate unknown"
+        }
+        Error::AlertReceived(AlertDescription::ProtocolVersion) => "tlsv1 alert protocol version",
+        Error::AlertReceived(AlertDescription::HandshakeFailure) => "sslv3 alert handshake failure",
+        _ => return None,
+    })
+}

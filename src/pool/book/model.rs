@@ -57,6 +57,7 @@ enum Step {
     Service(usize, ServiceLimits),
     Pool(usize, PoolLimits),
     Reconnect(usize),
+    Replace(usize),
     Gate(usize, Gate),
     Move(usize, usize),
     Refuse(usize),
@@ -168,6 +169,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (n.clone(), service_limits()).prop_map(|(service, limits)| Step::Service(service, limits)),
         1 => (n.clone(), pool_limits()).prop_map(|(pool, limits)| Step::Pool(pool, limits)),
         1 => n.clone().prop_map(Step::Reconnect),
+        2 => n.clone().prop_map(Step::Replace),
         1 => (n.clone(), n.clone()).prop_map(|(pool, host)| Step::Move(pool, host)),
         2 => (n.clone(), gate()).prop_map(|(pool, gate)| Step::Gate(pool, gate)),
         1 => n.prop_map(Step::Refuse),
@@ -890,6 +892,17 @@ impl Model {
                     .filter(|server| server.pool == pool);
                 here.for_each(|server| server.old = true);
                 self.book.reconnect(now, self.pools[pool], out);
+            }
+            Step::Replace(which) => {
+                let all: Vec<_> = self.servers.keys().copied().collect();
+                let Some(id) = pick(&all, which) else {
+                    return false;
+                };
+                let server = self.servers.get_mut(&id).unwrap();
+                let is_new = !server.old && server.at != At::Closing;
+                server.old |= is_new;
+                assert_eq!(self.book.replace(now, id, out), is_new);
+                assert!(!self.book.replace(now, id, &mut vec![]), "replaced twice");
             }
             Step::Move(pool, host) => {
                 let (pool, host) = (pool % self.pools.len(), host % self.hosts.len());
