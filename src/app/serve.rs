@@ -23,7 +23,7 @@ use super::admit::elsewhere::Elsewhere;
 use super::look_up::LookUps;
 use super::memory::Keeper;
 use super::page::{self, Page};
-use super::phase::{Phase, Phases, live};
+use super::phase::{Phase, Phases, is_client, live};
 use super::ready::Reachable;
 use super::reap::Reaping;
 use super::takeover::{Former, HandOver, Predecessor};
@@ -265,6 +265,11 @@ impl App {
         take_effect(&new);
         let new = Arc::new(new);
         *self.world.write() = Arc::clone(&new);
+        if self.source.is_ini() {
+            self.directory.ask_those(Ask::Remove, |who| {
+                is_client(who) && new.database(&who.database).is_none()
+            });
+        }
         self.look_ups.forget_all();
         self.directory.set_peer_id(new.config.process.peer_id);
         self.peers.keep(&new.config.peers, new.config.pool.size);

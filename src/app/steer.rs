@@ -67,7 +67,12 @@ impl App {
             Err(SteerError::AlreadyShut) => self.pools.pause_for_good(),
             begun => begun?.for_good(),
         };
-        self.directory.ask_those(Ask::Leave, |who| {
+        // PgBouncer removes one that is named.
+        let ask = match database {
+            Some(_) if self.source.is_ini() => Ask::Remove,
+            _ => Ask::Leave,
+        };
+        self.directory.ask_those(ask, |who| {
             is_client(who) && database.is_none_or(|name| who.database == name)
         });
         self.issued("KILL", database, "killed");

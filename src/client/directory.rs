@@ -36,6 +36,8 @@ pub enum Ask {
     Look = 16,
     /// Leave at the next transaction boundary: the server connection that you keep is to be replaced.
     Replace = 32,
+    /// Leave now: there is no such database any more.
+    Remove = 64,
 }
 
 /// Whose a session is. Shared by all sessions that agree in it.
@@ -127,7 +129,9 @@ impl Entry {
         let bit = ask as u8;
         let asked = match ask {
             Ask::Cancel | Ask::Late | Ask::Look => self.asked.fetch_and(!bit, Ordering::AcqRel),
-            Ask::Drain | Ask::Leave | Ask::Replace => self.asked.load(Ordering::Acquire),
+            Ask::Drain | Ask::Leave | Ask::Replace | Ask::Remove => {
+                self.asked.load(Ordering::Acquire)
+            }
         };
         asked & bit != 0
     }
@@ -594,7 +598,7 @@ impl Directory {
             requested: wall + Duration::from_millis(entry.requested.load(Ordering::Relaxed)),
             statements: entry.statements.load(Ordering::Relaxed),
             close_needed: entry.asked.load(Ordering::Relaxed)
-                & (Ask::Drain as u8 | Ask::Leave as u8)
+                & (Ask::Drain as u8 | Ask::Leave as u8 | Ask::Remove as u8)
                 != 0,
             transactions: transactions.read(),
             queries: queries.read(),

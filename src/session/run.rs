@@ -870,6 +870,9 @@ impl Session {
             let drains = entry.asked(Ask::Drain);
             return Some(if drains { End::Drained } else { End::Killed });
         }
+        if entry.asked(Ask::Remove) {
+            return Some(End::Refused(Refused::PoolRemoved));
+        }
         let due = entry.asked(Ask::Late).then(|| entry.due()).flatten();
         match due {
             Some(Due::End(overdue)) => return Some(End::Overdue(overdue)),
