@@ -465,7 +465,9 @@ impl Files<'_> {
             return Ok(None);
         };
         let Some(text) = self.read("ident config file", path)? else {
-            return Ok(self.before.and_then(|before| before.idents.clone()));
+            // Without any map, whoever has a certificate could log in by its name.
+            let before = self.before.and_then(|before| before.idents.clone());
+            return Ok(Some(before.unwrap_or_default()));
         };
         let file = path.display().to_string();
         let map = config::ident_file::parse(&text).map_err(|mistakes| mistakes.in_file(&file))?;
@@ -969,6 +971,29 @@ mod tests {
             service: service.into(),
             ..Who::default()
         }
+    }
+
+    #[test]
+    fn an_ident_file_that_is_not_there_maps_nobody() {
+        let config = config::parse(
+            "[databases.\"*\"]\nurl = \"postgres://db\"\n[auth]\nident_file = \"/nonexistent/idents\"\n",
+            "test",
+            &|_| None,
+        )
+        .unwrap();
+        let mut files = Files {
+            lenient: true,
+            before: None,
+            lacks_users: false,
+            missing: Vec::new(),
+        };
+        let idents = files.idents(&config).unwrap();
+        let missing =
+            "could not open ident config file /nonexistent/idents: No such file or directory";
+        assert_eq!(files.missing, [missing]);
+        assert!(idents.is_some_and(|map| !map.admits(CERTIFICATES, "alice", "alice")));
+        files.lenient = false;
+        assert!(files.idents(&config).is_err());
     }
 
     #[test]
