@@ -69,9 +69,7 @@ pub fn wait_close(call: Call) -> Acting {
     Box::pin(async move {
         let database = call.argument(0);
         call.process.find(database).map_err(report)?;
-        let on = database.map_or_else(String::new, |name| format!(" '{name}'"));
-        let said = format_args!("WAIT_CLOSE{on} command issued");
-        let said = call.process.config().log.words(said);
+        let said = call.process.config().log.issued("WAIT_CLOSE", database);
         tracing::info!(
             said,
             database,

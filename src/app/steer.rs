@@ -89,8 +89,7 @@ impl App {
 
     /// Says what a command of the console has begun.
     pub(super) fn issued(&self, command: &str, database: Option<&str>, what: &str) {
-        let on = database.map_or_else(String::new, |name| format!(" '{name}'"));
-        let said = self.words(format_args!("{command}{on} command issued"));
+        let said = self.world().config.log.issued(command, database);
         tracing::info!(said, database, "{what}");
     }
 

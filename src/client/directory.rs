@@ -354,8 +354,8 @@ impl Directory {
         }
     }
 
-    /// Lists a session under its number, or another if that is taken by now. `server`: the process id of the server connection that it keeps for its life, which its client is told,
-    /// unless this process has peers: then a process id has to say whose it is.
+    /// Lists a session under its number, or another if that is taken by now. `server`: the process id of the server connection that
+    /// it keeps for its life, which its client is told, unless this process has peers: then a process id has to say whose it is.
     pub fn list_as(
         self: &Arc<Self>,
         id: u32,
@@ -688,6 +688,12 @@ mod tests {
     use super::*;
     use crate::policy::reaper::Reason;
 
+    /// Lists a session that keeps the server connection with this process id.
+    fn list_for(directory: &Arc<Directory>, server: Option<u32>, length: usize) -> Listed {
+        let (id, peer) = (directory.number(), Peer::Unix(None));
+        directory.list_as(id, peer, Line::default(), who(), server, length)
+    }
+
     fn who() -> Who {
         Who {
             user: "ann".into(),
@@ -765,16 +771,7 @@ mod tests {
     #[test]
     fn sessions_that_were_told_the_same_process_id_are_told_apart() {
         let directory = Arc::new(Directory::default());
-        let list = |server| {
-            directory.list_as(
-                directory.number(),
-                Peer::Unix(None),
-                Line::default(),
-                who(),
-                server,
-                4,
-            )
-        };
+        let list = |server| list_for(&directory, server, 4);
         let own = list(None);
         let pid = own.entry().id();
         let sessions = [own, list(Some(pid)), list(Some(pid)), list(Some(pid + 1))];
@@ -806,16 +803,7 @@ mod tests {
         for length in [4, 32] {
             let directory = Arc::new(Directory::default());
             directory.set_peer_id(0x0102);
-            let list = |server| {
-                directory.list_as(
-                    directory.number(),
-                    Peer::Unix(None),
-                    Line::default(),
-                    who(),
-                    server,
-                    length,
-                )
-            };
+            let list = |server| list_for(&directory, server, length);
             let sessions = [list(None), list(Some(77)), list(Some(77))];
             for listed in &sessions {
                 let (pid, secret) = listed.entry().key();

@@ -839,6 +839,12 @@ impl Log {
     pub fn words(&self, said: impl fmt::Display) -> Option<String> {
         (self.format == LogFormat::PgBouncer).then(|| said.to_string())
     }
+
+    /// PgBouncer's words about a command of the console that has begun, for a database or for all.
+    pub fn issued(&self, command: &str, database: Option<&str>) -> Option<String> {
+        let on = database.map_or_else(String::new, |name| format!(" '{name}'"));
+        self.words(format_args!("{command}{on} command issued"))
+    }
 }
 
 /// The process itself.

@@ -20,7 +20,6 @@ use super::names::Answer;
 const SYSTEM: &str = "/etc/resolv.conf";
 
 /// Whom to ask, and how.
-#[derive(Clone)]
 pub struct NameServers {
     config: ResolverConfig,
     options: ResolverOpts,

@@ -217,12 +217,8 @@ impl Names {
 
     /// Asks for the serial number of each zone that has names here. A number that has changed ends the time of the zone's names.
     pub async fn look_at_zones(&self) {
-        let servers = self.0.lock().servers.clone();
-        let servers = match servers {
-            Some(servers) => Ok(servers),
-            None => NameServers::of_the_system().map(Arc::new),
-        };
-        let servers = match servers {
+        let given = self.0.lock().servers.clone();
+        let servers = match given.map_or_else(|| NameServers::of_the_system().map(Arc::new), Ok) {
             Ok(servers) => servers,
             Err(error) => return tracing::warn!(%error, "no name server to ask for zones"),
         };

@@ -22,11 +22,14 @@ pub struct Nsd {
 
 impl Nsd {
     /// Starts one that says for how many seconds its answers count; `None` where the port of name servers cannot be had, which takes
-    /// root.
+    /// root, and is said.
     pub fn start(ttl: u32, db: &str) -> Option<Self> {
         let directory = scratch();
         let path = directory.path().to_owned();
-        let address = free_address()?;
+        let Some(address) = free_address() else {
+            eprintln!("not run: the port of name servers cannot be had here");
+            return None;
+        };
         fs::write(
             path.join("nsd.conf"),
             configuration(&path.display().to_string(), address),
